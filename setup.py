@@ -1,0 +1,131 @@
+"""Builds the compiled extension; every other fact about the package is in pyproject.toml.
+
+``VQKERNELS_BUILD`` decides what is compiled, never the hardware of the build machine:
+
+    auto  (default) the CPU kernels, if a C++ compiler works; otherwise a pure Python package
+    cpu   the CPU kernels, or fail
+    cuda  the CPU and the CUDA kernels, or fail (CUDA architectures from VQKERNELS_CUDA_ARCHS)
+    none  no extension
+
+One list of compile commands serves both drivers: ninja (incremental) if present, a thread pool otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+X86 = platform.machine().lower() in {"x86_64", "amd64"}
+# a translation unit per instruction set; cpu/isa.h picks one at run time
+ISA_FLAGS = {
+    "_avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma", "-mf16c"],
+    "_avx2": ["-mavx2", "-mfma", "-mf16c"],
+}
+CUDA_ARCHS = "80;90;100"
+
+
+def build_mode() -> str:
+    mode = os.environ.get("VQKERNELS_BUILD", "auto")
+    if mode not in {"auto", "cpu", "cuda", "none"}:
+        raise SystemExit(f"VQKERNELS_BUILD: expected auto, cpu, cuda or none, got {mode!r}")
+    return mode
+
+
+def sources(cuda: bool) -> list[Path]:
+    found = [ROOT / "csrc" / "bindings.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+    if not X86:
+        found = [s for s in found if not any(s.stem.endswith(suffix) for suffix in ISA_FLAGS)]
+    if cuda:
+        found += sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    return found
+
+
+class BuildKernels(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        mode = build_mode()
+        try:
+            self._build(ext, cuda=mode == "cuda")
+        except (OSError, subprocess.CalledProcessError) as error:
+            if mode != "auto":
+                raise
+            # the package is usable without the extension; `python -m vqkernels.info` reports its absence
+            print(f"vqkernels: C++ build failed ({error}); installing without compiled kernels", file=sys.stderr)
+
+    def _build(self, ext: Extension, *, cuda: bool) -> None:
+        import pybind11
+
+        cxx = shlex.split(os.environ.get("CXX", "c++"))
+        include = [pybind11.get_include(), sysconfig.get_paths()["include"], str(ROOT / "csrc")]
+        defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}"]
+        # contraction off: the canonical distance is defined without fused multiply-add (csrc/README.md)
+        flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+        flags += defines + [f"-I{path}" for path in include] + shlex.split(os.environ.get("CXXFLAGS", ""))
+
+        work = Path(self.build_temp).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        jobs: list[tuple[list[str], Path, Path]] = []
+        for source in sources(cuda):
+            target = work / f"{source.name}.o"
+            if source.suffix == ".cu":
+                archs = os.environ.get("VQKERNELS_CUDA_ARCHS", CUDA_ARCHS).split(";")
+                gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+                command = ["nvcc", "-std=c++17", "-O3", "-Xcompiler=-fPIC", *defines, *gencode, f"-I{ROOT / 'csrc'}"]
+            else:
+                isa = next((f for suffix, f in ISA_FLAGS.items() if source.stem.endswith(suffix)), [])
+                command = [*cxx, *flags, *isa]
+            jobs.append((command, source, target))
+
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        link = [*cxx, "-shared", *(str(target) for *_, target in jobs), "-o", str(output), "-pthread"]
+        if cuda:
+            link += ["-lcudart_static", "-ldl", "-lrt", *cuda_library_flags()]
+        link += shlex.split(os.environ.get("LDFLAGS", ""))
+        if ninja := shutil.which("ninja"):
+            run_ninja(ninja, work, jobs, link, output)
+        else:
+            run_pool(jobs, link)
+
+
+def cuda_library_flags() -> list[str]:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise OSError("VQKERNELS_BUILD=cuda: nvcc is not on PATH")
+    home = Path(os.environ.get("CUDA_HOME", Path(nvcc).resolve().parent.parent))
+    return [f"-L{path}" for path in (home / "lib64", home / "targets" / "x86_64-linux" / "lib") if path.is_dir()]
+
+
+def run_ninja(ninja: str, work: Path, jobs: list[tuple[list[str], Path, Path]], link: list[str], out: Path) -> None:
+    lines = ["rule compile", "  command = $cmd -MMD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
+    lines += ["rule link", "  command = $cmd", ""]
+    for command, source, target in jobs:
+        lines += [f"build {target}: compile {source}", f"  cmd = {shlex.join(command)}"]
+    lines += [f"build {out}: link {' '.join(str(t) for *_, t in jobs)}", f"  cmd = {shlex.join(link)}", ""]
+    (work / "build.ninja").write_text("\n".join(lines))
+    subprocess.run([ninja, "-C", str(work)], check=True)
+
+
+def run_pool(jobs: list[tuple[list[str], Path, Path]], link: list[str]) -> None:
+    def compile_one(job: tuple[list[str], Path, Path]) -> None:
+        command, source, target = job
+        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, jobs))
+    subprocess.run(link, check=True)
+
+
+mode = build_mode()
+extensions = [] if mode == "none" else [Extension("vqkernels._C", [str(s.relative_to(ROOT)) for s in sources(mode == "cuda")])]
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildKernels})

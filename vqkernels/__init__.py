@@ -1,0 +1,33 @@
+"""vqkernels: vector quantization for learned tokenizers, exact, without the N x K matrix.
+
+Functions: :func:`nearest_code`, :func:`quantize`, :func:`gather_codes`, :func:`estimate_gradient`,
+:func:`code_stats`, :func:`ema_update_`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook
+parts. ``python -m vqkernels.info`` tells what is built and which backend serves which op.
+
+Letters, package-wide: N vectors, K codes, D code dimension, G groups.
+"""
+
+from vqkernels._core.backend import Choice, explain, use_backend
+from vqkernels.ops.code_stats import CodeStats, code_stats
+from vqkernels.ops.ema_update import ema_update_
+from vqkernels.ops.gather_codes import gather_codes
+from vqkernels.ops.nearest_code import NearestCode, nearest_code
+from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Choice",
+    "CodeStats",
+    "NearestCode",
+    "Quantized",
+    "__version__",
+    "code_stats",
+    "ema_update_",
+    "estimate_gradient",
+    "explain",
+    "gather_codes",
+    "nearest_code",
+    "quantize",
+    "use_backend",
+]

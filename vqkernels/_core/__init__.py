@@ -1,0 +1,1 @@
+"""What every op shares: backend selection, registration, argument checks, the compiled extension."""

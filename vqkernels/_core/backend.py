@@ -1,0 +1,165 @@
+"""Which implementation of an op runs, and why.
+
+An op registers the modules that implement it. Each module offers ``run(*args)`` and
+``unsupported_reasons(*args) -> list[str]``; selection is nothing but asking in order. A backend asked for by
+name runs or raises with its reasons; it is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+BACKENDS = ("triton", "cuda", "cpu", "reference")  # order of preference
+
+
+class BackendModule(Protocol):
+    """The two functions a backend module must define."""
+
+    def unsupported_reasons(self, *args: Any) -> list[str]: ...
+
+    def run(self, *args: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One line of :func:`explain`: a backend, and what keeps it from running (empty = it can)."""
+
+    backend: str
+    reasons: tuple[str, ...]
+    selected: bool
+
+    def __str__(self) -> str:
+        state = "selected" if self.selected else ("usable" if not self.reasons else "; ".join(self.reasons))
+        return f"{self.backend}: {state}"
+
+
+_MODULES: dict[str, dict[str, str]] = {}  # op -> backend -> module path, imported on first use
+_override: ContextVar[str | None] = ContextVar("vqkernels_backend", default=None)
+_warned: set[tuple[str, str]] = set()
+
+
+def register_backends(op: str, **modules: str) -> None:
+    """Declare the modules that implement ``op``; called once by each op's ``op.py``."""
+    unknown = set(modules) - set(BACKENDS)
+    if unknown or op in _MODULES:
+        raise ValueError(f"op {op!r}: unknown backends {sorted(unknown)} or registered twice")
+    _MODULES[op] = modules
+
+
+def registered_ops() -> tuple[str, ...]:
+    """Names of all ops, in registration order."""
+    return tuple(_MODULES)
+
+
+def registered_backends(op: str) -> tuple[str, ...]:
+    """Backends that implement ``op``, in order of preference."""
+    if op not in _MODULES:
+        raise ValueError(f"op: expected one of {', '.join(_MODULES)}, got {op!r}")
+    return tuple(name for name in BACKENDS if name in _MODULES[op])
+
+
+def check_backend(backend: str | None) -> None:
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend: expected None or one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _module(op: str, backend: str) -> BackendModule:
+    return cast(BackendModule, importlib.import_module(_MODULES[op][backend]))
+
+
+def _choices(op: str, requested: str | None, args: tuple[Any, ...]) -> list[Choice]:
+    choices: list[Choice] = []
+    chosen = False
+    for name in registered_backends(op):
+        reasons = tuple(_module(op, name).unsupported_reasons(*args))
+        selected = not chosen and not reasons and requested in (None, name)
+        chosen = chosen or selected
+        choices.append(Choice(name, reasons, selected))
+    return choices
+
+
+def select(op: str, requested: str | None, *args: Any) -> BackendModule:
+    """The module that will run ``op`` on ``args``.
+
+    Raises ``ValueError`` for a backend that does not exist and ``NotImplementedError`` for one that exists but
+    cannot run these arguments, naming every reason.
+    """
+    requested = requested or _override.get()
+    check_backend(requested)
+    if requested is not None:
+        # asked by name: no other backend is even looked at
+        if requested not in _MODULES[op]:
+            have = ", ".join(registered_backends(op))
+            raise NotImplementedError(f"{op}: backend {requested!r} does not exist yet; available: {have}")
+        module = _module(op, requested)
+        if reasons := module.unsupported_reasons(*args):
+            raise NotImplementedError(f"{op}: backend {requested!r} cannot run: {'; '.join(reasons)}")
+        return module
+    passed_over: list[str] = []
+    for name in registered_backends(op):
+        module = _module(op, name)
+        reasons = module.unsupported_reasons(*args)
+        if not reasons:
+            if name == "reference":
+                _warn_reference(op, passed_over)
+            return module
+        passed_over.append(f"{name}: {'; '.join(reasons)}")
+    raise NotImplementedError(f"{op}: no backend can run this call. " + " | ".join(passed_over))
+
+
+def _warn_reference(op: str, passed_over: list[str]) -> None:
+    reason = " | ".join(passed_over) or "no other backend exists"
+    if (op, reason) not in _warned:
+        _warned.add((op, reason))
+        warnings.warn(f"vqkernels.{op}: running the slow reference backend ({reason})", stacklevel=3)
+
+
+def explain(op: str, *args: Any, backend: str | None = None) -> tuple[Choice, ...]:
+    """Say which backend would run an op and what keeps the others from running.
+
+    Args:
+        op: name of a registered op, for example ``"nearest_code"``.
+        *args: the arguments the op's backends receive: its tensors in canonical layout (``x [N, G, D]``,
+            ``codebook [G, K, D]``, ...) and plain values. Without arguments only the general reasons
+            (build, device support) are told.
+        backend: what would be asked for by name.
+
+    Returns:
+        One :class:`Choice` per backend, in order of preference; printing one gives a readable line.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> x, codebook = torch.zeros(4, 1, 8), torch.zeros(1, 16, 8)
+        >>> [choice.backend for choice in vqkernels.explain("nearest_code", x, codebook, "l2")][-1]
+        'reference'
+    """
+    check_backend(backend)
+    registered_backends(op)
+    return tuple(_choices(op, backend or _override.get(), args))
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Ask for one backend by name in every op called inside the ``with`` block.
+
+    Raises:
+        ValueError: if the backend does not exist.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> with vqkernels.use_backend("reference"):
+        ...     vqkernels.nearest_code(torch.zeros(2, 4), torch.eye(4)).indices
+        tensor([0, 0])
+    """
+    check_backend(backend)
+    token = _override.set(backend)
+    try:
+        yield
+    finally:
+        _override.reset(token)

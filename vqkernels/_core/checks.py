@@ -1,0 +1,61 @@
+"""Argument checks with one-line messages: the argument, what was expected, what came."""
+
+from __future__ import annotations
+
+import torch
+
+METRICS = ("l2", "cosine", "dot")
+
+
+def check_metric(metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def check_floating(name: str, value: object) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, torch.Tensor)
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected a floating point tensor, got {value.dtype}")
+
+
+def check_indices(name: str, value: object) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, torch.Tensor)
+    if value.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name}: expected int64 or int32 indices, got {value.dtype}")
+
+
+def check_same_device(**tensors: torch.Tensor | None) -> None:
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    devices = {tensor.device for tensor in present.values()}
+    if len(devices) > 1:
+        raise ValueError("device: expected one device, got " + ", ".join(f"{n} on {t.device}" for n, t in present.items()))
+
+
+def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...], legend: str) -> None:
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(f"{name}: expected shape {legend} = {list(expected)}, got {list(tensor.shape)}")
+
+
+def check_codebook(codebook: torch.Tensor) -> None:
+    """``[K, D]`` or ``[G, K, D]`` with at least one code, one dimension and one group."""
+    if codebook.dim() not in (2, 3):
+        raise ValueError(f"codebook: expected [K, D] or [G, K, D], got shape {list(codebook.shape)}")
+    if min(codebook.shape) < 1:
+        raise ValueError(f"codebook: expected at least one code and one dimension, got shape {list(codebook.shape)}")
+
+
+def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
+    """``x [..., D]`` for a flat codebook, ``[..., G, D]`` for a grouped one."""
+    tail = tuple(codebook.shape[-1:]) if codebook.dim() == 2 else (codebook.shape[0], codebook.shape[2])
+    if x.dim() < len(tail) or tuple(x.shape[-len(tail) :]) != tail:
+        legend = "[..., D]" if codebook.dim() == 2 else "[..., G, D]"
+        raise ValueError(
+            f"x: expected {legend} ending in {list(tail)} to match codebook {list(codebook.shape)}, got {list(x.shape)}"
+        )

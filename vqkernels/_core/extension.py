@@ -1,0 +1,50 @@
+"""The compiled extension: loaded once; if it cannot be, the reason is kept and told."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+
+try:
+    from vqkernels import _C as _loaded
+
+    _module: ModuleType | None = _loaded
+    load_error = ""
+except ImportError as error:  # a pure Python install; the text is shown by info, explain and every raise
+    _module = None
+    load_error = str(error)
+
+# codes shared with csrc/types.h
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+METRIC_CODES = {"l2": 0, "cosine": 1, "dot": 2}
+
+
+def extension() -> Any:
+    """The extension module.
+
+    Raises:
+        RuntimeError: if it is not there, with the import error.
+    """
+    if _module is None:
+        raise RuntimeError(f"the compiled extension is not available: {load_error}")
+    return _module
+
+
+def build_info() -> dict[str, Any]:
+    """What was compiled and which instruction set runs; empty without the extension."""
+    return {} if _module is None else dict(_module.build_info())
+
+
+def cpu_unsupported_reasons(*args: object) -> list[str]:
+    """Why the C++ CPU kernels cannot run on the tensors among these arguments."""
+    reasons = [] if _module is not None else [f"compiled extension not available ({load_error})"]
+    for tensor in args:
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if tensor.device.type != "cpu":
+            reasons.append(f"tensor on {tensor.device}, this backend needs cpu")
+        if tensor.is_floating_point() and tensor.dtype not in DTYPE_CODES:
+            reasons.append(f"dtype {tensor.dtype} not supported")
+    return list(dict.fromkeys(reasons))

@@ -1,0 +1,31 @@
+"""Registration of operators with torch, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIB = torch.library.Library("vqkernels", "DEF")
+
+
+def define_op(
+    schema: str, implementation: Callable[..., Any], fake: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Register one operator for every device and return its bound overload.
+
+    ``implementation`` picks its backend itself, at run time, where ``torch.compile`` does not look. A mutating
+    operator returns nothing, so its fake does nothing.
+    """
+    name = schema[: schema.index("(")]
+    _LIB.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIB.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"vqkernels::{name}", fake or (lambda *_: None), lib=_LIB)
+    overload: Callable[..., Any] = getattr(torch.ops.vqkernels, name).default
+    return overload
+
+
+def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+    """Attach a backward formula to an operator defined with :func:`define_op`."""
+    torch.library.register_autograd(f"vqkernels::{name}", backward, setup_context=setup_context, lib=_LIB)

@@ -1,0 +1,1 @@
+"""One folder per op: ``api`` (public function) -> ``op`` (registration) -> a backend module -> ``csrc``."""

@@ -1,0 +1,95 @@
+"""The public in-place EMA update: checks, canonical layout, one operator call."""
+
+from __future__ import annotations
+
+import torch
+
+from vqkernels._core.backend import check_backend
+from vqkernels._core.checks import check_codebook, check_floating, check_same_device, check_shape
+from vqkernels.ops.ema_update.op import ema_update_op
+
+
+@torch.no_grad()
+def ema_update_(
+    codebook: torch.Tensor,  # [K, D] or [G, K, D], in place
+    cluster_size: torch.Tensor,  # [K] or [G, K], in place
+    embed_sum: torch.Tensor,  # [K, D] or [G, K, D], in place
+    count: torch.Tensor,  # [K] or [G, K]
+    total: torch.Tensor,  # [K, D] or [G, K, D]
+    *,
+    decay: float,
+    eps: float = 1e-5,
+    normalize: bool = False,
+    backend: str | None = None,
+) -> None:
+    """Fold one step's statistics into an EMA codebook, in place.
+
+    Per group (van den Oord et al. 2017, appendix A.1, with Laplace smoothing)::
+
+        cluster_size = decay * cluster_size + (1 - decay) * count
+        embed_sum    = decay * embed_sum    + (1 - decay) * total
+        n            = sum(cluster_size)
+        codebook     = embed_sum / ((cluster_size + eps) / (n + K * eps) * n)
+
+    Args:
+        codebook, cluster_size, embed_sum: the state, contiguous float32 or float64 of one dtype, written in place.
+        count, total: as returned by :func:`vqkernels.code_stats` for the same K, D (and G).
+        decay: in [0, 1].
+        eps: Laplace smoothing, at least 0. It pulls unused codes towards the origin a little every step; with
+            ``eps=0`` the division is plain and a code that was never used keeps its value.
+        normalize: scale every code to unit length (cosine codebooks); a zero code stays zero.
+        backend: a backend by name, or None.
+
+    Numerics:
+        float32 arithmetic, n summed in float64. If ``count`` or ``total`` holds a non-finite number for some code,
+        that code's state is left as it was.
+
+    Raises:
+        TypeError: if a tensor is not floating point.
+        ValueError: on shapes, devices or dtypes that do not match, non-contiguous state, ``decay`` or ``eps`` out
+            of range.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> codebook, size, total = torch.zeros(2, 1), torch.zeros(2), torch.zeros(2, 1)
+        >>> new = vqkernels.code_stats(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), 2)
+        >>> vqkernels.ema_update_(codebook, size, total, *new, decay=0.5, eps=0.0)
+        >>> codebook.tolist()
+        [[2.0], [0.0]]
+    """
+    state = {"codebook": codebook, "cluster_size": cluster_size, "embed_sum": embed_sum}
+    for name, tensor in {**state, "count": count, "total": total}.items():
+        check_floating(name, tensor)
+    check_backend(backend)
+    check_codebook(codebook)
+    check_same_device(**state, count=count, total=total)
+    shape = tuple(codebook.shape)
+    for name, tensor, expected in (
+        ("cluster_size", cluster_size, shape[:-1]),
+        ("embed_sum", embed_sum, shape),
+        ("count", count, shape[:-1]),
+        ("total", total, shape),
+    ):
+        check_shape(name, tensor, expected, "codebook.shape" + ("[:-1]" if len(expected) < len(shape) else ""))
+    for name, tensor in state.items():
+        if tensor.dtype != codebook.dtype or tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name}: expected float32 or float64 state of one dtype, got {tensor.dtype}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name}: expected a contiguous tensor, got strides {list(tensor.stride())}")
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"decay: expected a number in [0, 1], got {decay}")
+    if not eps >= 0.0:
+        raise ValueError(f"eps: expected a number >= 0, got {eps}")
+    g = shape[0] if len(shape) == 3 else 1
+    flat, deep = (g, shape[-2]), (g, *shape[-2:])
+    ema_update_op(
+        codebook.detach().view(deep),
+        cluster_size.detach().view(flat),
+        embed_sum.detach().view(deep),
+        count.detach().reshape(flat).to(codebook.dtype),
+        total.detach().reshape(deep).to(codebook.dtype),
+        decay,
+        eps,
+        normalize,
+        backend,
+    )

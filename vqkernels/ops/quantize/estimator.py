@@ -1,0 +1,98 @@
+"""How the gradient of a quantized vector reaches the vector it came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+GRADIENTS = ("ste", "rotation", "none")
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Value of ``codes``; the gradient goes to both unchanged."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return codes.to(x.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+        ctx.codes_dtype = inputs[1].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return grad, grad.to(ctx.codes_dtype)
+
+
+class _Rotation(torch.autograd.Function):
+    """Value of ``codes``, read as the rotated and rescaled ``x`` (Fifty et al. 2024, arXiv 2410.06424).
+
+    With unit vectors u of x and v of the code, r = (u + v) / |u + v| and s = |code| / |x| held constant, the code
+    equals s R x for R = I - 2 r r^T + 2 v u^T. Hence dx = s R^T g = s (g - 2 r (r.g) + 2 u (v.g)).
+    """
+
+    @staticmethod
+    def forward(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return codes.to(x.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, codes = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        x_, codes_, grad_ = x.to(wide), codes.to(wide), grad.to(wide)
+        x_norm = x_.norm(dim=-1, keepdim=True)
+        code_norm = codes_.norm(dim=-1, keepdim=True)
+        u, v = x_ / x_norm, codes_ / code_norm
+        middle = u + v
+        middle_norm = middle.norm(dim=-1, keepdim=True)
+        r = middle / middle_norm
+        turned = grad_ - 2 * r * (r * grad_).sum(-1, keepdim=True) + 2 * u * (v * grad_).sum(-1, keepdim=True)
+        # no rotation is defined for a zero vector or between opposite ones: straight through
+        tiny = torch.finfo(wide).tiny ** 0.5
+        defined = (x_norm > tiny) & (code_norm > tiny) & (middle_norm > 1e-6)
+        dx = torch.where(defined, code_norm / x_norm * turned, grad_)
+        return dx.to(x.dtype), grad.to(codes.dtype)
+
+
+def estimate_gradient(
+    x: torch.Tensor,  # [..., D]
+    codes: torch.Tensor,  # [..., D]
+    gradient: str = "ste",
+) -> torch.Tensor:  # [..., D], dtype of x
+    """Return the values of ``codes`` with a gradient estimate to ``x``.
+
+    Args:
+        x: the vectors that were quantized, ``[..., D]``.
+        codes: their codes, same shape. The plain gradient reaches them too; detach to stop it.
+        gradient: ``"ste"`` (van den Oord et al. 2017), ``"rotation"`` (Fifty et al. 2024) or ``"none"`` (x gets
+            no gradient).
+
+    Returns:
+        A tensor equal to ``codes``, in the dtype of ``x``.
+
+    Raises:
+        ValueError: on different shapes or an unknown ``gradient``.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> x = torch.tensor([0.2, 0.9], requires_grad=True)
+        >>> vqkernels.estimate_gradient(x, x.detach().round()).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    if x.shape != codes.shape:
+        raise ValueError(f"codes: expected the shape of x {list(x.shape)}, got {list(codes.shape)}")
+    if gradient == "none":
+        return codes.to(x.dtype)
+    function = _StraightThrough if gradient == "ste" else _Rotation
+    result: torch.Tensor = function.apply(x, codes)  # type: ignore[no-untyped-call]
+    return result
