@@ -80,7 +80,15 @@ class BuildKernels(build_ext):
             if source.suffix == ".cu":
                 archs = os.environ.get("VQKERNELS_CUDA_ARCHS", CUDA_ARCHS).split(";")
                 gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-                command = ["nvcc", "-std=c++17", "-O3", "-Xcompiler=-fPIC", *defines, *gencode, f"-I{ROOT / 'csrc'}"]
+                command = [
+                    "nvcc",
+                    "-std=c++17",
+                    "-O3",
+                    "-Xcompiler=-fPIC",
+                    *defines,
+                    *gencode,
+                    f"-I{ROOT / 'csrc'}",
+                ]
             else:
                 isa = next((f for suffix, f in ISA_FLAGS.items() if source.stem.endswith(suffix)), [])
                 command = [*cxx, *flags, *isa]
@@ -107,7 +115,12 @@ def cuda_library_flags() -> list[str]:
 
 
 def run_ninja(ninja: str, work: Path, jobs: list[tuple[list[str], Path, Path]], link: list[str], out: Path) -> None:
-    lines = ["rule compile", "  command = $cmd -MMD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
+    lines = [
+        "rule compile",
+        "  command = $cmd -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
     lines += ["rule link", "  command = $cmd", ""]
     for command, source, target in jobs:
         lines += [f"build {target}: compile {source}", f"  cmd = {shlex.join(command)}"]
@@ -127,5 +140,7 @@ def run_pool(jobs: list[tuple[list[str], Path, Path]], link: list[str]) -> None:
 
 
 mode = build_mode()
-extensions = [] if mode == "none" else [Extension("vqkernels._C", [str(s.relative_to(ROOT)) for s in sources(mode == "cuda")])]
+extensions = (
+    [] if mode == "none" else [Extension("vqkernels._C", [str(s.relative_to(ROOT)) for s in sources(mode == "cuda")])]
+)
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildKernels})

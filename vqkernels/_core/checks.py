@@ -35,7 +35,9 @@ def check_same_device(**tensors: torch.Tensor | None) -> None:
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     devices = {tensor.device for tensor in present.values()}
     if len(devices) > 1:
-        raise ValueError("device: expected one device, got " + ", ".join(f"{n} on {t.device}" for n, t in present.items()))
+        raise ValueError(
+            "device: expected one device, got " + ", ".join(f"{n} on {t.device}" for n, t in present.items())
+        )
 
 
 def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...], legend: str) -> None:
@@ -57,5 +59,5 @@ def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
     if x.dim() < len(tail) or tuple(x.shape[-len(tail) :]) != tail:
         legend = "[..., D]" if codebook.dim() == 2 else "[..., G, D]"
         raise ValueError(
-            f"x: expected {legend} ending in {list(tail)} to match codebook {list(codebook.shape)}, got {list(x.shape)}"
+            f"x: expected {legend} ending in {list(tail)} for codebook {list(codebook.shape)}, got {list(x.shape)}"
         )

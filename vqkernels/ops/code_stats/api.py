@@ -14,7 +14,7 @@ from vqkernels.ops.code_stats.op import code_stats_op
 class CodeStats(NamedTuple):
     """Result of :func:`code_stats`."""
 
-    count: torch.Tensor  # [K] or [G, K] float32
+    count: torch.Tensor  # type: ignore[assignment]  # [K] or [G, K] float32
     total: torch.Tensor  # [K, D] or [G, K, D] float32
 
 
@@ -79,7 +79,5 @@ def code_stats(
         check_shape("weight", weight, tuple(indices.shape), "indices.shape")
         weight = weight.detach().reshape(-1, g)
     rows = x.detach().reshape(-1, g, x.shape[-1])
-    count, total = code_stats_op(
-        rows, indices.reshape(-1, g).long(), num_codes, weight, deterministic, True, backend
-    )
+    count, total = code_stats_op(rows, indices.reshape(-1, g).long(), num_codes, weight, deterministic, True, backend)
     return CodeStats(count[0], total[0]) if groups is None else CodeStats(count, total)

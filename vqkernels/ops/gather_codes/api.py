@@ -48,5 +48,5 @@ def gather_codes(
     grouped = codebook if codebook.dim() == 3 else codebook[None]
     if codebook.dim() == 3 and (indices.dim() == 0 or indices.shape[-1] != codebook.shape[0]):
         raise ValueError(f"indices: expected [..., G={codebook.shape[0]}], got shape {list(indices.shape)}")
-    codes = gather_codes_op(grouped, indices.reshape(-1, grouped.shape[0]).long(), backend)
+    codes: torch.Tensor = gather_codes_op(grouped, indices.reshape(-1, grouped.shape[0]).long(), backend)
     return codes.reshape(*indices.shape, grouped.shape[2])

@@ -7,7 +7,13 @@ from typing import NamedTuple
 import torch
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_codebook, check_floating, check_metric, check_same_device, check_vectors
+from vqkernels._core.checks import (
+    check_codebook,
+    check_floating,
+    check_metric,
+    check_same_device,
+    check_vectors,
+)
 from vqkernels.ops.nearest_code.op import nearest_code_op
 
 

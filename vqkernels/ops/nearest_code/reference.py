@@ -7,6 +7,7 @@ demand on any hardware.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 _PAIRS_PER_CHUNK = 1 << 20
@@ -46,10 +47,11 @@ def keys(rows: torch.Tensor, codes: torch.Tensor, metric: str) -> torch.Tensor:
     for d in range(rows.shape[1]):
         a, b = rows[:, d, None], codes[None, :, d]
         total += (a - b).square_() if metric == "l2" else -(a * b)
+    bad_code = ~codes.isfinite().all(dim=1)
     if metric == "cosine":
         norm = _norm(codes)
         total = torch.where(norm > 0, total / norm, 0.0)
-    bad_code = ~codes.isfinite().all(dim=1)
+        bad_code = bad_code | ~norm.isfinite()
     return torch.where(bad_code | total.isnan(), torch.inf, total)
 
 
@@ -57,7 +59,8 @@ def _norm(rows: torch.Tensor) -> torch.Tensor:
     total = torch.zeros_like(rows[:, 0])
     for d in range(rows.shape[1]):
         total += rows[:, d].square()
-    return total.sqrt()
+    # numpy's square root is correctly rounded; torch's on the CPU is not always
+    return torch.from_numpy(np.sqrt(total.cpu().numpy())).to(total.device)
 
 
 def _distance(key: torch.Tensor, rows: torch.Tensor, metric: str) -> torch.Tensor:

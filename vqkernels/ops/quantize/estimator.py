@@ -22,7 +22,7 @@ class _StraightThrough(torch.autograd.Function):
         ctx.codes_dtype = inputs[1].dtype
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return grad, grad.to(ctx.codes_dtype)
 
 
@@ -42,7 +42,7 @@ class _Rotation(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, codes = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)

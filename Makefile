@@ -1,0 +1,60 @@
+# Every target makes its own environment; a second call starts in seconds.
+#
+#   make demo    train and compare tokenizers on real photographs -> runs/demo/report.html
+#   make test    the test suite (make test-slow: the long tests too)
+#   make bench   CPU lookup against faiss, torch and scikit-learn -> bench/results/
+#   make lint    ruff, mypy, clang-format
+#
+# PYTHON  interpreter that creates .venv (3.11 or newer)
+# TORCH   what to install as torch; empty keeps what the environment has. The default is a CPU build where the
+#         package index offers one; on a GPU machine name the CUDA build you want.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+ENV := $(VENV)/.environment
+BUILT := $(VENV)/.built
+KERNELS := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test test-slow bench lint format clean
+
+demo: $(BUILT)
+	$(BIN)/python -m models.demo
+
+test: $(BUILT)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(BUILT)
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+bench: $(BUILT)
+	$(BIN)/python -m bench.run --op nearest_code
+
+lint: $(ENV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(ENV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+$(ENV): pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit("vqkernels needs Python 3.11 or newer, got " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel pybind11 ninja
+	VQKERNELS_BUILD=none $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[models,bench,dev]'
+	touch $@
+
+# compiled in place, incrementally: ninja recompiles what changed
+$(BUILT): $(ENV) $(KERNELS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build runs vqkernels/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -f $(BUILT)

@@ -1,0 +1,93 @@
+// The only file that knows Python. Pointers arrive as integers, already checked by vqkernels/ops/*/cpu.py;
+// the interpreter lock is released while a kernel runs.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <vector>
+
+#include "cpu/code_stats.h"
+#include "cpu/ema_update.h"
+#include "cpu/gather_codes.h"
+#include "cpu/nearest_code.h"
+#include "cpu/nearest_code_scan.h"
+#include "cpu/parallel.h"
+
+namespace py = pybind11;
+using address = std::uintptr_t;
+
+namespace {
+
+template <class T>
+T* pointer(address a) {
+    return reinterpret_cast<T*>(a);
+}
+
+// fused multiply-add rate of this processor in FLOP/s, all threads busy for about `seconds`
+double fma_peak(int threads, double seconds, int isa) {
+    using clock = std::chrono::steady_clock;
+    const auto& kernel = vqk::scan_kernel(vqk::Isa(isa));
+    std::vector<double> done(threads, 0.0);
+    const auto start = clock::now();
+    auto elapsed = [&] { return std::chrono::duration<double>(clock::now() - start).count(); };
+    vqk::parallel_for(threads, threads, [&](std::int64_t i) {
+        while (elapsed() < seconds) done[i] += kernel.spin_fma(100000);
+    });
+    double total = 0;
+    for (double each : done) total += each;
+    return total / elapsed();
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    using release = py::call_guard<py::gil_scoped_release>;
+
+    m.def("build_info", [] {
+        py::dict info;
+        info["compiler"] = __VERSION__;
+        info["cuda"] = bool(VQK_WITH_CUDA);
+        info["isa"] = vqk::scan_kernel(vqk::Isa::automatic).name;
+        return info;
+    });
+    m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
+
+    m.def(
+        "nearest_code",
+        [](address x, int x_type, address codebook, int codebook_type, std::int64_t n, std::int64_t g, std::int64_t k,
+           std::int64_t d, int metric, int threads, int isa, address indices, address distance) {
+            vqk::nearest_code({pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
+                               vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads, vqk::Isa(isa),
+                               pointer<std::int64_t>(indices), pointer<float>(distance)});
+        },
+        release());
+
+    m.def(
+        "gather_codes",
+        [](address codebook, std::int64_t element_size, address indices, std::int64_t n, std::int64_t g,
+           std::int64_t k, std::int64_t d, int threads, address codes) {
+            return vqk::gather_codes(pointer<const void>(codebook), element_size,
+                                     pointer<const std::int64_t>(indices), n, g, k, d, threads, pointer<void>(codes));
+        },
+        release());
+
+    m.def(
+        "code_stats",
+        [](address x, int x_type, address indices, address weight, std::int64_t n, std::int64_t g, std::int64_t k,
+           std::int64_t d, bool skip_nonfinite, int threads, address count, address total) {
+            return vqk::code_stats({pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
+                                    pointer<const double>(weight), n, g, k, d, skip_nonfinite, threads,
+                                    pointer<float>(count), pointer<void>(total)});
+        },
+        release());
+
+    m.def(
+        "ema_update",
+        [](address codebook, address cluster_size, address embed_sum, address count, address total, int type,
+           std::int64_t g, std::int64_t k, std::int64_t d, double decay, double eps, bool normalize, int threads) {
+            vqk::ema_update({pointer<void>(codebook), pointer<void>(cluster_size), pointer<void>(embed_sum),
+                             pointer<const void>(count), pointer<const void>(total), vqk::DType(type), g, k, d, decay,
+                             eps, normalize, threads});
+        },
+        release());
+}

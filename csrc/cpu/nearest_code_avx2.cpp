@@ -1,0 +1,38 @@
+// Scan for AVX2 + FMA: 16 registers hold a tile of 6 queries x 2 vectors of 8 codes.
+#include <immintrin.h>
+
+#include "cpu/canonical_avx2.inl"
+#include "cpu/nearest_code_scan.inl"
+
+namespace vqk {
+namespace {
+
+struct Avx2 {
+    static constexpr int W = 8;
+    using F = __m256;
+    static constexpr auto canonical_sums = canonical_sums_avx2;
+    static F load(const float* p) { return _mm256_loadu_ps(p); }
+    static void store(float* p, F a) { _mm256_storeu_ps(p, a); }
+    static F broadcast(float a) { return _mm256_set1_ps(a); }
+    static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    static F min(F a, F b) { return _mm256_min_ps(a, b); }
+    static std::uint32_t at_most(F a, float limit) {
+        return std::uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_set1_ps(limit), _CMP_LE_OQ)));
+    }
+    static void update(F low, std::int32_t section, float* best, float* second, std::int32_t* where) {
+        const F old = _mm256_loadu_ps(best);
+        const F better = _mm256_cmp_ps(low, old, _CMP_LT_OQ);
+        _mm256_storeu_ps(second, _mm256_min_ps(_mm256_loadu_ps(second), _mm256_max_ps(old, low)));
+        _mm256_storeu_ps(best, _mm256_min_ps(old, low));
+        _mm256_maskstore_epi32(where, _mm256_castps_si256(better), _mm256_set1_epi32(section));
+    }
+};
+
+}  // namespace
+
+const ScanKernel& scan_avx2() {
+    static const ScanKernel kernel = make_kernel<Avx2, 6, 2>("avx2");
+    return kernel;
+}
+
+}  // namespace vqk

@@ -1,0 +1,38 @@
+// Scan for AVX-512 (F, DQ, VL, BW): 32 registers hold a tile of 6 queries x 4 vectors of 16 codes.
+#include <immintrin.h>
+
+#include "cpu/canonical_avx2.inl"
+#include "cpu/nearest_code_scan.inl"
+
+namespace vqk {
+namespace {
+
+struct Avx512 {
+    static constexpr int W = 16;
+    using F = __m512;
+    static constexpr auto canonical_sums = canonical_sums_avx2;
+    static F load(const float* p) { return _mm512_loadu_ps(p); }
+    static void store(float* p, F a) { _mm512_storeu_ps(p, a); }
+    static F broadcast(float a) { return _mm512_set1_ps(a); }
+    static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static F min(F a, F b) { return _mm512_min_ps(a, b); }
+    static std::uint32_t at_most(F a, float limit) {
+        return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_LE_OQ);
+    }
+    static void update(F low, std::int32_t section, float* best, float* second, std::int32_t* where) {
+        const F old = _mm512_loadu_ps(best);
+        const __mmask16 better = _mm512_cmp_ps_mask(low, old, _CMP_LT_OQ);
+        _mm512_storeu_ps(second, _mm512_min_ps(_mm512_loadu_ps(second), _mm512_max_ps(old, low)));
+        _mm512_storeu_ps(best, _mm512_min_ps(old, low));
+        _mm512_mask_storeu_epi32(where, better, _mm512_set1_epi32(section));
+    }
+};
+
+}  // namespace
+
+const ScanKernel& scan_avx512() {
+    static const ScanKernel kernel = make_kernel<Avx512, 6, 4>("avx512");
+    return kernel;
+}
+
+}  // namespace vqk

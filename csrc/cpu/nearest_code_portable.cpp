@@ -1,0 +1,52 @@
+// Scan in plain C++ on small fixed arrays, for any compiler and processor; loops of 4 vectorise on SSE2 and NEON.
+#include "cpu/canonical.h"
+#include "cpu/nearest_code_scan.inl"
+
+namespace vqk {
+namespace {
+
+struct Portable {
+    static constexpr int W = 4;
+    struct F {
+        float lane[W];
+    };
+    static constexpr auto canonical_sums = vqk::canonical_sums<float>;
+    static F load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
+    static void store(float* p, F a) {
+        for (int i = 0; i < W; ++i) p[i] = a.lane[i];
+    }
+    static F broadcast(float a) { return {{a, a, a, a}}; }
+    // rounds twice where the fused form rounds once; the error bound in nearest_code.cpp covers both
+    static F fma(F a, F b, F c) {
+        for (int i = 0; i < W; ++i) c.lane[i] += a.lane[i] * b.lane[i];
+        return c;
+    }
+    static F min(F a, F b) {
+        for (int i = 0; i < W; ++i) a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+        return a;
+    }
+    static std::uint32_t at_most(F a, float limit) {
+        std::uint32_t mask = 0;
+        for (int i = 0; i < W; ++i) mask |= std::uint32_t(a.lane[i] <= limit) << i;
+        return mask;
+    }
+    static void update(F low, std::int32_t section, float* best, float* second, std::int32_t* where) {
+        for (int i = 0; i < W; ++i) {
+            const float worse = low.lane[i] < best[i] ? best[i] : low.lane[i];
+            if (low.lane[i] < best[i]) {
+                best[i] = low.lane[i];
+                where[i] = section;
+            }
+            if (worse < second[i]) second[i] = worse;
+        }
+    }
+};
+
+}  // namespace
+
+const ScanKernel& scan_portable() {
+    static const ScanKernel kernel = make_kernel<Portable, 4, 2>("portable");
+    return kernel;
+}
+
+}  // namespace vqk

@@ -1,0 +1,57 @@
+// The inner loop of the lookup: float32 scores of a panel of queries against packed codes, reduced to a few
+// candidates per query. Instantiated once per instruction set by the *_avx512 / *_avx2 / *_portable files.
+//
+// Letters: Q queries per register tile, V vectors of W lanes per block of codes, D dimensions.
+#pragma once
+
+#include <cstdint>
+
+namespace vqk {
+
+// Packed codes: blocks of V*W codes, stored [block][D][V*W] so that one dimension of a block is V vector loads.
+// `bias` [block][V*W] is the score of a code against the zero query; +inf in padding and non-finite codes.
+struct PackedCodes {
+    const float* codes;
+    const float* bias;
+    std::int64_t blocks;
+    int dim;
+};
+
+// What the scan of a query leaves behind, per lane l of W. A section is `section_blocks` consecutive blocks;
+// the codes {l + W*j} of its blocks compete in lane l.
+//   best[l]     lowest score seen in the lane
+//   second[l]   lowest score among the *other* sections' minima of the lane
+//   section[l]  where best[l] was seen
+struct LaneState {
+    float* best;            // [rows][W]
+    float* second;          // [rows][W]
+    std::int32_t* section;  // [rows][W]
+};
+
+struct ScanKernel {
+    const char* name;
+    int queries;      // Q: panels are padded to a multiple of this
+    int lanes;        // W
+    int block_codes;  // V*W
+
+    // scores of `rows` negated queries [rows][D] against all codes, folded into `state`
+    void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, LaneState state);
+
+    // indices of the codes in blocks [begin, end) whose score is <= threshold, ascending; returns how many
+    std::int64_t (*collect)(const float* negated, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
+                            float threshold, std::int64_t* found);
+
+    // canonical_sums (cpu/canonical.h) of 4 float codes
+    void (*sums)(const double* x, const float* const* codes, std::int64_t dim, bool l2, double* sums);
+
+    // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
+    double (*spin_fma)(std::int64_t rounds);
+};
+
+const ScanKernel& scan_portable();
+#if VQK_X86
+const ScanKernel& scan_avx2();
+const ScanKernel& scan_avx512();
+#endif
+
+}  // namespace vqk

@@ -1,0 +1,62 @@
+// Codes shared by every kernel and by vqkernels/_core/extension.py, and the number formats behind them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace vqk {
+
+enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
+enum class Metric : int { l2 = 0, cosine = 1, dot = 2 };
+
+struct half_t {
+    std::uint16_t bits;
+};
+struct bfloat16_t {
+    std::uint16_t bits;
+};
+
+inline float bits_to_float(std::uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// exact: every half and bfloat16 is a float
+inline float widen(half_t h) {
+    const std::uint32_t sign = std::uint32_t(h.bits & 0x8000u) << 16;
+    const std::uint32_t exponent = (h.bits >> 10) & 0x1fu;
+    const std::uint32_t mantissa = h.bits & 0x3ffu;
+    if (exponent == 0x1f) return bits_to_float(sign | 0x7f800000u | (mantissa << 13));
+    if (exponent == 0) {
+        const float magnitude = float(mantissa) * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    return bits_to_float(sign | ((exponent + 112) << 23) | (mantissa << 13));
+}
+inline float widen(bfloat16_t b) {
+    return bits_to_float(std::uint32_t(b.bits) << 16);
+}
+inline float widen(float value) {
+    return value;
+}
+inline double widen(double value) {
+    return value;
+}
+
+// calls f with a null pointer of the element type that `type` names
+template <class F>
+void with_dtype(DType type, F&& f) {
+    switch (type) {
+        case DType::f32:
+            return f(static_cast<const float*>(nullptr));
+        case DType::f64:
+            return f(static_cast<const double*>(nullptr));
+        case DType::f16:
+            return f(static_cast<const half_t*>(nullptr));
+        case DType::bf16:
+            return f(static_cast<const bfloat16_t*>(nullptr));
+    }
+}
+
+}  // namespace vqk

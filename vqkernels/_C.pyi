@@ -1,0 +1,53 @@
+"""The compiled extension (csrc/bindings.cpp). Addresses come from ``Tensor.data_ptr()``; 0 is a null pointer."""
+
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def fma_peak(threads: int, seconds: float = 0.3, isa: int = 0) -> float: ...
+def nearest_code(
+    x: int,
+    x_type: int,
+    codebook: int,
+    codebook_type: int,
+    n: int,
+    g: int,
+    k: int,
+    d: int,
+    metric: int,
+    threads: int,
+    isa: int,
+    indices: int,
+    distance: int,
+) -> None: ...
+def gather_codes(
+    codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
+) -> int | None: ...
+def code_stats(
+    x: int,
+    x_type: int,
+    indices: int,
+    weight: int,
+    n: int,
+    g: int,
+    k: int,
+    d: int,
+    skip_nonfinite: bool,
+    threads: int,
+    count: int,
+    total: int,
+) -> int | None: ...
+def ema_update(
+    codebook: int,
+    cluster_size: int,
+    embed_sum: int,
+    count: int,
+    total: int,
+    type: int,
+    g: int,
+    k: int,
+    d: int,
+    decay: float,
+    eps: float,
+    normalize: bool,
+    threads: int,
+) -> None: ...

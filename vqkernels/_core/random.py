@@ -1,0 +1,34 @@
+"""Random numbers as a pure function of a seed: no generator state to save, no host synchronisation.
+
+The seed may be a counter that lives on the device and in a ``state_dict``.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(value: torch.Tensor) -> torch.Tensor:
+    """A bijection of 32-bit integers (held in int64) that scatters neighbours."""
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        value = value ^ (value >> shift)
+        value = (value * factor) & _MASK
+    return value ^ (value >> 15)
+
+
+def random_integers(seed: torch.Tensor | int, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Integers in ``[0, 2**32)`` as int64, independent of each other and between seeds."""
+    count = 1
+    for size in shape:
+        count = count * size
+    position = torch.arange(count, device=device).reshape(shape)
+    key = _mix(torch.as_tensor(seed, dtype=torch.int64, device=device) & _MASK)
+    return _mix((_mix(position & _MASK) + key) & _MASK)
+
+
+def random_uniform(seed: torch.Tensor | int, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """float32 numbers strictly between 0 and 1."""
+    # 23 bits and a half: neither end is reached after rounding
+    return ((random_integers(seed, shape, device) >> 9).float() + 0.5) * 2.0**-23
