@@ -16,6 +16,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/affine.h"
 #include "cpu/aligned.h"
 #include "cpu/canonical.h"
 #include "cpu/nearest_code_scan.h"
@@ -26,7 +27,7 @@ namespace {
 
 constexpr int panel_rows = 192;  // queries that share one pass over the codes
 constexpr int max_section_blocks = 8;
-constexpr int max_block_codes = 64;
+constexpr double reach_limit = 1e30;        // |x'| beyond which float products could overflow
 constexpr std::int64_t mean_sample = 2048;  // codes that the shift is the mean of; any shift is correct
 
 // Half the width of the band in which the scan cannot tell codes apart: |score - true score| <= tolerance.
@@ -114,53 +115,63 @@ void inspect_codes(Codes<Value>& codes, Metric metric, int threads) {
     codes.scale = std::ldexp(1.0, std::clamp(-exponent, -1000, 1000));
 }
 
-// One block of codes, transposed; returns the largest |c'|^2 in it.
 template <class Value>
-double pack_block(Codes<Value>& codes, Metric metric, int block, std::int64_t b) {
+double affine(const ScanKernel& kernel, const Value* row, const double* shift, double factor, std::int64_t dim,
+              float* out) {
+    if constexpr (std::is_same_v<Value, float>) {
+        return kernel.affine(row, shift, factor, dim, out);
+    } else {
+        return affine_row(row, shift, factor, dim, out);
+    }
+}
+
+// One block of codes, transposed through `rows` [block][D]; returns the largest |c'|^2 in it.
+template <class Value>
+double pack_block(Codes<Value>& codes, Metric metric, const ScanKernel& kernel, std::int64_t b, float* rows) {
+    const int block = kernel.block_codes;
     float* out = codes.packed.get() + b * block * codes.d;
     float* bias = codes.bias.get() + b * block;
-    double square[max_block_codes] = {}, factor[max_block_codes];
+    double widest = 0;
     for (int j = 0; j < block; ++j) {
         const std::int64_t i = b * block + j;
-        const bool usable = i < codes.k && codes.usable[i];
-        factor[j] = !usable                    ? 0
-                    : metric != Metric::cosine ? codes.scale
-                    : codes.norms[i] > 0       ? 1 / codes.norms[i]
-                                               : 0;
-        bias[j] = usable ? 0.0f : std::numeric_limits<float>::infinity();
+        float* row = rows + j * codes.d;
+        if (i >= codes.k || !codes.usable[i]) {
+            std::fill_n(row, codes.d, 0.0f);
+            bias[j] = std::numeric_limits<float>::infinity();
+            continue;
+        }
+        double factor = codes.scale;
+        if (metric == Metric::cosine) factor = codes.norms[i] > 0 ? 1 / codes.norms[i] : 0;
+        const double square = affine(kernel, codes.values + i * codes.d, codes.shift.data(), factor, codes.d, row);
+        bias[j] = metric == Metric::l2 ? float(0.5 * square) : 0.0f;
+        widest = std::max(widest, square);
     }
-    // a strip of dimensions at a time: both the reads and the transposed writes stay in the L1 cache
+    // a strip of dimensions at a time: its reads and writes stay in the L1 cache
     constexpr std::int64_t strip = 16;
     for (std::int64_t begin = 0; begin < codes.d; begin += strip) {
         const std::int64_t end = std::min(codes.d, begin + strip);
         for (int j = 0; j < block; ++j) {
-            if (bias[j] != 0) {
-                for (std::int64_t d = begin; d < end; ++d) out[d * block + j] = 0;
-                continue;
-            }
-            const Value* code = codes.values + (b * block + j) * codes.d;
-            for (std::int64_t d = begin; d < end; ++d) {
-                out[d * block + j] = float((double(code[d]) - codes.shift[d]) * factor[j]);
-            }
-        }
-        for (std::int64_t d = begin; d < end; ++d) {
-            for (int j = 0; j < block; ++j) square[j] += double(out[d * block + j]) * double(out[d * block + j]);
+            for (std::int64_t d = begin; d < end; ++d) out[d * block + j] = rows[j * codes.d + d];
         }
     }
-    if (metric == Metric::l2) {
-        for (int j = 0; j < block; ++j) bias[j] += float(0.5 * square[j]);
-    }
-    return *std::max_element(square, square + block);
+    return widest;
 }
 
 template <class Value>
-void pack_codes(Codes<Value>& codes, Metric metric, int block, int threads) {
+void pack_codes(Codes<Value>& codes, Metric metric, const ScanKernel& kernel, int threads) {
+    constexpr std::int64_t chunk = 16;  // blocks of a task
+    const int block = kernel.block_codes;
     const std::int64_t blocks = (codes.k + block - 1) / block;
     codes.packed = make_aligned<float>(std::size_t(blocks * block * codes.d));
     codes.bias = make_aligned<float>(std::size_t(blocks * block));
-    std::vector<double> widest(blocks);
-    parallel_for(blocks, useful_threads(threads, double(codes.k) * double(codes.d)),
-                 [&](std::int64_t b) { widest[b] = pack_block(codes, metric, block, b); });
+    std::vector<double> widest((blocks + chunk - 1) / chunk);
+    const int useful = useful_threads(threads, double(codes.k) * double(codes.d));
+    parallel_for(std::int64_t(widest.size()), useful, [&](std::int64_t c) {
+        std::vector<float> rows(std::size_t(block * codes.d));
+        for (std::int64_t b = c * chunk; b < std::min(blocks, (c + 1) * chunk); ++b) {
+            widest[c] = std::max(widest[c], pack_block(codes, metric, kernel, b, rows.data()));
+        }
+    });
     codes.radius = std::sqrt(*std::max_element(widest.begin(), widest.end())) * (1 + 1e-6);
 }
 
@@ -201,30 +212,25 @@ struct Panel {
 // reads rows [start, start + panel.rows) of group g and makes their shifted, scaled, negated float copies
 template <class Value, class Input>
 void load_panel(Panel<Value>& panel, const Input* x, std::int64_t row_stride, const Codes<Value>& codes,
-                Metric metric) {
+                const ScanKernel& kernel, Metric metric) {
     const std::int64_t dim = codes.d;
+    const std::vector<double> unshifted(metric == Metric::l2 ? 0 : dim);
+    const double* shift = metric == Metric::l2 ? codes.shift.data() : unshifted.data();
     for (int r = 0; r < panel.rows; ++r) {
         Value* row = panel.values.data() + r * dim;
         for (std::int64_t d = 0; d < dim; ++d) row[d] = Value(widen(x[r * row_stride + d]));
         panel.finite[r] = std::isfinite(largest_magnitude(row, dim));
-        if (!panel.finite[r]) continue;
         double factor = -codes.scale;
-        if (metric == Metric::cosine) {
+        if (metric == Metric::cosine && panel.finite[r]) {
             panel.norm[r] = canonical_norm(row, dim);
             panel.finite[r] = std::isfinite(panel.norm[r]);
             factor = panel.norm[r] > 0 ? -1 / panel.norm[r] : 0;
         }
+        if (!panel.finite[r]) continue;
         float* out = panel.negated.data() + r * dim;
-        double square = 0;
-        const double* shift = metric == Metric::l2 ? codes.shift.data() : nullptr;
-        for (std::int64_t d = 0; d < dim; ++d) {
-            const double value = (double(row[d]) - (shift ? shift[d] : 0.0)) * factor;
-            out[d] = float(value);
-            square += value * value;
-        }
-        panel.reach[r] = std::sqrt(square) * (1 + 1e-6);
+        panel.reach[r] = std::sqrt(affine(kernel, row, shift, factor, dim, out)) * (1 + 1e-6);
         // products with it could overflow: such a row skips the scan (see finish_row)
-        if (!(panel.reach[r] < 1e30)) std::fill_n(out, dim, 0.0f);
+        if (!(panel.reach[r] < reach_limit)) std::fill_n(out, dim, 0.0f);
     }
 }
 
@@ -268,24 +274,22 @@ void finish_row(Panel<Value>& panel, int r, const Codes<Value>& codes, const Sca
     const float* best = panel.best.get() + std::int64_t(r) * panel.lanes;
     const float* second = panel.second.get() + std::int64_t(r) * panel.lanes;
     const std::int32_t* section = panel.section.get() + std::int64_t(r) * panel.lanes;
-    // the winner's score exceeds the lowest one by at most two tolerances
-    float threshold = FLT_MAX;
-    if (panel.reach[r] < 1e30) {
-        const double lowest = *std::min_element(best, best + panel.lanes);
-        threshold = float(lowest + 2 * scan_tolerance(codes.d, panel.reach[r], codes.radius));
-        threshold = std::nextafter(threshold, HUGE_VALF);
+    Verdict verdict{FLT_MAX, 0, true};  // every code may be the nearest
+    if (panel.reach[r] < reach_limit) {
+        // two errors of one tolerance each lie between the lowest score and the nearest code's
+        verdict = kernel.verdict(best, second, 2 * scan_tolerance(codes.d, panel.reach[r], codes.radius));
     }
     if (metric == Metric::cosine && panel.norm[r] == 0) {
         winner.offer(0.0, codes.first_usable);  // equally far from every code
-    } else if (*std::min_element(second, second + panel.lanes) <= threshold) {
-        // two sections of one lane are in the band: the lanes do not name every candidate, a second pass does
+    } else if (verdict.ambiguous) {
+        // the lanes do not name every candidate, a second pass does
         for (std::int64_t begin = 0; begin < packed.blocks; begin += max_section_blocks) {
             const std::int64_t end = std::min(packed.blocks, begin + max_section_blocks);
-            offer(kernel.collect(negated, packed, begin, end, threshold, panel.found.data()));
+            offer(kernel.collect(negated, packed, begin, end, verdict.threshold, panel.found.data()));
         }
     } else {
-        for (int lane = 0; lane < panel.lanes; ++lane) {
-            if (!(best[lane] <= threshold)) continue;
+        for (std::uint32_t lanes = verdict.lanes; lanes; lanes &= lanes - 1) {
+            const int lane = __builtin_ctz(lanes);
             const std::int64_t begin = std::int64_t(section[lane]) * section_blocks * kernel.block_codes;
             const std::int64_t end = std::min(codes.k, begin + std::int64_t(section_blocks) * kernel.block_codes);
             std::int64_t count = 0;
@@ -303,11 +307,11 @@ void finish_row(Panel<Value>& panel, int r, const Codes<Value>& codes, const Sca
 template <class Value>
 void lookup(const Lookup& call, const Value* codebook) {
     const ScanKernel& kernel = scan_kernel(call.isa);
-    // a section costs every query one update of its lanes (about 8 cycles) and leaves it 4 candidates per block to
-    // evaluate (about D cycles each): the sum is least near sqrt(2 blocks / D)
+    // a section costs every query an update of its lanes and leaves it 4 candidates per block to evaluate; measured,
+    // the sum is least near sqrt(blocks / 4), and with large blocks never beyond 4
     const double blocks = double(call.k) / kernel.block_codes;
-    const double balance = std::sqrt(2 * blocks / double(call.d));
-    const int section_blocks = std::clamp(int(std::lround(balance)), 1, max_section_blocks);
+    const int section_limit = call.d <= 8 ? max_section_blocks : max_section_blocks / 2;
+    const int section_blocks = std::clamp(int(std::lround(std::sqrt(blocks / 4))), 1, section_limit);
 
     std::vector<Codes<Value>> groups(call.g);
     for (std::int64_t g = 0; g < call.g; ++g) {
@@ -315,7 +319,7 @@ void lookup(const Lookup& call, const Value* codebook) {
         groups[g].k = call.k;
         groups[g].d = call.d;
         inspect_codes(groups[g], call.metric, call.threads);
-        pack_codes(groups[g], call.metric, kernel.block_codes, call.threads);
+        pack_codes(groups[g], call.metric, kernel, call.threads);
     }
 
     // panels as large as still gives every thread a few of them
@@ -330,7 +334,7 @@ void lookup(const Lookup& call, const Value* codebook) {
         with_dtype(call.x_type, [&](auto* tag) {
             using Input = std::remove_pointer_t<decltype(tag)>;
             const auto* x = static_cast<Input*>(call.x) + (start * call.g + g) * call.d;
-            load_panel(panel, x, call.g * call.d, groups[g], call.metric);
+            load_panel(panel, x, call.g * call.d, groups[g], kernel, call.metric);
         });
         kernel.scan(panel.negated.data(), panel.padded, groups[g].view(kernel.block_codes), section_blocks,
                     {panel.best.get(), panel.second.get(), panel.section.get()});

@@ -16,6 +16,11 @@ struct Avx2 {
     static F broadcast(float a) { return _mm256_set1_ps(a); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }
+    static float lowest_lane(F a) {
+        const __m128 four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+        const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+    }
     static std::uint32_t at_most(F a, float limit) {
         return std::uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_set1_ps(limit), _CMP_LE_OQ)));
     }

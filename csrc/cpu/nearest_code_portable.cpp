@@ -25,6 +25,11 @@ struct Portable {
         for (int i = 0; i < W; ++i) a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
         return a;
     }
+    static float lowest_lane(F a) {
+        float low = a.lane[0];
+        for (int i = 1; i < W; ++i) low = a.lane[i] < low ? a.lane[i] : low;
+        return low;
+    }
     static std::uint32_t at_most(F a, float limit) {
         std::uint32_t mask = 0;
         for (int i = 0; i < W; ++i) mask |= std::uint32_t(a.lane[i] <= limit) << i;

@@ -28,6 +28,15 @@ struct LaneState {
     std::int32_t* section;  // [rows][W]
 };
 
+// Which codes of one query can still be the nearest, read off its lanes.
+struct Verdict {
+    float threshold;      // no code with a higher score can
+    std::uint32_t lanes;  // bit l: lane l has a code at or below it, in its recorded section
+    bool ambiguous;       // some lane has one in another section, too
+};
+
+// The functions that are worth compiling once per instruction set. Codes and queries given
+// as float64 use their plain templates instead (cpu/canonical.h, cpu/affine.h).
 struct ScanKernel {
     const char* name;
     int queries;      // Q: panels are padded to a multiple of this
@@ -37,12 +46,18 @@ struct ScanKernel {
     // scores of `rows` negated queries [rows][D] against all codes, folded into `state`
     void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, LaneState state);
 
+    // `band`: how far above the lowest score the nearest code's may be
+    Verdict (*verdict)(const float* best, const float* second, double band);
+
     // indices of the codes in blocks [begin, end) whose score is <= threshold, ascending; returns how many
     std::int64_t (*collect)(const float* negated, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                             float threshold, std::int64_t* found);
 
-    // canonical_sums (cpu/canonical.h) of 4 float codes
+    // canonical_sums of 4 codes
     void (*sums)(const double* x, const float* const* codes, std::int64_t dim, bool l2, double* sums);
+
+    // affine_row
+    double (*affine)(const float* row, const double* shift, double factor, std::int64_t dim, float* out);
 
     // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
     double (*spin_fma)(std::int64_t rounds);

@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "cpu/affine.h"
 #include "cpu/nearest_code_scan.h"
 
 namespace vqk {
@@ -64,6 +65,15 @@ void scan(const float* negated, int rows, const PackedCodes& codes, int section_
     }
 }
 
+template <class Simd>
+Verdict verdict(const float* best, const float* second, double band) {
+    const auto lowest = Simd::load(best);
+    const double limit = double(Simd::lowest_lane(lowest)) + band;
+    // rounding to float must not lower it
+    const float threshold = float(limit + (limit < 0 ? -limit : limit) * 0x1p-23);
+    return {threshold, Simd::at_most(lowest, threshold), Simd::at_most(Simd::load(second), threshold) != 0};
+}
+
 template <class Simd, int V>
 std::int64_t collect(const float* negated, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                      float threshold, std::int64_t* found) {
@@ -104,7 +114,8 @@ double spin_fma(std::int64_t rounds) {
 
 template <class Simd, int Q, int V>
 ScanKernel make_kernel(const char* name) {
-    return {name, Q, Simd::W, V * Simd::W, scan<Simd, Q, V>, collect<Simd, V>, Simd::canonical_sums, spin_fma<Simd>};
+    return {name,          Q,                  Simd::W,          V * Simd::W,          scan<Simd, Q, V>,
+            verdict<Simd>, collect<Simd, V>,   Simd::canonical_sums, affine_row<float>, spin_fma<Simd>};
 }
 
 }  // namespace
