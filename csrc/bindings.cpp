@@ -56,9 +56,9 @@ PYBIND11_MODULE(_C, m) {
         "nearest_code",
         [](address x, int x_type, address codebook, int codebook_type, std::int64_t n, std::int64_t g, std::int64_t k,
            std::int64_t d, int metric, int threads, int isa, address indices, address distance) {
-            vqk::nearest_code({pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
-                               vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads, vqk::Isa(isa),
-                               pointer<std::int64_t>(indices), pointer<float>(distance)});
+            return vqk::nearest_code({pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
+                                      vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads,
+                                      vqk::Isa(isa), pointer<std::int64_t>(indices), pointer<float>(distance)});
         },
         release());
 

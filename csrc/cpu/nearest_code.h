@@ -27,6 +27,7 @@ struct Lookup {
     float* distance;        // [N, G]
 };
 
-void nearest_code(const Lookup& call);
+// Returns the share of (vector, code) pairs that were scored: below 1 where boxes ruled codes out.
+double nearest_code(const Lookup& call);
 
 }  // namespace vqk

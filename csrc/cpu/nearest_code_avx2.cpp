@@ -15,7 +15,10 @@ struct Avx2 {
     static void store(float* p, F a) { _mm256_storeu_ps(p, a); }
     static F broadcast(float a) { return _mm256_set1_ps(a); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    static F add(F a, F b) { return _mm256_add_ps(a, b); }
+    static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }
+    static F max(F a, F b) { return _mm256_max_ps(a, b); }
     static float lowest_lane(F a) {
         const __m128 four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
         const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));

@@ -15,7 +15,10 @@ struct Avx512 {
     static void store(float* p, F a) { _mm512_storeu_ps(p, a); }
     static F broadcast(float a) { return _mm512_set1_ps(a); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
+    static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static float lowest_lane(F a) { return _mm512_reduce_min_ps(a); }
     static std::uint32_t at_most(F a, float limit) {
         return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_LE_OQ);

@@ -21,6 +21,18 @@ struct Portable {
         for (int i = 0; i < W; ++i) c.lane[i] += a.lane[i] * b.lane[i];
         return c;
     }
+    static F add(F a, F b) {
+        for (int i = 0; i < W; ++i) a.lane[i] += b.lane[i];
+        return a;
+    }
+    static F sub(F a, F b) {
+        for (int i = 0; i < W; ++i) a.lane[i] -= b.lane[i];
+        return a;
+    }
+    static F max(F a, F b) {
+        for (int i = 0; i < W; ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+        return a;
+    }
     static F min(F a, F b) {
         for (int i = 0; i < W; ++i) a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
         return a;

@@ -17,6 +17,15 @@ struct PackedCodes {
     int dim;
 };
 
+// Bounding boxes of blocks, when a tree has ordered the codes. Boxes are stored W to a group, [group][D][2][W]: the
+// lower bounds of W boxes along a dimension, then their negated upper bounds.
+struct BoxTree {
+    const float* leaves;  // a box per block
+    const float* groups;  // a box per group of W leaves
+    std::int64_t blocks;
+    int dim;
+};
+
 // What the scan of a query leaves behind, per lane l of W. A section is `section_blocks` consecutive blocks;
 // the codes {l + W*j} of its blocks compete in lane l.
 //   best[l]     lowest score seen in the lane
@@ -45,6 +54,15 @@ struct ScanKernel {
 
     // scores of `rows` negated queries [rows][D] against all codes, folded into `state`
     void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, LaneState state);
+
+    // The same, but only against blocks that can hold the nearest code of a query of the tile; sections are single
+    // blocks. Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best
+    // is the lowest score it has met; reach -inf: nothing. Returns how many (query, block) pairs were scored. A tile
+    // of Q queries visits what any of them needs; single queries score less, at a lower rate.
+    using ScanNear = std::int64_t(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
+                                  const std::int32_t* home, const double* reach, LaneState state);
+    ScanNear* scan_near;
+    ScanNear* scan_near_single;
 
     // `band`: how far above the lowest score the nearest code's may be
     Verdict (*verdict)(const float* best, const float* second, double band);

@@ -10,6 +10,12 @@
 namespace vqk {
 namespace {
 
+// the nearest finite float
+inline float to_float(double value) {
+    constexpr double most = std::numeric_limits<float>::max();
+    return float(value > most ? most : value);
+}
+
 // Scores of Q queries against one block: bias + sum_d (-x_d) * c_d, one fused multiply-add per (pair, d).
 // D stays a run-time number: unrolling the loop for small D was measured slower.
 template <class Simd, int Q, int V>
@@ -53,8 +59,8 @@ void scan(const float* negated, int rows, const PackedCodes& codes, int section_
             for (int q = 0; q < Q; ++q) low[q] = Simd::broadcast(std::numeric_limits<float>::infinity());
             for (std::int64_t block = begin; block < end; ++block) {
                 typename Simd::F score[Q][V];
-                block_scores<Simd, Q, V>(tile, dim, codes.codes + block * block_floats,
-                                              codes.bias + block * V * W, score);
+                block_scores<Simd, Q, V>(tile, dim, codes.codes + block * block_floats, codes.bias + block * V * W,
+                                         score);
                 for (int q = 0; q < Q; ++q) low[q] = Simd::min(low[q], fold<Simd, V>(score[q]));
             }
             for (int q = 0; q < Q; ++q) {
@@ -65,12 +71,122 @@ void scan(const float* negated, int rows, const PackedCodes& codes, int section_
     }
 }
 
+// Squared distances of a query to the W boxes of one group.
+template <class Simd>
+inline typename Simd::F box_distances(const float* negated, int dim, const float* box) {
+    auto total = Simd::broadcast(0.0f);
+    for (int d = 0; d < dim; ++d, box += 2 * Simd::W) {
+        const auto x = Simd::broadcast(negated[d]);
+        const auto outside = Simd::max(Simd::add(Simd::load(box), x), Simd::sub(Simd::load(box + Simd::W), x));
+        const auto gap = Simd::max(outside, Simd::broadcast(0.0f));
+        total = Simd::fma(gap, gap, total);
+    }
+    return total;
+}
+
+// One tile of queries on its way through the boxes.
+template <class Simd, int Q, int V>
+struct NearTile {
+    static constexpr int W = Simd::W;
+    const float* negated;
+    const PackedCodes& codes;
+    const BoxTree& boxes;
+    const std::int32_t* home;
+    const double* reach;
+    LaneState state;  // of the tile's first row
+    float limit[Q];   // no box farther away matters to the query
+    std::int64_t visited = 0;
+
+    void visit(std::int64_t block) {
+        typename Simd::F score[Q][V];
+        block_scores<Simd, Q, V>(negated, codes.dim, codes.codes + block * codes.dim * V * W,
+                                 codes.bias + block * V * W, score);
+        for (int q = 0; q < Q; ++q) {
+            Simd::update(fold<Simd, V>(score[q]), std::int32_t(block), state.best + q * W, state.second + q * W,
+                         state.section + q * W);
+        }
+        ++visited;
+    }
+
+    void tighten() {
+        // a box distance is computed with a relative error below (D + 4) 2^-23
+        const double slack = 1.0 + (codes.dim + 4) * 0x1p-22;
+        for (int q = 0; q < Q; ++q) {
+            const double within = 2.0 * double(Simd::lowest_lane(Simd::load(state.best + q * W))) + reach[q];
+            limit[q] = within < 0 ? (reach[q] < 0 ? -1.0f : 0.0f) : to_float(within * slack);
+        }
+    }
+
+    // bit l: box l of a group is near enough to some query
+    std::uint32_t near(const float* group) const {
+        std::uint32_t mask = 0;
+        for (int q = 0; q < Q; ++q) {
+            mask |=
+                Simd::at_most(box_distances<Simd>(negated + std::int64_t(q) * codes.dim, codes.dim, group), limit[q]);
+        }
+        return mask;
+    }
+
+    bool is_home(std::int64_t block) const {
+        for (int q = 0; q < Q; ++q) {
+            if (home[q] == block) return true;
+        }
+        return false;
+    }
+
+    void visit_group(std::int64_t group) {
+        const std::int64_t before = visited;
+        for (auto mask = near(boxes.leaves + group * 2 * codes.dim * W); mask; mask &= mask - 1) {
+            const std::int64_t block = group * W + __builtin_ctz(mask);
+            if (block < boxes.blocks && !is_home(block)) visit(block);
+        }
+        if (visited != before) tighten();
+    }
+
+    void run() {
+        for (int q = 0; q < Q; ++q) {
+            bool first = true;
+            for (int p = 0; p < q; ++p) first &= home[p] != home[q];
+            if (first) visit(home[q]);
+        }
+        tighten();
+        // the surroundings of home first: they lower the limits most
+        const std::int64_t nearest = home[0] / W, all = (boxes.blocks + W - 1) / W;
+        visit_group(nearest);
+        for (std::int64_t begin = 0; begin < all; begin += W) {
+            for (auto mask = near(boxes.groups + begin / W * 2 * codes.dim * W); mask; mask &= mask - 1) {
+                const std::int64_t group = begin + __builtin_ctz(mask);
+                if (group < all && group != nearest) visit_group(group);
+            }
+        }
+    }
+};
+
+template <class Simd, int Q, int V>
+std::int64_t scan_near(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
+                       const std::int32_t* home, const double* reach, LaneState state) {
+    std::int64_t visited = 0;
+    for (int row = 0; row < rows; row += Q) {
+        const std::int64_t lane = std::int64_t(row) * Simd::W;
+        NearTile<Simd, Q, V> tile{negated + std::int64_t(row) * codes.dim,
+                                  codes,
+                                  boxes,
+                                  home + row,
+                                  reach + row,
+                                  {state.best + lane, state.second + lane, state.section + lane},
+                                  {}};
+        tile.run();
+        visited += Q * tile.visited;
+    }
+    return visited;
+}
+
 template <class Simd>
 Verdict verdict(const float* best, const float* second, double band) {
     const auto lowest = Simd::load(best);
     const double limit = double(Simd::lowest_lane(lowest)) + band;
-    // rounding to float must not lower it
-    const float threshold = float(limit + (limit < 0 ? -limit : limit) * 0x1p-23);
+    // rounding to float must not lower it, and padding (+inf) must stay above it
+    const float threshold = to_float(limit + (limit < 0 ? -limit : limit) * 0x1p-23);
     return {threshold, Simd::at_most(lowest, threshold), Simd::at_most(Simd::load(second), threshold) != 0};
 }
 
@@ -82,8 +198,8 @@ std::int64_t collect(const float* negated, const PackedCodes& codes, std::int64_
     std::int64_t count = 0;
     for (std::int64_t block = begin; block < end; ++block) {
         typename Simd::F score[1][V];
-        block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * block_floats,
-                                    codes.bias + block * V * W, score);
+        block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * block_floats, codes.bias + block * V * W,
+                                 score);
         for (int v = 0; v < V; ++v) {
             for (std::uint32_t mask = Simd::at_most(score[0][v], threshold); mask; mask &= mask - 1) {
                 found[count++] = (block * V + v) * W + __builtin_ctz(mask);
@@ -114,8 +230,20 @@ double spin_fma(std::int64_t rounds) {
 
 template <class Simd, int Q, int V>
 ScanKernel make_kernel(const char* name) {
-    return {name,          Q,                  Simd::W,          V * Simd::W,          scan<Simd, Q, V>,
-            verdict<Simd>, collect<Simd, V>,   Simd::canonical_sums, affine_row<float>, spin_fma<Simd>};
+    ScanKernel kernel;
+    kernel.name = name;
+    kernel.queries = Q;
+    kernel.lanes = Simd::W;
+    kernel.block_codes = V * Simd::W;
+    kernel.scan = scan<Simd, Q, V>;
+    kernel.scan_near = scan_near<Simd, Q, V>;
+    kernel.scan_near_single = scan_near<Simd, 1, V>;
+    kernel.verdict = verdict<Simd>;
+    kernel.collect = collect<Simd, V>;
+    kernel.sums = Simd::canonical_sums;
+    kernel.affine = affine_row<float>;
+    kernel.spin_fma = spin_fma<Simd>;
+    return kernel;
 }
 
 }  // namespace
