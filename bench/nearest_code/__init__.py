@@ -1,0 +1,1 @@
+"""The lookup benchmark: ``cases`` (problems), ``lookups`` (contestants), ``gate`` (float64 truth)."""

@@ -1,0 +1,86 @@
+"""The problems: lookups that published tokenizers do in every training step.
+
+N is scaled down to what two cores do in a moment; K, D and G are never touched, because they decide which
+implementation wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+
+from bench.case import OpCase, Work
+from bench.nearest_code.gate import verify
+from bench.nearest_code.lookups import LOOKUPS
+from vqkernels.testing import LookupProblem, lookup_problem
+
+
+def _inputs(data: str, sizes: Mapping[str, int], seed: int) -> LookupProblem:
+    n, k, d = (sizes[letter] for letter in "NKD")
+    groups = sizes["G"] if sizes["G"] > 1 else None
+    if data != "uniform-init":
+        return lookup_problem(data, n, k, d, groups=groups, seed=seed)
+    # as most VQ code initialises a codebook: uniform in [-1/K, 1/K], all codes nearly the same
+    problem = lookup_problem("gaussian", n, k, d, groups=groups, seed=seed)
+    uniform = torch.rand(problem.codebook.shape, generator=torch.Generator().manual_seed(seed))
+    return problem._replace(codebook=(2 * uniform - 1) / k)
+
+
+def _work(sizes: Mapping[str, int]) -> Work:
+    n, k, d, g = (sizes[letter] for letter in "NKDG")
+    # x and codebook are read, an int64 index and a float32 distance written
+    return Work(pairs=n * k * g, flops=2 * n * k * d * g, bytes=4 * (n + k) * d * g + 12 * n * g)
+
+
+def _case(
+    name: str,
+    n: int,
+    k: int,
+    d: int,
+    g: int = 1,
+    *,
+    true_n: int | None = None,
+    data: str = "gaussian",
+    note: str,
+) -> OpCase:
+    return OpCase(
+        op="nearest_code",
+        name=name,
+        sizes={"N": n, "K": k, "D": d, "G": g},
+        inputs=partial(_inputs, data),
+        implementations=LOOKUPS,
+        verify=verify,
+        work=_work,
+        smoke_sizes={"N": 50, "K": 301},
+        true_sizes={} if true_n is None else {"N": true_n},
+        note=note,
+    )
+
+
+CASES = (
+    _case("k8192-d8", 16384, 8192, 8, note="a middling codebook of short codes"),
+    _case("k16384-d32", 16384, 16384, 32, note="a middling codebook of longer codes"),
+    _case("vqgan-f8", 4096, 16384, 256, true_n=10240, note="VQGAN and CVQ, one step"),
+    _case("vqgan-lc-f16", 4096, 100_000, 8, true_n=65536, note="VQGAN-LC, one step"),
+    _case("vqgan-lc-f8", 4096, 100_000, 4, true_n=262_144, note="VQGAN-LC at f8, one step"),
+    _case("vqgan-lc-image", 256, 100_000, 8, note="VQGAN-LC, the tokens of one image"),
+    _case("fc-ema-f16", 16384, 16384, 8, true_n=65536, note="factorized-code and EMA baselines, one step"),
+    _case("seqgan", 16384, 1024, 256, true_n=65536, note="SeQ-GAN, one step"),
+    _case("sgc", 5760, 8192, 32, note="SGC-VQGAN with its two levels concatenated, one step per device"),
+    _case("mgvq-g4", 8192, 8192, 8, 4, true_n=32768, note="MGVQ f16, 4 groups, one step"),
+    _case("mgvq-g8", 8192, 2048, 4, 8, true_n=32768, note="MGVQ f16, 8 groups, one step"),
+    _case("concept-tokens", 16384, 8192, 16, true_n=524_288, note="discrete concept tokens, one step"),
+    _case("ibq", 2048, 262_144, 32, true_n=65536, note="IBQ-sized codebook"),
+    _case("kmeans-768", 512, 100_000, 768, true_n=20_500_000, note="one E-step of a codebook of CLIP features"),
+    _case("uniform-init", 4096, 16384, 256, data="uniform-init", note="VQGAN before its first step: near-ties"),
+    _case(
+        "offset-100-sigma",
+        4096,
+        8192,
+        8,
+        data="offset-100-sigma",
+        note="data far from the origin, where |x|^2 - 2xc + |c|^2 cancels",
+    ),
+)

@@ -1,0 +1,14 @@
+"""Every benchmarked op and its cases. A new op is a module with ``CASES`` and a line here."""
+
+from __future__ import annotations
+
+from bench.case import OpCase
+from bench.nearest_code.cases import CASES as NEAREST_CODE
+
+OPS: dict[str, tuple[OpCase, ...]] = {
+    "nearest_code": NEAREST_CODE,
+}
+
+
+def find_case(op: str, name: str) -> OpCase:
+    return next(case for case in OPS[op] if case.name == name)

@@ -1,0 +1,315 @@
+"""The benchmark: every case runs and passes its gate, the gate catches what it must, results survive the file.
+
+Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vqkernels
+from bench import compare, plot, record, run, table
+from bench.case import Call, Implementation, OpCase, Verdict, Work
+from bench.machine import Ceiling, slug
+from bench.memory import peak_bytes
+from bench.nearest_code.gate import checked_rows, verify
+from bench.registry import OPS, find_case
+from bench.timing import Timing, measure, summarize
+from vqkernels.testing import LookupProblem
+
+OPTIONS = run.Options(threads=1, rounds=1, min_seconds=0.0, seed=0, ceiling_seconds=0.02, settle_seconds=0.0)
+
+
+def test_every_case_runs_and_passes_its_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "result.json"
+    assert run.main(["--op", "nearest_code", "--smoke", "--threads", "1", "--json", str(path)]) == 0
+    result = record.load(path)
+    assert [case.name for case in result.cases] == [case.name for case in OPS["nearest_code"]]
+    assert not result.complete  # tiny sizes are no result
+    for case, measured in zip(OPS["nearest_code"], result.cases, strict=True):
+        present = {m.implementation for m in measured.measurements}
+        assert present | set(measured.skipped) == {i.name for i in case.implementations}
+        assert all(m.timing is not None and m.verdict.checked for m in measured.measurements)
+        assert measured.ours.verdict.passed
+        assert measured.ours.verdict.different == 0
+        assert measured.best_peer is not None
+    printed = capsys.readouterr().out
+    assert all(case.name in printed for case in result.cases)
+    assert result.environment["commit"] in printed
+
+
+def test_cases_keep_the_true_codebook() -> None:
+    for case in OPS["nearest_code"]:
+        assert set(case.true_sizes) <= {"N"}, "only N may be scaled"
+        assert all(case.true_sizes[letter] > case.sizes[letter] for letter in case.true_sizes)
+        problem = case.inputs(case.smoke().sizes, 0)
+        groups = (case.sizes["G"],) if case.sizes["G"] > 1 else ()
+        assert problem.x.shape == (case.smoke().sizes["N"], *groups, case.sizes["D"])
+        # work counted by hand: a multiply and an add per coordinate of a pair
+        n, k, d, g = (case.sizes[letter] for letter in "NKDG")
+        assert case.work(case.sizes).flops == 2 * d * case.work(case.sizes).pairs == 2 * d * n * k * g
+
+
+def _injected(answer: Callable[[LookupProblem], torch.Tensor], *, ours: bool) -> OpCase:
+    """A small case with the answers of ``answer`` in the place of ours, or beside ours as the only peer."""
+
+    def prepare(problem: LookupProblem) -> Call:
+        return lambda: answer(problem)
+
+    right = next(i for i in find_case("nearest_code", "k8192-d8").implementations if i.ours)
+    injected = Implementation("injected", "torch", prepare, ours=ours)
+    peer = dataclasses.replace(right, name="right", ours=not ours)
+    case = find_case("nearest_code", "k8192-d8").smoke()
+    return dataclasses.replace(case, implementations=(injected, peer))
+
+
+def _one_off(problem: LookupProblem) -> torch.Tensor:
+    return (vqkernels.nearest_code(*problem).indices + 1) % problem.codebook.shape[0]
+
+
+def test_a_wrong_answer_of_ours_is_not_timed_and_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(OPS, "nearest_code", (_injected(_one_off, ours=True),))
+    path = tmp_path / "result.json"
+    assert run.main(["--op", "nearest_code", "--smoke", "--threads", "1", "--json", str(path)]) == 1
+    (case,) = record.load(path).cases
+    assert case.ours.timing is None
+    assert case.ours.verdict.different == case.ours.verdict.checked
+    assert case.speedup is None
+    assert "RED GATE" in capsys.readouterr().out
+
+
+def test_a_wrong_peer_is_timed_flagged_and_never_the_best() -> None:
+    case = run.run_case(_injected(_one_off, ours=False), OPTIONS)
+    peer = next(m for m in case.measurements if not m.ours)
+    assert peer.timing is not None
+    assert not peer.verdict.passed
+    assert "WRONG" in str(peer.verdict)
+    assert case.ours.verdict.passed
+    assert case.best_peer is None
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda p: torch.full((len(p.x),), 10**6), lambda p: torch.zeros(1, dtype=torch.int64)]
+)
+def test_an_answer_out_of_range_or_of_another_shape_is_wrong(answer: Callable[[LookupProblem], torch.Tensor]) -> None:
+    problem = LookupProblem(torch.randn(20, 4), torch.randn(7, 4))
+    answers = {"ours": vqkernels.nearest_code(*problem).indices, "peer": answer(problem)}
+    verdicts = verify(problem, answers, "ours")
+    assert verdicts["ours"].passed
+    assert verdicts["peer"].wrong == 20
+
+
+def test_the_gate_sees_rows_whose_truth_was_not_computed() -> None:
+    # one wrong answer in a row outside the checked subset: only the peer's nearer code gives it away
+    problem = LookupProblem(torch.randn(2000, 4), torch.randn(50, 4))
+    right = vqkernels.nearest_code(*problem).indices
+    checked = set(checked_rows(2000, problem.codebook[None]).tolist())
+    row = next(n for n in range(2000) if n not in checked)
+    wrong = right.clone()
+    wrong[row] = (right[row] + 1) % 50
+    verdicts = verify(problem, {"ours": wrong, "peer": right}, "ours")
+    assert verdicts["ours"] == Verdict(checked=512, different=0, wrong=0, beaten=1, passed=False)
+    assert verify(problem, {"ours": right, "peer": wrong}, "ours")["ours"].passed
+
+
+def test_a_peer_may_miss_by_rounding_and_ours_may_not() -> None:
+    # |x - c|^2 is 1 for code 0 and 1 + 2^-22 for code 1, less than a float32 evaluation can tell apart in general
+    problem = LookupProblem(torch.zeros(3, 1), torch.tensor([[1.0], [-(1.0 + 2.0**-23)]]))
+    first, second = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
+    verdicts = verify(problem, {"ours": first, "peer": second}, "ours")
+    assert (verdicts["peer"].different, verdicts["peer"].wrong, verdicts["peer"].passed) == (3, 0, True)
+    assert not verify(problem, {"ours": second, "peer": first}, "ours")["ours"].passed
+
+
+def test_ours_must_take_the_lower_of_equal_codes() -> None:
+    problem = LookupProblem(torch.zeros(3, 2), torch.ones(4, 2))
+    low, high = torch.zeros(3, dtype=torch.int64), torch.full((3,), 3)
+    assert not verify(problem, {"ours": high, "peer": low}, "ours")["ours"].passed
+    assert verify(problem, {"ours": low, "peer": high}, "ours")["peer"].passed
+
+
+def test_cancellation_far_from_the_origin_is_called_wrong() -> None:
+    # oracle: the budget of centred data, which does not grow with the offset as the error of the formula does
+    generator = torch.Generator().manual_seed(0)
+    x, codebook = (torch.randn(n, 8, generator=generator) + 1e4 for n in (200, 500))
+    expanded = (codebook.square().sum(1) - 2 * x @ codebook.t()).argmin(1)
+    answers = {"ours": vqkernels.nearest_code(x, codebook).indices, "peer": expanded}
+    verdicts = verify(LookupProblem(x, codebook), answers, "ours")
+    assert verdicts["ours"].passed
+    assert verdicts["peer"].wrong > 100
+
+
+def test_every_implementation_is_visited_in_every_round() -> None:
+    order: list[str] = []
+    calls: dict[str, Call] = {name: (lambda name=name: order.append(name)) for name in "abc"}  # type: ignore[misc]
+    rounds: list[int] = []
+    timings = measure(calls, rounds=4, min_seconds=0.0, settle_seconds=0.0, between=rounds.append)
+    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    assert rounds == [0, 1, 2, 3]
+    assert all(timing.samples == 4 for timing in timings.values())
+
+
+def test_quantiles() -> None:
+    assert summarize([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]) == Timing(median=3.5, q20=2.0, q80=5.0, samples=6)
+
+
+def test_memory_counts_what_a_lookup_allocates() -> None:
+    case = dataclasses.replace(find_case("nearest_code", "k8192-d8"), sizes={"N": 64, "K": 20_000, "D": 8, "G": 1})
+    setting = {"pairs": 1 << 24}
+    pairs = 839 * 20_000  # rows of the buffer the setting asks for
+    grown = peak_bytes(case, "torch addmm+argmin", setting, threads=1, seed=0)
+    # the 64 rows that are used are touched, the rest of the buffer is not
+    assert 4 * 64 * 20_000 <= grown < 4 * pairs
+
+
+def _run(**changes: Any) -> record.Run:
+    """A result made by hand: ours at 10 ms, one peer four times slower, one wrong, one half as fast."""
+    right, wrong = Verdict(10, 0, 0, 0, True), Verdict(10, 5, 5, 50, False)
+
+    def measured(name: str, seconds: float | None, verdict: Verdict = right) -> record.Measurement:
+        timing = None if seconds is None else Timing(seconds, 0.9 * seconds, 1.1 * seconds, 7)
+        return record.Measurement(name, "1.0", name == "vqkernels", {"pairs": 4}, verdict, timing, 2**20)
+
+    def case(name: str, *more: record.Measurement) -> record.CaseRecord:
+        sizes, work = {"N": 10, "K": 20, "D": 4, "G": 1}, Work(pairs=200, flops=1600, bytes=500)
+        measurements = [measured("vqkernels", 0.01), measured("faiss", 0.04), *more]
+        return record.CaseRecord(
+            name, "made by hand", sizes, {"N": 99}, work, Ceiling(3.2e5, "FMA", 1e9), measurements, {"absent": "no"}
+        )
+
+    environment = {
+        "cpu": {"model": "Example(R) CPU 7 @ 2.00GHz", "family": "x", "cores": 2, "flags": []},
+        "threads": 2,
+        "thread_pools": [],
+        "load_average": 0.0,
+        "system": "Linux",
+        "python": "3.11",
+        "packages": {"vqkernels": "0.1", "faiss": "1.0"},
+        "backend": "cpu",
+        "build": {"isa": "avx512"},
+        "isa": "auto",
+        "commit": "abc",
+        "dirty": False,
+        "date": "2020-01-02T03:04:05+00:00",
+        "seed": 0,
+        "command": "python -m bench.run",
+    }
+    cases = [
+        case("first", measured("cheat", 0.001, wrong), measured("torch", 0.02)),
+        case("second", measured("torch", None)),
+    ]
+    return dataclasses.replace(record.Run(record.SCHEMA, "nearest_code", True, environment, 5, 1.0, cases), **changes)
+
+
+def test_derived_figures() -> None:
+    first, second = _run().cases
+    assert first.best_peer is not None
+    assert (first.best_peer.implementation, first.speedup) == ("torch", 2.0)  # the cheat is faster and does not count
+    assert second.speedup == 4.0
+    # 1600 operations at 3.2e5 per second are 5 ms, half of ours
+    assert math.isclose(first.efficiency(first.ours), 0.5)
+    assert _run().file_name() == "example-7-2c_2020-01-02_abc.json"
+    assert slug({"model": "AMD EPYC 9B14 64-Core Processor", "cores": 4}) == "amd-epyc-9b14-64-core-4c"
+
+
+def test_a_result_survives_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.json"
+    record.save(_run(), path)
+    assert record.load(path) == _run()
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data.update(schema=0), "schema 1, got 0"),
+        (lambda data: data.pop("cases"), "expected the fields"),
+        (lambda data: data["cases"][1].update(name=7), r"cases\[1\].name: expected .*str.*, got 7"),
+        (lambda data: data["cases"][0]["measurements"][0]["timing"].pop("q20"), "timing: expected the fields"),
+    ],
+)
+def test_a_damaged_result_is_refused(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = tmp_path / "result.json"
+    record.save(_run(), path)
+    data = json.loads(path.read_text())
+    damage(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=message):
+        record.load(path)
+
+
+def test_plot_and_readme_come_from_the_file(tmp_path: Path) -> None:
+    result, readme, charts = tmp_path / "r.json", tmp_path / "README.md", tmp_path / "assets"
+    record.save(_run(), result)
+    readme.write_text("before\n<!-- bench:nearest_code:begin -->\nold\n<!-- bench:nearest_code:end -->\nafter\n")
+    arguments = [str(result), "--out", str(charts), "--readme", str(readme)]
+    assert plot.main(arguments) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- bench:nearest_code:begin -->\n| case |")
+    assert text.endswith("<!-- bench:nearest_code:end -->\nafter\n")
+    assert "old" not in text
+    assert "**2.00x**" in text
+    assert "[`r.json`](r.json)" in text
+    svg, png = (charts / f"bench_nearest_code.{kind}" for kind in ("svg", "png"))
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert all(word in svg.read_text() for word in ("first", "second", "faiss", "4.00x", "0.10x"))
+    # drawn again, the same bytes: the repository does not change without a new result
+    before = svg.read_bytes(), png.read_bytes(), text
+    assert plot.main(arguments) == 0
+    assert (svg.read_bytes(), png.read_bytes(), readme.read_text()) == before
+
+
+def test_a_readme_without_markers_is_refused(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench:nearest_code:end --> <!-- bench:nearest_code:begin -->")
+    with pytest.raises(ValueError, match="once each"):
+        plot.write_between_markers(readme, "bench:nearest_code", "table")
+
+
+def test_compare_names_ratios_and_differences() -> None:
+    old, new = _run(), _run()
+    new.environment = {**new.environment, "threads": 4, "commit": "def"}
+    new.cases[1].sizes["N"] = 11
+    ours = new.cases[0].measurements[0]
+    ours.timing = Timing(0.005, 0.004, 0.006, 7)
+    new.cases[0].measurements.pop(1)
+    text = compare.compare(old, new)
+    lines = [line.split() for line in text.splitlines()]
+    assert "environment: threads 2 -> 4" in text
+    assert "commit" not in text  # that is what one compares
+    assert ["first", "vqkernels", "10", "ms", "5", "ms", "0.500"] in lines
+    assert ["first", "torch", "20", "ms", "20", "ms", "1.000", "~"] in lines
+    assert ["first", "faiss", "40", "ms", "missing", "-"] in lines
+    assert "second N=10 K=20 D=4 G=1: only in OLD" in text
+    with pytest.raises(ValueError, match="NEW"):
+        compare.compare(old, _run(op="code_stats"))
+
+
+def test_a_peer_that_is_not_installed_is_reported() -> None:
+    absent = Implementation("absent", "no_such_package", lambda problem: lambda: None)
+    case = find_case("nearest_code", "k8192-d8").smoke()
+    ours = tuple(i for i in case.implementations if i.ours)
+    measured = run.run_case(dataclasses.replace(case, implementations=(*ours, absent)), OPTIONS)
+    assert measured.skipped == {"absent": "package no_such_package is not installed"}
+    assert "absent: not run, package no_such_package is not installed" in table.case_table(measured)
+
+
+def test_list_and_unknown_case(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--op", "nearest_code", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(case.name in printed for case in OPS["nearest_code"])
+    with pytest.raises(SystemExit):
+        run.main(["--op", "nearest_code", "--case", "no such case"])
+    assert "expected part of one of" in capsys.readouterr().err
