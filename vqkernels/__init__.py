@@ -8,26 +8,39 @@ Letters, package-wide: N vectors, K codes, D code dimension, G groups.
 """
 
 from vqkernels._core.backend import Choice, explain, use_backend
+from vqkernels.kmeans import KMeansResult, kmeans
+from vqkernels.nn import Ema, Frozen, Learned, OnlineClustering, QuantizerOutput, Usage, VectorQuantizer
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
+from vqkernels.ops.reanchor import reanchor_
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Choice",
     "CodeStats",
+    "Ema",
+    "Frozen",
+    "KMeansResult",
+    "Learned",
     "NearestCode",
+    "OnlineClustering",
     "Quantized",
+    "QuantizerOutput",
+    "Usage",
+    "VectorQuantizer",
     "__version__",
     "code_stats",
     "ema_update_",
     "estimate_gradient",
     "explain",
     "gather_codes",
+    "kmeans",
     "nearest_code",
     "quantize",
+    "reanchor_",
     "use_backend",
 ]

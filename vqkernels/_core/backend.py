@@ -133,6 +133,9 @@ def explain(op: str, *args: Any, backend: str | None = None) -> tuple[Choice, ..
     Returns:
         One :class:`Choice` per backend, in order of preference; printing one gives a readable line.
 
+    Raises:
+        ValueError: if the op or the backend does not exist.
+
     Example:
         >>> import torch, vqkernels
         >>> x, codebook = torch.zeros(4, 1, 8), torch.zeros(1, 16, 8)
@@ -147,6 +150,9 @@ def explain(op: str, *args: Any, backend: str | None = None) -> tuple[Choice, ..
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """Ask for one backend by name in every op called inside the ``with`` block.
+
+    Args:
+        backend: ``"triton"``, ``"cuda"``, ``"cpu"`` or ``"reference"``. An op's own ``backend=`` goes before it.
 
     Raises:
         ValueError: if the backend does not exist.

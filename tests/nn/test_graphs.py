@@ -1,0 +1,66 @@
+"""The quantizer under tensors without data, ``torch.compile`` and ``torch.export``. Oracle: the eager module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from nn_oracle import KINDS, make, snapshot
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import vqkernels
+from vqkernels.testing import assert_bitwise_equal
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "matched"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_a_training_step_never_asks_for_the_value_of_a_tensor(kind: str, metric: str) -> None:
+    # a fake tensor has no values: .item(), bool(), nonzero() on one raise
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        quantizer = vqkernels.VectorQuantizer(8, 32, codebook=KINDS[kind](32), metric=metric, groups=2)
+        x = torch.randn(2, 9, 8, requires_grad=True)
+        out = quantizer(x, torch.rand(2, 9) > 0.5)
+        (out.quantized.sum() + out.loss).backward()
+        assert out.quantized.shape == x.shape
+        assert [tensor.shape for tensor in quantizer.usage()] == [torch.Size([])] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"), [("ema", "inductor"), ("ema-revived", "aot_eager"), ("online-closest", "aot_eager")]
+)
+def test_one_graph_serves_every_batch_size_forward_and_backward(kind: str, backend: str) -> None:
+    eager = make(kind, metric="cosine", groups=2, code_dim=4)
+    module = copy.deepcopy(eager)
+    graph = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
+    # aot_eager runs the kernels of eager mode; inductor compiles others, which round in another order
+    assert_same = assert_bitwise_equal if backend == "aot_eager" else torch.testing.assert_close
+    for n in (5, 9):
+        x, mask = torch.randn(2, n, 8), torch.rand(2, n) > 0.3
+        want, got = _step(eager, x, mask), _step(graph, x, mask)
+        assert torch.equal(got["indices"], want["indices"])
+        for name in want:
+            assert_same(got[name], want[name])
+        state = snapshot(module)
+        for name, tensor in snapshot(eager).items():
+            assert_same(state[name], tensor)
+
+
+def _step(quantizer: Callable[..., vqkernels.QuantizerOutput], x: torch.Tensor, mask: torch.Tensor) -> dict:
+    x = x.clone().requires_grad_()
+    out = quantizer(x, mask)
+    (out.quantized.square().sum() + out.loss).backward()
+    return {"indices": out.indices, "quantized": out.quantized.detach(), "loss": out.loss.detach(), "grad": x.grad}
+
+
+@pytest.mark.parametrize("kind", ["ema", "online-closest", "matched"])
+def test_export_in_evaluation_with_any_batch_size(kind: str) -> None:
+    quantizer = make(kind, groups=2, code_dim=4, channels_first=True).eval()
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    program = torch.export.export(quantizer, (torch.randn(3, 8, 4, 4),), dynamic_shapes={"x": {0: batch}})
+    x = torch.randn(7, 8, 4, 4)
+    got, want = program.module()(x), quantizer(x)
+    assert torch.equal(got.indices, want.indices)
+    assert_bitwise_equal(got.quantized, want.quantized)
+    assert_bitwise_equal(got.loss, want.loss)

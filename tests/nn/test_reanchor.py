@@ -1,0 +1,198 @@
+"""``reanchor_`` and the codebook that uses it.
+
+Oracle: the formulas of CVQ-VAE with the full N x K distance matrix, one code at a time, in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import vqkernels
+from vqkernels.ops.reanchor import random_vectors
+from vqkernels.testing import assert_bitwise_equal, assert_within_budget
+
+
+def published_step(
+    codebook: torch.Tensor,  # [K, D]
+    usage: torch.Tensor,  # [K]
+    x: torch.Tensor,  # [N, D]
+    indices: torch.Tensor,  # [N]
+    anchors: torch.Tensor,  # [K, D]
+    decay: float,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    codebook, usage, x, anchors = (t.to(dtype) for t in (codebook, usage, x, anchors))
+    k = len(codebook)
+    count = F.one_hot(indices, k).sum(0).to(dtype)
+    usage = decay * usage + (1 - decay) * count / len(x)
+    a = torch.exp(-usage * k * 10 / (1 - decay) - 1e-3)[:, None]
+    return (1 - a) * codebook + a * anchors, usage
+
+
+def problem(n: int = 40, k: int = 24, d: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # usage between dead and alive, so that the pull takes every value between 0 and 1
+    return torch.randn(n, d), torch.randn(k, d), torch.logspace(-7, -1, k)
+
+
+def closest(codebook: torch.Tensor, x: torch.Tensor, metric: str) -> torch.Tensor:
+    a, b = codebook.double(), x.double()
+    if metric == "l2":
+        return torch.cdist(a, b).argmin(1)
+    return (a @ b.T if metric == "dot" else F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).argmax(1)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_closest_is_the_published_step(metric: str, grouped: bool) -> None:
+    parts = [problem() for _ in range(2 if grouped else 1)]
+    x, codebook, usage = (torch.stack(t, dim) for t, dim in zip(zip(*parts, strict=True), (1, 0, 0), strict=True))
+    if not grouped:
+        x, codebook, usage = x[:, 0], codebook[0], usage[0]
+    indices, distance = vqkernels.nearest_code(x, codebook, metric=metric)
+    book, share = codebook.clone(), usage.clone()
+    vqkernels.reanchor_(book, share, x, indices, distance, decay=0.9, metric=metric)
+    for group, (rows, codes, old) in enumerate(parts):
+        index = indices[:, group] if grouped else indices
+        anchors = rows[closest(codes, rows, metric)]
+        want, plain = (
+            published_step(codes, old, rows, index, anchors, 0.9, dtype) for dtype in (torch.float64, torch.float32)
+        )
+        got = (book[group], share[group]) if grouped else (book, share)
+        for actual, truth, reference in zip(got, want, plain, strict=True):
+            assert_within_budget(actual, truth, reference)
+
+
+@pytest.mark.parametrize(("n", "k"), [(40, 24), (10, 24)])
+def test_random_draws_vectors_without_replacement(n: int, k: int) -> None:
+    x, codebook, _ = problem(n, k)
+    usage = torch.rand(k).mul(1e-9)  # all dead, in a known order
+    indices, distance = vqkernels.nearest_code(x, codebook)
+
+    def run(seed: int | torch.Tensor) -> torch.Tensor:
+        book = codebook.clone()
+        vqkernels.reanchor_(book, usage.clone(), x, indices, distance, decay=0.0, anchor="random", seed=seed)
+        return book
+
+    moved = run(1)
+    unused = ~torch.isin(torch.arange(k), indices)
+    # a dead code keeps 1 - exp(-1e-3) of itself
+    source = vqkernels.nearest_code((moved - (1 - 0.999) * codebook)[unused], x).indices
+    want = 0.999 * x[source] + 0.001 * codebook[unused]
+    assert float((moved[unused] - want).abs().max()) < 1e-5 * float(x.abs().max() + codebook.abs().max())
+    rank = usage.argsort().argsort()[unused]
+    if n >= k:
+        assert len(source.unique()) == len(source)
+    else:
+        # the n least used codes of all have n different vectors, and then it begins again
+        for turn in range(0, k, n):
+            served = source[(rank >= turn) & (rank < turn + n)]
+            assert len(served.unique()) == len(served)
+    assert_bitwise_equal(run(torch.tensor(1)), moved)
+    assert not torch.equal(run(2), moved)
+
+
+def test_random_draws_every_vector_equally_often() -> None:
+    x = torch.arange(10.0).reshape(10, 1, 1)
+    indices = torch.zeros(10, 1, dtype=torch.int64)
+    indices[0] = -1  # takes no part
+    slot = torch.zeros(1, 1, dtype=torch.int64)
+    drawn = [int(random_vectors(x, indices, slot, seed).vectors) for seed in range(2000)]
+    count = torch.tensor(drawn).bincount(minlength=10)
+    assert count[0] == 0
+    # chi-squared with 8 degrees of freedom exceeds 40 with a probability of 3e-6
+    expected = 2000 / 9
+    assert float(((count[1:] - expected) ** 2 / expected).sum()) < 40
+
+
+@pytest.mark.parametrize("anchor", ["closest", "random"])
+def test_vectors_that_take_no_part(anchor: str) -> None:
+    x, codebook, usage = problem()
+    x[3, 2], x[5] = torch.nan, torch.inf
+    indices, distance = vqkernels.nearest_code(x, codebook)
+    indices[7:20] = -1
+    book, share = codebook.clone(), usage.clone()
+    vqkernels.reanchor_(book, share, x, indices, distance, decay=0.9, anchor=anchor)
+    assert bool(book.isfinite().all())
+    keep = (indices >= 0) & ~distance.isnan()
+    expected, expected_share = codebook.clone(), usage.clone()
+    args = (x[keep], indices[keep], distance[keep])
+    vqkernels.reanchor_(expected, expected_share, *args, decay=0.9, anchor=anchor)
+    assert_bitwise_equal(share, expected_share)
+    if anchor == "closest":  # a draw depends on positions
+        assert_bitwise_equal(book, expected)
+
+
+@pytest.mark.parametrize("anchor", ["closest", "random"])
+@pytest.mark.parametrize("n", [0, 3])
+def test_nothing_is_written_without_a_vector(anchor: str, n: int) -> None:
+    _, codebook, usage = problem()
+    book, share = codebook.clone(), usage.clone()
+    x = torch.full((n, 5), torch.nan)
+    vqkernels.reanchor_(book, share, x, *vqkernels.nearest_code(x, book), decay=0.9, anchor=anchor)
+    assert_bitwise_equal(book, codebook)
+    assert_bitwise_equal(share, usage)
+
+
+@pytest.mark.parametrize("anchor", ["closest", "random"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_the_module_takes_this_step(anchor: str, metric: str) -> None:
+    config = vqkernels.OnlineClustering(decay=0.9, anchor=anchor)
+    quantizer = vqkernels.VectorQuantizer(4, 16, codebook=config, metric=metric)
+    for step in range(1, 4):
+        book, usage = quantizer.table.weight.detach().clone(), quantizer.table.usage.clone()
+        x = torch.randn(30, 4)
+        indices = quantizer(x).indices[:, None]
+        rows = x / torch.linalg.vector_norm(x, dim=1, keepdim=True) if metric == "cosine" else x
+        distance = torch.zeros(30, 1)
+        options: dict[str, Any] = {"decay": 0.9, "anchor": anchor, "metric": metric, "seed": step}
+        vqkernels.reanchor_(book, usage, rows[:, None], indices, distance, **options)
+        assert_bitwise_equal(quantizer.table.weight.detach(), book)
+        assert_bitwise_equal(quantizer.table.usage, usage)
+
+
+def test_online_clustering_keeps_a_large_codebook_alive() -> None:
+    # the point of the method: from a start far from the data, plain training leaves all codes but one dead
+    data = torch.randn(2000, 4) + 10
+    used = {}
+    for name, config in {
+        "learned": vqkernels.Learned(),
+        "closest": vqkernels.OnlineClustering(decay=0.9),
+        "random": vqkernels.OnlineClustering(decay=0.9, anchor="random"),
+    }.items():
+        torch.manual_seed(0)
+        quantizer = vqkernels.VectorQuantizer(4, 64, codebook=config, usage_window=20)
+        optimizer = torch.optim.Adam(quantizer.parameters(), lr=1e-2)
+        for step in range(60):
+            batch = data[torch.arange(step * 400, (step + 1) * 400) % 2000]
+            optimizer.zero_grad()
+            quantizer(batch).loss.backward()
+            optimizer.step()
+        used[name] = float(quantizer.usage().utilization)
+    assert used["learned"] < 0.1
+    assert used["closest"] > 0.2  # many codes share a nearest vector and come to life one after the other
+    assert used["random"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"anchor": "probabilistic"}, NotImplementedError, "anchor: 'probabilistic' does not exist yet"),
+        ({"anchor": "nearest"}, ValueError, "anchor: expected one of closest, random, got 'nearest'"),
+        ({"decay": 1.0}, ValueError, r"decay: expected a number in \[0, 1\), got 1.0"),
+        ({"metric": "l1"}, ValueError, "metric"),
+        ({"usage": torch.zeros(5)}, ValueError, "usage: expected shape"),
+        ({"indices": torch.zeros(40)}, TypeError, "indices"),
+        ({"distance": torch.zeros(4)}, ValueError, "distance: expected shape"),
+        ({"x": torch.zeros(40, 3)}, ValueError, "x: expected"),
+    ],
+)
+def test_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    x, codebook, usage = problem()
+    indices, distance = vqkernels.nearest_code(x, codebook)
+    args = {"codebook": codebook, "usage": usage, "x": x, "indices": indices, "distance": distance, "decay": 0.9}
+    with pytest.raises(error, match=message):
+        vqkernels.reanchor_(**{**args, **change})

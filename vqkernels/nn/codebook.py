@@ -1,0 +1,302 @@
+"""The codebooks behind a quantizer: each owns its parameters and buffers, its codes and its update rule.
+
+Nothing here is saved for a backward but indices and gathered rows, so codes may be written in place between
+the forward and the backward of a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vqkernels._core.random import random_uniform
+from vqkernels.distributed import all_reduce_sum_, elect, world
+from vqkernels.kmeans import kmeans
+from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
+from vqkernels.ops.code_stats import CodeStats, code_stats
+from vqkernels.ops.ema_update import ema_update_
+from vqkernels.ops.reanchor import blend_, choose_anchors, random_vectors
+
+_JITTER = 1e-3  # largest relative change of an entry of a revived code
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:  # [..., D]
+    """Scale to unit length; a zero vector stays zero and passes no gradient."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scaled: torch.Tensor = x / norm.masked_fill(norm == 0, torch.inf)
+    return scaled
+
+
+class Codebook(nn.Module):
+    """Codes ``[G, K, D]``, and what happens to them in a training step apart from gradients."""
+
+    trained = False  # by gradient: there is a codebook loss
+
+    def __init__(self, groups: int, num_codes: int, dim: int, metric: str, backend: str | None) -> None:
+        super().__init__()
+        self.groups, self.num_codes, self.dim = groups, num_codes, dim
+        self.metric, self.backend = metric, backend
+
+    def codes(self) -> torch.Tensor:  # [G, K, D]
+        """The codes as they are looked up, with a gradient if they are trained."""
+        raise NotImplementedError
+
+    def assign_(self, codes: torch.Tensor) -> None:  # [G, K, D]
+        """Start over from these codes."""
+        raise NotImplementedError
+
+    def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:  # [N, G, D]
+        """Start over from k-means centres of these vectors."""
+        metric = "cosine" if self.metric == "cosine" else "l2"
+        centres = [
+            kmeans(rows, self.num_codes, metric=metric, max_iter=max_iter, seed=seed, backend=self.backend)
+            for rows in x.unbind(1)
+        ]
+        self.assign_(torch.stack([result.centroids for result in centres]))
+
+    def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G, D], [N, G] -> [G, K]
+        """Take in one training step; -1 leaves a vector out. Returns how often all processes used each code."""
+        # one column is enough to count
+        count = self._stats(x[..., :1], indices).count
+        all_reduce_sum_(count)
+        return count
+
+    def ready(self) -> bool:
+        """Whether training may start."""
+        return True
+
+    def _stats(self, x: torch.Tensor, indices: torch.Tensor) -> CodeStats:
+        return code_stats(x, indices, self.num_codes, groups=self.groups, backend=self.backend)
+
+    def _uniform(self, scale: float) -> torch.Tensor:  # [G, K, D]
+        codes = torch.empty(self.groups, self.num_codes, self.dim).uniform_(-scale, scale)
+        return unit(codes) if self.metric == "cosine" else codes
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, num_codes={self.num_codes}, dim={self.dim}"
+
+
+class LearnedCodebook(Codebook):
+    """Codes as a parameter."""
+
+    trained = True
+
+    def __init__(self, config: Learned, *shape: Any) -> None:
+        super().__init__(*shape)
+        self.weight = nn.Parameter(self._uniform(config.init_scale or 1 / self.num_codes))
+
+    def codes(self) -> torch.Tensor:
+        return self.weight
+
+    @torch.no_grad()
+    def assign_(self, codes: torch.Tensor) -> None:
+        self.weight.copy_(codes)
+
+
+class OnlineCodebook(LearnedCodebook):
+    """A parameter whose hardly used codes are moved to vectors of the batch."""
+
+    usage: torch.Tensor  # [G, K] float32
+    draws: torch.Tensor  # [] int64, the seed of the next draw
+
+    def __init__(self, config: OnlineClustering, *shape: Any) -> None:
+        super().__init__(config, *shape)
+        self.decay, self.anchor = config.decay, config.anchor
+        self.register_buffer("usage", torch.zeros(self.groups, self.num_codes))
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def assign_(self, codes: torch.Tensor) -> None:
+        super().assign_(codes)
+        self.usage.zero_()
+
+    @torch.no_grad()
+    def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        count = self._stats(x[..., :1], indices).count
+        anchors = choose_anchors(
+            self.weight,
+            self.usage,
+            x,
+            indices,
+            anchor=self.anchor,
+            metric=self.metric,
+            seed=next_seed(self.draws),
+            backend=self.backend,
+        )
+        anchors = elect(anchors)
+        all_reduce_sum_(count, anchors.vectors)
+        blend_(self.weight, self.usage, count, anchors, self.decay)
+        return count
+
+
+class EmaCodebook(Codebook):
+    """Codes as running means; ``embed_sum / cluster_size`` is the codebook from the first step on."""
+
+    weight: torch.Tensor  # [G, K, D] float32
+    cluster_size: torch.Tensor  # [G, K] float32
+    embed_sum: torch.Tensor  # [G, K, D] float32
+    idle: torch.Tensor  # [G, K] int64, steps since a code was used or revived
+    draws: torch.Tensor  # [] int64, the seed of the next draw
+
+    def __init__(self, config: Ema, *shape: Any) -> None:
+        super().__init__(*shape)
+        self.decay, self.eps, self.dead_after = config.decay, config.eps, config.dead_after
+        codes = self._uniform(1 / self.num_codes)
+        self.register_buffer("weight", codes)
+        self.register_buffer("cluster_size", torch.ones(codes.shape[:2]))
+        self.register_buffer("embed_sum", codes.clone())
+        if self.dead_after is not None:
+            self.register_buffer("idle", torch.zeros(codes.shape[:2], dtype=torch.int64))
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    def codes(self) -> torch.Tensor:
+        return self.weight
+
+    @torch.no_grad()
+    def assign_(self, codes: torch.Tensor) -> None:
+        self.weight.copy_(codes)
+        self.cluster_size.fill_(1)
+        self.embed_sum.copy_(codes)
+        if self.dead_after is not None:
+            self.idle.zero_()
+
+    @torch.no_grad()
+    def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        count, total = self._stats(x, indices)
+        if self.dead_after is None:
+            all_reduce_sum_(count, total)
+            self._move(count, total)
+            return count
+        # a code due now is revived unless some process uses it in this very step
+        due = self.idle >= self.dead_after - 1
+        slot = (due.cumsum(dim=1) - 1).clamp(min=0)
+        seed = next_seed(self.draws)
+        anchors = elect(random_vectors(x, indices, slot, seed, self.backend))
+        all_reduce_sum_(count, total, anchors.vectors)
+        self._move(count, total)
+        revived = due & (count == 0) & anchors.key.isfinite()
+        self._revive(revived, anchors.vectors)
+        step = count.sum(dim=1, keepdim=True) > 0
+        self.idle.copy_(torch.where(revived | (count > 0), 0, self.idle + step))
+        return count
+
+    def _move(self, count: torch.Tensor, total: torch.Tensor) -> None:
+        # a step without any vector is no step: a count that is no number leaves the state as it is
+        count = torch.where(count.sum(dim=1, keepdim=True) > 0, count, torch.nan)
+        ema_update_(
+            self.weight,
+            self.cluster_size,
+            self.embed_sum,
+            count,
+            total,
+            decay=self.decay,
+            eps=self.eps,
+            normalize=self.metric == "cosine",
+            backend=self.backend,
+        )
+
+    def _revive(self, revived: torch.Tensor, vectors: torch.Tensor) -> None:  # [G, K], [G, K, D]
+        # two codes on one vector would never part, since ties go to the first; the seed is no other draw's
+        noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
+        vectors = vectors * (1 + _JITTER * noise)
+        if self.metric == "cosine":
+            vectors = unit(vectors)
+        self.weight.copy_(torch.where(revived[..., None], vectors, self.weight))
+        self.embed_sum.copy_(torch.where(revived[..., None], vectors, self.embed_sum))
+        self.cluster_size.masked_fill_(revived, 1)
+
+
+class FrozenCodebook(Codebook):
+    """Fixed features seen through a linear map; the whole codebook is mapped in every forward.
+
+    One map serves lookup, values and losses, so they agree to the last bit. Its gradient passes through a
+    ``[K, D]`` tensor, small beside the features.
+    """
+
+    features: torch.Tensor  # [K, F] or [G, K, F] float32
+    calibrated: torch.Tensor  # [] bool, only with projector_init="matched"
+
+    def __init__(self, config: Frozen, *shape: Any) -> None:
+        super().__init__(*shape)
+        features = config.features.detach().float().clone()
+        *groups, num_codes, width = features.shape
+        if num_codes != self.num_codes or groups not in ([], [self.groups]):
+            expected = f"[K={self.num_codes}, F] or [G={self.groups}, K={self.num_codes}, F]"
+            raise ValueError(f"features: expected {expected}, got shape {list(features.shape)}")
+        if not config.projector and width != self.dim:
+            raise ValueError(f"features: expected F = D = {self.dim} without a projector, got {width}")
+        self.register_buffer("features", features)
+        self.projector = nn.Linear(width, self.groups * self.dim) if config.projector else None
+        self.trained = config.projector
+        self.matched = config.projector_init == "matched"
+        self._calibrated = False
+        if self.projector is not None:
+            nn.init.normal_(self.projector.weight, std=self.dim**-0.5)
+        if self.matched:
+            self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+            self.register_load_state_dict_post_hook(_recall_calibration)  # type: ignore[no-untyped-call]
+
+    def codes(self) -> torch.Tensor:
+        if self.projector is None:
+            return self.features.expand(self.groups, self.num_codes, self.dim)
+        weight, bias = self.projector.weight, self.projector.bias
+        # in float32 under any autocast: codes apart by less than a bfloat16 step must stay apart
+        with torch.autocast(self.features.device.type, enabled=False):
+            if self.features.dim() == 2:
+                codes = F.linear(self.features, weight, bias)
+                return codes.view(self.num_codes, self.groups, self.dim).transpose(0, 1)
+            per_group = weight.view(self.groups, self.dim, -1).transpose(1, 2)  # [G, F, D]
+            return torch.baddbmm(bias.view(self.groups, 1, self.dim), self.features, per_group)
+
+    @torch.no_grad()
+    def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:
+        """Scale and shift the map so that the codes have the mean and standard deviation of these vectors."""
+        if self.projector is None or not self.matched:
+            raise ValueError("fit_codebook: a frozen codebook can be fitted with projector_init='matched' only")
+        codes, rows = self.codes().double(), x.transpose(0, 1).double()
+        spread = codes.std(dim=1, correction=0)
+        scale = torch.where(spread > 0, rows.std(dim=1, correction=0) / spread, 1)  # [G, D]
+        shift = rows.mean(dim=1) - scale * codes.mean(dim=1)
+        self.projector.weight.mul_(scale.reshape(-1, 1))
+        self.projector.bias.mul_(scale.reshape(-1)).add_(shift.reshape(-1))
+        self.calibrated.fill_(True)
+        self._calibrated = True
+
+    def ready(self) -> bool:
+        return self._calibrated or not self.matched
+
+
+def _recall_calibration(codebook: nn.Module, _: Any) -> None:
+    # known outside the graph, so that asking does not synchronise
+    assert isinstance(codebook, FrozenCodebook)
+    codebook._calibrated = bool(codebook.calibrated)
+
+
+def next_seed(draws: torch.Tensor) -> torch.Tensor:
+    """Advance the counter; a seed that no other step and no other process has."""
+    draws.add_(1)
+    rank, processes = world()
+    return draws * processes + rank
+
+
+_KINDS: dict[type, type[Codebook]] = {
+    Learned: LearnedCodebook,
+    OnlineClustering: OnlineCodebook,
+    Ema: EmaCodebook,
+    Frozen: FrozenCodebook,
+}
+
+
+def build_codebook(
+    config: CodebookConfig, groups: int, num_codes: int, dim: int, metric: str, backend: str | None
+) -> Codebook:
+    """The codebook that a description stands for."""
+    if type(config) not in _KINDS:
+        names = ", ".join(kind.__name__ for kind in _KINDS)
+        raise TypeError(f"codebook: expected one of {names}, got {type(config).__name__}")
+    kind: Any = _KINDS[type(config)]
+    codebook: Codebook = kind(config, groups, num_codes, dim, metric, backend)
+    return codebook

@@ -1,0 +1,104 @@
+"""The kinds of codebook a quantizer can have: small frozen descriptions, checked when they are written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vqkernels._core.checks import check_floating
+from vqkernels.ops.reanchor import check_policy
+
+PROJECTOR_INITS = ("published", "matched")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """Codes trained by gradient through the codebook loss (van den Oord et al. 2017; VQGAN).
+
+    Args:
+        init_scale: codes start uniform in ``[-init_scale, init_scale]``; None means 1 / K, as in VQGAN. With
+            ``metric="cosine"`` they are then scaled to unit length.
+    """
+
+    init_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.init_scale is not None and not self.init_scale > 0:
+            raise ValueError(f"init_scale: expected None or a number > 0, got {self.init_scale}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineClustering(Learned):
+    """Learned codes; those hardly used move to vectors of the batch every training step (CVQ-VAE).
+
+    Args:
+        decay: of the running usage, in [0, 1).
+        anchor: ``"closest"`` or ``"random"``, as in :func:`vqkernels.reanchor_`.
+    """
+
+    decay: float = 0.99
+    anchor: str = "closest"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_policy(self.decay, self.anchor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ema:
+    """Codes that are running means of the vectors they stand for; no gradient, no codebook loss.
+
+    Args:
+        decay: of the running sums, in [0, 1].
+        eps: Laplace smoothing of the running counts, at least 0, as in :func:`vqkernels.ema_update_`.
+        dead_after: a code not used for this many training steps is put on a random vector of the batch (each
+            entry changed by up to 0.1 %, so that codes put on one vector can part) and its running sums start
+            again; None leaves unused codes alone.
+    """
+
+    decay: float = 0.99
+    eps: float = 1e-5
+    dead_after: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay <= 1.0:
+            raise ValueError(f"decay: expected a number in [0, 1], got {self.decay}")
+        if not self.eps >= 0.0:
+            raise ValueError(f"eps: expected a number >= 0, got {self.eps}")
+        if self.dead_after is not None and self.dead_after < 1:
+            raise ValueError(f"dead_after: expected None or at least 1, got {self.dead_after}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frozen:
+    """Codes computed from fixed features by a trained linear map (VQGAN-LC, Zhu et al. 2024).
+
+    Only the codebook loss trains the map; all codes move together, so none is left behind. With random
+    features this is SimVQ.
+
+    Args:
+        features: ``[K, F]``, shared by all groups, or ``[G, K, F]``; copied as float32.
+        projector: False uses the features themselves as codes; F must then be the code dimension.
+        projector_init: ``"published"``: weights normal with standard deviation D ** -0.5. ``"matched"``: the
+            same, then scaled and shifted per dimension so that the codes have the mean and standard deviation
+            of the encoder's vectors; :meth:`vqkernels.VectorQuantizer.fit_codebook` does that and must be
+            called before training.
+    """
+
+    features: torch.Tensor  # [K, F] or [G, K, F]
+    projector: bool = True
+    projector_init: str = "published"
+
+    def __post_init__(self) -> None:
+        check_floating("features", self.features)
+        if self.features.dim() not in (2, 3) or not self.features.numel():
+            raise ValueError(f"features: expected [K, F] or [G, K, F], got shape {list(self.features.shape)}")
+        if self.projector_init not in PROJECTOR_INITS:
+            expected = ", ".join(PROJECTOR_INITS)
+            raise ValueError(f"projector_init: expected one of {expected}, got {self.projector_init!r}")
+        if not self.projector and self.projector_init != "published":
+            raise ValueError("projector_init: expected 'published' without a projector, got 'matched'")
+
+
+CodebookConfig = Learned | OnlineClustering | Ema | Frozen

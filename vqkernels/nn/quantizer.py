@@ -1,0 +1,303 @@
+"""The quantizer module: layout, projection, lookup, losses; everything else is its codebook's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vqkernels._core.backend import check_backend
+from vqkernels._core.checks import check_floating, check_indices, check_metric, check_shape, check_tensor
+from vqkernels.nn.codebook import build_codebook, unit
+from vqkernels.nn.config import CodebookConfig, Learned
+from vqkernels.nn.usage import Usage, UsageStatistics
+from vqkernels.ops.gather_codes import gather_codes
+from vqkernels.ops.nearest_code import nearest_code
+from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
+
+
+class QuantizerOutput(NamedTuple):
+    """Result of :meth:`VectorQuantizer.forward`."""
+
+    quantized: torch.Tensor  # like x
+    indices: torch.Tensor  # [...] or [..., G] int64
+    loss: torch.Tensor  # [] float32
+    losses: dict[str, torch.Tensor]  # the unweighted terms: "commitment", and "codebook" if codes are trained
+
+
+class VectorQuantizer(nn.Module):
+    """Replace vectors by their nearest codes and train the codebook along.
+
+    Equivalent, for the default arguments, to the quantizer of VQ-VAE (van den Oord et al. 2017)::
+
+        indices   = cdist(x, codebook).argmin(-1)
+        codes     = codebook[indices]
+        quantized = x + (codes - x).detach()
+        loss      = commitment_weight * mse(x, codes.detach()) + codebook_weight * mse(codes, x.detach())
+
+    without an N x K matrix, a one-hot, or a host synchronisation.
+
+    Args:
+        dim: size of the vectors.
+        num_codes: K, per group.
+        groups: G; a vector is split into G parts, each with its own codebook (all in one lookup).
+        code_dim: width in which codes are compared, split over the groups; None means ``dim``. If it differs
+            from ``dim``, a linear layer leads there (``project_in``) and one leads back (``project_out``).
+        metric: as in :func:`vqkernels.nearest_code`. With ``"cosine"`` the value is the code scaled to unit
+            length, and losses and codebook updates compare it with the vector scaled to unit length.
+        codebook: its kind and update rule: :class:`Learned`, :class:`Ema`, :class:`OnlineClustering` or
+            :class:`Frozen`.
+        gradient: how the gradient of ``quantized`` reaches ``x``: ``"ste"``, ``"rotation"`` or ``"none"``. It
+            never reaches the codebook.
+        commitment_weight: weight of the loss that pulls vectors to their codes.
+        codebook_weight: weight of the loss that pulls codes to their vectors, if they are trained by
+        gradient.
+        channels_first: vectors along dimension 1, ``[B, dim, ...]``, instead of along the last one.
+        usage_window: training steps over which :meth:`usage` looks back.
+        backend: a backend by name for every operation, or None.
+
+    Numerics:
+        The lookup is exact. Losses are float32 (float64 for float64 ``x``) under any autocast; ``quantized``
+        has the dtype of ``x``. A vector with a non-finite entry gets index 0 and the value of code 0; it
+        takes no part in losses and updates, and no gradient reaches it.
+
+    Distributed:
+        In training, statistics are summed over all processes of the default group, one all-reduce per step (a
+        second one where anchors are chosen), asked for at each step: codebooks updated without gradients stay
+        the same bits everywhere. Starting from the same state and averaging gradients is left to
+        DistributedDataParallel. A batch without any valid vector is fine on any process.
+
+    Raises:
+        TypeError: if ``codebook`` is none of the kinds.
+        ValueError: on sizes that do not fit or unknown names.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> quantizer = vqkernels.VectorQuantizer(8, 32, codebook=vqkernels.Ema(decay=0.9))
+        >>> quantized, indices, loss, losses = quantizer(torch.randn(2, 5, 8))
+        >>> list(quantized.shape), list(indices.shape), list(losses)
+        ([2, 5, 8], [2, 5], ['commitment'])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_codes: int,
+        *,
+        groups: int = 1,
+        code_dim: int | None = None,
+        metric: str = "l2",
+        codebook: CodebookConfig = Learned(),  # noqa: B008, it is immutable
+        gradient: str = "ste",
+        commitment_weight: float = 0.25,
+        codebook_weight: float = 1.0,
+        channels_first: bool = False,
+        usage_window: int = 100,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        width = dim if code_dim is None else code_dim
+        for name, value in (("dim", dim), ("num_codes", num_codes), ("groups", groups), ("code_dim", width)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if width % groups:
+            raise ValueError(f"groups: expected a divisor of the code width {width}, got {groups}")
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
+        check_metric(metric)
+        check_backend(backend)
+        self.dim, self.num_codes, self.groups, self.code_dim = dim, num_codes, groups, width
+        self.metric, self.gradient, self.backend = metric, gradient, backend
+        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+        self.channels_first = channels_first
+        self.project_in = nn.Linear(dim, width) if width != dim else None
+        self.project_out = nn.Linear(width, dim) if width != dim else None
+        self.table = build_codebook(codebook, groups, num_codes, width // groups, metric, backend)
+        self.statistics = UsageStatistics(groups, num_codes, usage_window)
+
+    def forward(
+        self,
+        x: torch.Tensor,  # [..., dim] or [B, dim, ...]
+        mask: torch.Tensor | None = None,  # [...] bool
+    ) -> QuantizerOutput:
+        """Quantize; in training mode also update the codebook and the usage statistics.
+
+        Args:
+            x: vectors, floating point, ``[..., dim]``, or ``[B, dim, ...]`` with ``channels_first``.
+            mask: False leaves a vector out: value 0, index -1, no loss, no update, no gradient. Shaped like
+                ``x`` without its vector dimension.
+
+        Returns:
+            ``QuantizerOutput(quantized, indices, loss, losses)``. ``quantized`` is made of the codes from
+            before this step's update: :meth:`decode` gives the same in evaluation mode, and in training mode
+            for codes that only an optimizer changes. ``loss`` is the weighted sum of ``losses``, each a mean
+            over the vectors that take part; 0 if there are none.
+        """
+        if self.training and not self.table.ready():
+            raise RuntimeError("codebook: projector_init='matched' needs fit_codebook(batches) before training")
+        rows, usable, shape = self._rows(x, mask)
+        codebook = self.table.codes()
+        indices, distance = nearest_code(rows, codebook, metric=self.metric, backend=self.backend)
+        indices = _label(indices, usable, mask)
+        codes = self._values(codebook, indices)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        if self.metric == "cosine":
+            rows = unit(rows)
+        quantized = estimate_gradient(rows, codes.detach(), self.gradient)
+        losses = self._losses(rows, codes, usable)
+        loss = self.commitment_weight * losses["commitment"]
+        if self.table.trained:
+            loss = loss + self.codebook_weight * losses["codebook"]
+        if self.training:
+            used = torch.where(usable[:, None] & ~distance.isnan(), indices, -1)
+            self.statistics.update(self.table.update(rows.detach(), used))
+        out = self._output(quantized, indices, shape).to(x.dtype)
+        return QuantizerOutput(out, self._shaped(indices, shape), loss, losses)
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [...] or [..., G]
+        """Indices of the nearest codes, as :meth:`forward` returns them; updates nothing in any mode."""
+        rows, usable, shape = self._rows(x, mask)
+        indices = nearest_code(rows, self.table.codes(), metric=self.metric, backend=self.backend).indices
+        return self._shaped(_label(indices, usable, mask), shape)
+
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:  # [...] or [..., G] -> [..., dim] or [B, dim, ...]
+        """Values of indices: the inverse of the lookup, ``project_out`` included, in the layout of ``x``.
+
+        Args:
+            indices: as returned by :meth:`forward` or :meth:`encode`; -1 gives a zero vector.
+
+        Returns:
+            Values in the dtype of the codebook, at least float32.
+
+        Raises:
+            IndexError: if an index is outside ``[-1, K)``.
+            TypeError: if ``indices`` is not integer.
+            ValueError: if ``indices`` does not end in G for more than one group.
+        """
+        check_indices("indices", indices)
+        if self.groups == 1:
+            indices = indices[..., None]
+        elif indices.dim() == 0 or indices.shape[-1] != self.groups:
+            raise ValueError(f"indices: expected [..., G={self.groups}], got shape {list(indices.shape)}")
+        rows = indices.reshape(-1, self.groups)
+        return self._output(self._values(self.table.codes(), rows), rows, indices.shape[:-1])
+
+    @property
+    @torch.no_grad()
+    def codebook(self) -> torch.Tensor:  # [G, K, D]
+        """The codes in effect, without gradient: projected if frozen, of unit length for ``metric="cosine"``."""
+        codes = self.table.codes().detach()
+        return unit(codes) if self.metric == "cosine" else codes
+
+    @torch.no_grad()
+    def fit_codebook(
+        self, batches: torch.Tensor | Iterable[torch.Tensor], *, max_iter: int = 25, seed: int = 0
+    ) -> None:
+        """Start the codebook over from data: k-means centres; for a ``"matched"`` frozen codebook, its scale.
+
+        Args:
+            batches: one batch or several, each as :meth:`forward` takes it; held in memory together. Vectors
+                with a non-finite entry are left out.
+            max_iter: of :func:`vqkernels.kmeans`.
+            seed: of :func:`vqkernels.kmeans`.
+
+        Raises:
+            ValueError: without any vector, with fewer distinct vectors than codes, or for a frozen codebook
+                that is not ``"matched"``.
+        """
+        parts = []
+        for batch in [batches] if isinstance(batches, torch.Tensor) else batches:
+            rows, usable, _ = self._rows(batch, None)
+            parts.append(rows[usable])
+        if not sum(len(part) for part in parts):
+            raise ValueError("batches: expected at least one finite vector, got none")
+        self.table.fit(torch.cat(parts), max_iter=max_iter, seed=seed)
+
+    def usage(self) -> Usage:
+        """How the codes are used: utilization, perplexity, dead codes; O(K), all processes together.
+
+        Over the last ``usage_window`` training steps that saw any vector; before the first one no code is
+        used and the perplexity is 1.
+        """
+        return self.statistics.summary()
+
+    def extra_repr(self) -> str:
+        return (
+            f"dim={self.dim}, metric={self.metric!r}, gradient={self.gradient!r}, "
+            f"commitment_weight={self.commitment_weight}, codebook_weight={self.codebook_weight}"
+        )
+
+    def _rows(
+        self, x: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:  # [N, G, D], [N] bool, the shape of the indices
+        """The vectors that are compared with codes, and which of them take part; the others are zero."""
+        check_floating("x", x)
+        dim = 1 if self.channels_first else -1
+        if x.dim() < (2 if self.channels_first else 1) or x.shape[dim] != self.dim:
+            legend = "[B, dim, ...]" if self.channels_first else "[..., dim]"
+            raise ValueError(f"x: expected {legend} with dim={self.dim}, got shape {list(x.shape)}")
+        x = x.movedim(dim, -1)
+        # false for NaN too, and two passes where isfinite takes five
+        usable = x.detach().abs().amax(dim=-1) < torch.inf
+        if mask is not None:
+            check_tensor("mask", mask)
+            if mask.dtype != torch.bool:
+                raise TypeError(f"mask: expected bool, got {mask.dtype}")
+            check_shape("mask", mask, tuple(usable.shape), "x without its vector dimension")
+            usable = usable & mask
+        # zeroed before anything is computed from them, so that no backward multiplies a NaN by zero
+        x = torch.where(usable[..., None], x, 0)
+        if self.project_in is not None:
+            x = self.project_in(x.to(self.project_in.weight.dtype))
+        return x.reshape(-1, self.groups, self.code_dim // self.groups), usable.reshape(-1), usable.shape
+
+    def _values(self, codebook: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G] -> [N, G, D]
+        codes = gather_codes(codebook, indices, backend=self.backend)
+        codes = codes.to(torch.promote_types(codes.dtype, torch.float32))
+        # not before the gather: only codes in use are worth scaling, forward and backward
+        return unit(codes) if self.metric == "cosine" else codes
+
+    def _losses(
+        self,
+        rows: torch.Tensor,  # [N, G, D]
+        codes: torch.Tensor,  # [N, G, D]
+        usable: torch.Tensor,  # [N]
+    ) -> dict[str, torch.Tensor]:
+        elements = usable.sum().clamp(min=1) * self.code_dim
+
+        def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (F.mse_loss(a, b, reduction="none").sum(dim=(1, 2)) * usable).sum() / elements
+
+        losses = {"commitment": mean_square(rows, codes.detach())}
+        if self.table.trained:
+            losses["codebook"] = mean_square(rows.detach(), codes)
+        return losses
+
+    def _output(
+        self,
+        values: torch.Tensor,  # [N, G, D]
+        indices: torch.Tensor,  # [N, G]
+        shape: torch.Size,
+    ) -> torch.Tensor:  # [..., dim] or [B, dim, ...]
+        values = values.reshape(-1, self.code_dim)
+        if self.project_out is not None:
+            values = self.project_out(values.to(self.project_out.weight.dtype))
+            values = torch.where((indices >= 0).all(dim=1, keepdim=True), values, 0)
+        return values.reshape(*shape, self.dim).movedim(-1, 1 if self.channels_first else -1)
+
+    def _shaped(self, indices: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, G] -> [...] or [..., G]
+        return indices.reshape(shape if self.groups == 1 else (*shape, self.groups))
+
+
+def _label(
+    indices: torch.Tensor,  # [N, G]
+    usable: torch.Tensor,  # [N]
+    mask: torch.Tensor | None,  # [...]
+) -> torch.Tensor:  # [N, G]
+    """Index 0 where the vector is not finite, -1 where it is masked."""
+    indices = torch.where(usable[:, None], indices, 0)
+    return indices if mask is None else torch.where(mask.reshape(-1, 1), indices, -1)

@@ -1,0 +1,14 @@
+"""Online clustering: codes that are hardly used move to vectors of the batch; see README.md in this folder."""
+
+from vqkernels.ops.reanchor.anchors import Anchors, closest_vectors, random_vectors
+from vqkernels.ops.reanchor.api import blend_, check_policy, choose_anchors, reanchor_
+
+__all__ = [
+    "Anchors",
+    "blend_",
+    "check_policy",
+    "choose_anchors",
+    "closest_vectors",
+    "random_vectors",
+    "reanchor_",
+]

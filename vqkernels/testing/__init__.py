@@ -1,0 +1,21 @@
+"""Oracles and inputs for testing vector quantization code, this package's or one's own.
+
+The oracles use torch alone and none of the package's ops, so that agreement means something.
+"""
+
+from vqkernels.testing.backends import usable_backends
+from vqkernels.testing.budget import assert_bitwise_equal, assert_exact_lookup, assert_within_budget
+from vqkernels.testing.inputs import PROBLEMS, LookupProblem, lookup_problem, strided
+from vqkernels.testing.memory import peak_memory_growth
+
+__all__ = [
+    "PROBLEMS",
+    "LookupProblem",
+    "assert_bitwise_equal",
+    "assert_exact_lookup",
+    "assert_within_budget",
+    "lookup_problem",
+    "peak_memory_growth",
+    "strided",
+    "usable_backends",
+]
