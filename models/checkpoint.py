@@ -1,0 +1,164 @@
+"""Run folders and checkpoints: written whole or not at all, read without running anything they contain.
+
+    RUN/config.json  metrics.jsonl  tensorboard/  checkpoints/step_000100/{model.safetensors, state.pt}
+
+``model.safetensors`` is the tokenizer; ``state.pt`` is what only training needs.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import shutil
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from models.command import UserError
+from models.config import TrainConfig
+from models.tokenizers import Tokenizer, build_tokenizer
+
+_KEEP = 2
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FEATURES = "quantizer.table.features"
+_BROKEN_STATE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+def load_tokenizer(run_dir: Path | str, *, step: int | None = None) -> Tokenizer:
+    """The tokenizer of a run, in eval mode: its newest checkpoint, or the one after ``step`` steps."""
+    checkpoint = find_checkpoint(run_dir, step)
+    return rebuild_tokenizer(load_config(run_dir), read_weights(checkpoint), checkpoint).eval()
+
+
+def rebuild_tokenizer(config: TrainConfig, weights: Mapping[str, torch.Tensor], source: Path) -> Tokenizer:
+    """A tokenizer of this config with these weights; weights of another one are an error of one line."""
+    try:
+        # the features of a frozen codebook are among the weights, and building needs their shape
+        tokenizer = build_tokenizer(config.network, config.quantizer, weights.get(_FEATURES))
+        tokenizer.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{source}: weights do not fit the config ({_first_line(error)})") from error
+    return tokenizer
+
+
+def load_config(run_dir: Path | str) -> TrainConfig:
+    """The config a run was started with."""
+    path = Path(run_dir) / "config.json"
+    try:
+        return TrainConfig.from_json(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{run_dir}: not a run folder, config.json is missing") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a training config ({error})") from error
+
+
+def save_config(run_dir: Path, config: TrainConfig) -> None:
+    """Write config.json, whole or not at all."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    partial = run_dir / ".config.json.partial"
+    _write(partial, config.to_json().encode())
+    partial.rename(run_dir / "config.json")
+
+
+def checkpoint_steps(run_dir: Path | str) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    folders = (Path(run_dir) / "checkpoints").glob("step_*")
+    return sorted(int(folder.name.removeprefix("step_")) for folder in folders)
+
+
+def find_checkpoint(run_dir: Path | str, step: int | None = None) -> Path:
+    """Folder of the newest checkpoint, or of the one after ``step`` steps."""
+    steps = checkpoint_steps(run_dir)
+    if not steps:
+        raise UserError(f"{run_dir}: holds no checkpoint")
+    if step is not None and step not in steps:
+        raise UserError(f"{run_dir}: expected a checkpoint at one of the steps {steps}, got {step}")
+    return _folder(run_dir, steps[-1] if step is None else step)
+
+
+def save_checkpoint(
+    run_dir: Path | str, step: int, weights: Mapping[str, torch.Tensor], state: dict[str, Any]
+) -> None:
+    """Write a checkpoint under another name, bring it to the disk, rename it, drop all but the last two."""
+    folder = _folder(run_dir, step)
+    if folder.exists():
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        _write(partial / "model.safetensors", safetensors.torch.save(tensors))
+        buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError, python as an OSError
+        torch.save(state, buffer)
+        _write(partial / "state.pt", buffer.getvalue())
+        _sync_folder(partial)
+        partial.rename(folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno not in _DISK_FULL:
+            raise
+        raise UserError(f"{folder}: disk full, checkpoint not written; the one before it is untouched") from error
+    for old in checkpoint_steps(run_dir)[:-_KEEP]:
+        shutil.rmtree(_folder(run_dir, old))
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tokenizer's tensors of a checkpoint folder."""
+    path = folder / "model.safetensors"
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The training state of a checkpoint folder: tensors, numbers, strings and containers, nothing else."""
+    path = folder / "state.pt"
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on a file that is refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (*_BROKEN_STATE, OSError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(state, dict) or "optimizer" not in state:
+        raise _unreadable(path, ValueError("holds no optimizer state"))
+    return state
+
+
+def _folder(run_dir: Path | str, step: int) -> Path:
+    return Path(run_dir) / "checkpoints" / f"step_{step:06d}"
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: missing, truncated or not a checkpoint of this program ({_first_line(error)}); "
+        f"remove {path.parent} to go on from the checkpoint before it"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""A folder of small real photographs, and a training of seconds on it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from models.config import OptimizerConfig, PatchConfig, QuantizerConfig, TrainConfig
+from models.data import embedded_photos
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The middle 128 x 128 pixels of every embedded photograph, as files."""
+    folder = tmp_path_factory.mktemp("photos")
+    for photo in embedded_photos():
+        top, left = (side // 2 - 64 for side in photo.image.shape[:2])
+        Image.fromarray(photo.image[top : top + 128, left : left + 128]).save(folder / f"{photo.name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(photo_folder: Path) -> TrainConfig:
+    """Milliseconds per step; codes are re-anchored at random, so that training draws random numbers."""
+    return TrainConfig(
+        recipe="tiny",
+        network=PatchConfig(hidden=32, blocks=1),
+        quantizer=QuantizerConfig(codebook="online", num_codes=64, anchor="random", commitment_weight=0.25),
+        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=5),
+        data=str(photo_folder),
+        image_size=32,
+        batch_size=4,
+        steps=120,
+        log_every=1,
+        val_every=40,
+        checkpoint_every=15,
+    )
+
+
+@pytest.fixture
+def small_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """``with small_disk(size)``: the system lets no file grow beyond ``size`` bytes, much as a full disk does."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
