@@ -26,7 +26,9 @@
 namespace vqk {
 namespace {
 
-constexpr int panel_rows = 192;  // queries that share one pass over the codes
+// Queries that share one pass over the codes. The first of them to touch a section waits for memory, so many are
+// good: with 384 instead of 192, D = 256 runs 10 % faster and D = 768 even more.
+constexpr std::int64_t panel_rows = 384;
 constexpr int max_section_blocks = 8;
 constexpr double length_limit = 1e30;  // |x'| beyond which float products could overflow
 
@@ -116,9 +118,11 @@ void load(Panel<Value>& panel, const Input* x, std::int64_t row_stride, const Co
 template <class Value>
 void scan_all(Panel<Value>& panel, const Codes<Value>& codes, const ScanKernel& kernel) {
     // a section costs every query an update of its lanes and leaves it 4 candidates per block to evaluate; measured,
-    // the sum is least near sqrt(blocks / 4), and with large blocks never beyond 4
-    const int limit = codes.dim <= 8 ? max_section_blocks : max_section_blocks / 2;
-    panel.section_blocks = std::clamp(int(std::lround(std::sqrt(double(codes.view().blocks) / 4))), 1, limit);
+    // the sum is least near sqrt(blocks / 4), up to 8 blocks that are small or 4 that fit into the L2 cache
+    const std::int64_t fitting = (1 << 17) / (kernel.block_codes * codes.dim);
+    const std::int64_t limit = codes.dim <= 8 ? max_section_blocks : std::clamp<std::int64_t>(fitting, 1, 4);
+    const std::int64_t balanced = std::lround(std::sqrt(double(codes.view().blocks) / 4));
+    panel.section_blocks = int(std::clamp<std::int64_t>(balanced, 1, limit));
     kernel.scan(panel.negated.data(), panel.padded, codes.view(), panel.section_blocks, panel.state());
 }
 
@@ -276,10 +280,11 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
         }
     }
 
-    // panels as large as still gives every thread a few of them
-    const std::int64_t share = call.n * call.g / (4 * std::int64_t(std::max(call.threads, 1))) + 1;
-    const std::int64_t padded_share = (share + kernel.queries - 1) / kernel.queries * kernel.queries;
-    const std::int64_t rows = std::min<std::int64_t>(panel_rows, padded_share);
+    // the same number of equal panels for every thread
+    const std::int64_t share = (call.n * call.g + call.threads - 1) / std::max(call.threads, 1) + 1;
+    const std::int64_t per_thread = (share + panel_rows - 1) / panel_rows;
+    const std::int64_t even = (share + per_thread - 1) / per_thread;
+    const std::int64_t rows = (even + kernel.queries - 1) / kernel.queries * kernel.queries;
     const std::int64_t panels = (call.n + rows - 1) / rows;
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
     std::vector<double> scored(panels * call.g, 0.0);

@@ -81,6 +81,8 @@ class Codes {
     AlignedArray<float> packed, bias;    // see PackedCodes
     AlignedArray<float> leaves, groups;  // see BoxTree
 
+    // of a block before it is transposed: a cache line more than a row, lest its columns share few cache sets
+    std::int64_t row_stride() const { return dim + 16; }
     void inspect(std::int64_t k, int threads);
     double transform(const ScanKernel& kernel, std::int64_t code, float* row) const;
     void grow(const ScanKernel& kernel, int threads);
@@ -156,30 +158,26 @@ void Codes<Value>::grow(const ScanKernel& kernel, int threads) {
     order = std::move(places);
 }
 
-// One block, transposed through `rows` [block][D]; returns the largest |c'|^2 in it.
+// One block, transposed through `rows` [block][row_stride()]; returns the largest |c'|^2 in it.
 template <class Value>
 double Codes<Value>::pack_block(const ScanKernel& kernel, std::int64_t b, float* rows) {
-    float* out = packed.get() + b * block * dim;
+    const std::int64_t stride = row_stride();
     double widest = 0;
     for (int j = 0; j < block; ++j) {
         const std::int64_t position = b * block + j;
         if (position >= std::int64_t(order.size())) {
             // padding: the last code again, never the lowest
-            std::copy_n(rows + (j - 1) * dim, dim, rows + j * dim);
+            std::copy_n(rows + (j - 1) * stride, dim, rows + j * stride);
             bias[position] = std::numeric_limits<float>::infinity();
             continue;
         }
-        const double square = transform(kernel, order[position], rows + j * dim);
+        const double square = transform(kernel, order[position], rows + j * stride);
         bias[position] = metric == Metric::l2 ? float(0.5 * square) : 0.0f;
         widest = std::max(widest, square);
     }
-    // a strip of dimensions at a time: its reads and writes stay in the L1 cache
-    constexpr std::int64_t strip = 16;
-    for (std::int64_t begin = 0; begin < dim; begin += strip) {
-        const std::int64_t end = std::min(dim, begin + strip);
-        for (int j = 0; j < block; ++j) {
-            for (std::int64_t d = begin; d < end; ++d) out[d * block + j] = rows[j * dim + d];
-        }
+    float* out = packed.get() + b * block * dim;
+    for (std::int64_t d = 0; d < dim; ++d) {
+        for (int j = 0; j < block; ++j) *out++ = rows[j * stride + d];
     }
     return widest;
 }
@@ -199,7 +197,7 @@ void Codes<Value>::pack(const ScanKernel& kernel, int threads) {
     std::vector<double> widest((blocks + chunk - 1) / chunk);
     const int useful = useful_threads(threads, double(order.size()) * double(dim));
     parallel_for(std::int64_t(widest.size()), useful, [&](std::int64_t c) {
-        std::vector<float> rows(std::size_t(block * dim));
+        std::vector<float> rows(std::size_t(block * row_stride()));
         for (std::int64_t b = c * chunk; b < std::min(blocks, (c + 1) * chunk); ++b) {
             widest[c] = std::max(widest[c], pack_block(kernel, b, rows.data()));
             if (!tree.empty()) box_leaf(b, rows.data());
@@ -215,8 +213,8 @@ void Codes<Value>::box_leaf(std::int64_t b, const float* rows) {
     for (std::int64_t d = 0; d < dim; ++d) {
         float low = rows[d], high = rows[d];
         for (int j = 1; j < block; ++j) {
-            low = std::min(low, rows[j * dim + d]);
-            high = std::max(high, rows[j * dim + d]);
+            low = std::min(low, rows[j * row_stride() + d]);
+            high = std::max(high, rows[j * row_stride() + d]);
         }
         box[(2 * d) * lanes] = low;
         box[(2 * d + 1) * lanes] = -high;
