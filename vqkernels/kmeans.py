@@ -194,19 +194,23 @@ def _start(
     if init == "random":
         return _random_rows(data, num_clusters, generator).float()
     # squared distance between unit vectors is twice the cosine distance, and exactly 0 for equal ones
-    data = replace(data, metric="l2")
-    if num_clusters > _ONE_BY_ONE:
-        wanted = _OVERSAMPLING * num_clusters
-        candidates = _spread_rows(data, wanted, lambda missing: wanted // _ROUNDS, generator)
-        if len(candidates) > num_clusters:
-            mass = data.stats(data.assign(candidates).indices, len(candidates)).count
-            weighted = replace(data, rows=candidates, weight=mass)
-            candidates = _spread_rows(weighted, num_clusters, lambda missing: 1 + missing // _SHRINK, generator)
+    return _plus_plus(replace(data, metric="l2"), num_clusters, generator).float()
+
+
+def _plus_plus(data: _Data, wanted: int, generator: torch.Generator) -> torch.Tensor:  # [wanted, D]
+    """k-means++, for many centres on the weighted candidates of k-means||."""
+    if wanted <= _ONE_BY_ONE:
+        rows = _spread_rows(data, wanted, lambda missing: 1, generator)
     else:
-        candidates = _spread_rows(data, num_clusters, lambda missing: 1, generator)
-    if len(candidates) < num_clusters:
-        raise _too_many(num_clusters, len(candidates), "distinct")
-    return candidates.float()
+        candidates = _OVERSAMPLING * wanted
+        rows = _spread_rows(data, candidates, lambda missing: candidates // _ROUNDS, generator)
+        if len(rows) > wanted:
+            mass = data.stats(data.assign(rows).indices, len(rows)).count
+            heavy = replace(data, rows=rows, weight=mass)
+            rows = _spread_rows(heavy, wanted, lambda missing: 1 + missing // _SHRINK, generator)
+    if len(rows) < wanted:
+        raise _too_many(wanted, len(rows), "distinct")
+    return rows
 
 
 def _random_rows(data: _Data, wanted: int, generator: torch.Generator) -> torch.Tensor:  # [wanted, D]

@@ -30,19 +30,20 @@ namespace {
 // good: with 384 instead of 192, D = 256 runs 10 % faster and D = 768 even more.
 constexpr std::int64_t panel_rows = 384;
 constexpr int max_section_blocks = 8;
-constexpr double length_limit = 1e30;  // |x'| beyond which float products could overflow
+constexpr double length_limit = 1e15;  // |x'| beyond which its square could overflow float
 
 // Half the width of the band in which the scan cannot tell codes apart: |score - true score| <= tolerance.
 // With u = 2^-24: rounding x' and c' to float costs 2u |x'||c'| and 3u |c'|^2/2, and a sum of D + 1 terms
 // with (or without) fused multiply-add at most (D + 1) u times the sum of their magnitudes, which is at most
-// |c'|^2/2 + |x'||c'|. The second term covers the rounding of the canonical evaluation itself, which is relative
-// to |x - c|^2; the last one gradual underflow.
-double scan_tolerance(std::int64_t dim, double x_norm, double code_norm) {
-    const double single = 1.001 * double(dim + 8) * 0x1p-24;
-    const double canonical = 2.0 * double(dim + 8) * 0x1p-53;
-    const double reach = x_norm + code_norm;
-    return single * (0.5 * code_norm * code_norm + x_norm * code_norm) + canonical * reach * reach +
-           double(dim + 8) * 0x1p-120;
+// |c'|^2/2 + |x'||c'|. The canonical evaluation itself is off by a like share of |x - c|^2 (l2), or of |x||c| before
+// any shift. The last two terms are gradual underflow, of the scan and of the canonical evaluation.
+template <class Value>
+double scan_tolerance(const Codes<Value>& codes, double x_norm) {
+    const double terms = double(codes.dim + 8), c_norm = codes.radius;
+    const double canonical =
+        codes.metric == Metric::l2 ? (x_norm + c_norm) * (x_norm + c_norm) : x_norm * (c_norm + codes.shift_norm);
+    return 1.001 * terms * 0x1p-24 * (0.5 * c_norm * c_norm + x_norm * c_norm) + 2 * terms * 0x1p-53 * canonical +
+           terms * 0x1p-120 + terms * 0x1p-1022 * codes.scale * codes.scale;
 }
 
 // Up to panel_rows queries and what the scan leaves of them.
@@ -109,7 +110,7 @@ void load(Panel<Value>& panel, const Input* x, std::int64_t row_stride, const Co
         if (!panel.finite[r]) continue;
         float* out = panel.negated.data() + r * dim;
         panel.length[r] = std::sqrt(affine(kernel, row, shift, factor, dim, out)) * (1 + 1e-6);
-        panel.band[r] = 2 * scan_tolerance(dim, panel.length[r], codes.radius);
+        panel.band[r] = 2 * scan_tolerance(codes, panel.length[r]);
         if (!panel.scannable(r)) std::fill_n(out, dim, 0.0f);  // see finish
     }
 }
@@ -306,9 +307,9 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
         }
         for (int r = 0; r < panel.rows; ++r) {
             const Winner winner = panel.finite[r] && !codes.empty() ? decide(panel, r, codes, kernel) : Winner{};
-            // no finite code, or every key overflowed float64: index 0, distance NaN
+            // no finite code, or keys beyond float64: index 0, distance NaN
             const std::int64_t at = panel.ids[r] * call.g + g;
-            call.indices[at] = std::max<std::int64_t>(winner.index, 0);
+            call.indices[at] = std::isfinite(winner.key) ? winner.index : 0;
             call.distance[at] = canonical_distance(call.metric, winner.key, panel.norm[r]);
         }
     });

@@ -72,6 +72,7 @@ class Codes {
     CodeTree tree;
     std::vector<double> shift;  // [D] m
     double scale = 1.0;         // s, a power of two
+    double shift_norm = 0.0;    // |m| s
     double radius = 0.0;        // largest |c'|
     std::vector<double> norms;  // [K] canonical, cosine only
 
@@ -129,6 +130,10 @@ void Codes<Value>::inspect(std::int64_t k, int threads) {
     int exponent = 0;
     std::frexp(*std::max_element(largest.begin(), largest.end()), &exponent);
     scale = std::ldexp(1.0, std::clamp(-exponent, -1000, 1000));
+    // scaled before it is squared: the square of the shift alone could overflow
+    const double square = std::accumulate(shift.begin(), shift.end(), 0.0,
+                                          [&](double sum, double m) { return sum + (m * scale) * (m * scale); });
+    shift_norm = std::sqrt(square) * (1 + 1e-6);
 }
 
 // c' of one code; returns |c'|^2

@@ -40,125 +40,127 @@ class Axis:
     log: bool = False
     form: Callable[[float], str] = "{:,g}".format
     low: float | None = None  # a fixed lower end; the data decide otherwise
+    margin: float = 0.05  # room beside the data, as a share of the axis
+
+    def on_axis(self, values: np.ndarray) -> np.ndarray:
+        """Values as they are spaced along the axis; NaN where it cannot show them."""
+        shown = np.where(np.isfinite(values) & ((values > 0) | (not self.log)), values, np.nan)
+        return np.log10(shown) if self.log else shown
 
     def ticks(self, low: float, high: float, wanted: int) -> list[float]:
-        """Round numbers within [low, high]: decades when logarithmic, steps of 1, 2 or 5 otherwise."""
-        if self.log:
-            first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-            stride = max(1, math.ceil((last - first + 1) / wanted))
-            return [10.0**power for power in range(first, last + 1, stride)]
+        """Round values between two ends in axis units: powers of ten if logarithmic, else steps of 1, 2 or 5."""
         raw = (high - low) / wanted
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+        if self.log:
+            step: float = max(1, math.ceil(raw))
+        else:
+            power = 10.0 ** math.floor(math.log10(raw))
+            step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        return [index * step for index in range(first, last + 1)]
+        marks = [index * step for index in range(first, last + 1)]
+        return [10.0**mark for mark in marks] if self.log else marks
 
 
-def _finite_points(series: Series, x_axis: Axis, y_axis: Axis) -> np.ndarray:
-    points = np.array([series.x, series.y], dtype=np.float64).T.reshape(-1, 2)
-    valid = np.isfinite(points).all(axis=1)
-    for column, axis in enumerate((x_axis, y_axis)):
-        if axis.log:
-            valid &= points[:, column] > 0
-    points[~valid] = np.nan
+@dataclass(frozen=True)
+class Scale:
+    """An axis laid out between two places in the drawing."""
+
+    axis: Axis
+    low: float  # the ends in axis units
+    high: float
+    start: float  # where they are drawn
+    end: float
+
+    @classmethod
+    def fit(cls, axis: Axis, units: np.ndarray, start: float, end: float) -> Scale:
+        low, high = float(np.nanmin(units)), float(np.nanmax(units))
+        high = high if high > low else low + 1  # a single value still needs an axis
+        room = axis.margin * (high - low)
+        return cls(axis, low - room if axis.low is None else axis.low, high + room, start, end)
+
+    def place(self, units: np.ndarray) -> np.ndarray:
+        return self.start + (self.end - self.start) * (units - self.low) / (self.high - self.low)
+
+    def ticks(self, wanted: int) -> list[tuple[float, str]]:
+        """Places and texts."""
+        values = self.axis.ticks(self.low, self.high, wanted)
+        places = self.place(self.axis.on_axis(np.array(values)))
+        return [(float(place), self.axis.form(value)) for place, value in zip(places, values, strict=True)]
+
+
+def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Axis) -> Markup:
+    """Draw lines with their names at the right ends; a chart without a single finite point says so."""
+    points = [_points(line, x_axis, y_axis) for line in series]
+    drawn = [(line, at) for line, at in zip(series, points, strict=True) if np.isfinite(at).any()]
+    if not drawn:
+        return _nothing(title)
+    every = np.concatenate([at for _, at in drawn])
+    x_scale = Scale.fit(x_axis, every[:, 0], LEFT, WIDTH - LABEL_ROOM)
+    y_scale = Scale.fit(y_axis, every[:, 1], HEIGHT - BOTTOM, TOP)
+    placed = [np.stack([x_scale.place(at[:, 0]), y_scale.place(at[:, 1])], axis=1) for _, at in drawn]
+    ends = [at[np.isfinite(at[:, 0])][-1] for at in placed]
+    label_at = _spread([end[1] for end in ends], TOP, HEIGHT - BOTTOM)
+    lines = [
+        _line(line, at, end, label) for (line, _), at, end, label in zip(drawn, placed, ends, label_at, strict=True)
+    ]
+    opening = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>'
+    return Markup("".join([opening, *_axes(x_scale, y_scale), *lines, "</svg>"]))
+
+
+def _points(series: Series, x_axis: Axis, y_axis: Axis) -> np.ndarray:  # [N, 2] in axis units, NaN in pairs
+    x, y = x_axis.on_axis(np.array(series.x, float)), y_axis.on_axis(np.array(series.y, float))
+    points = np.stack([x, y], axis=1)
+    points[np.isnan(points).any(axis=1)] = np.nan
     return points
 
 
-def _extent(values: np.ndarray, axis: Axis) -> tuple[float, float]:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    low = low if axis.low is None else axis.low
-    if high <= low:
-        high = low * 10 if axis.log else low + 1
-    if axis.log:
-        return low, high * (high / low) ** 0.03
-    margin = 0.05 * (high - low)
-    return (low if axis.low is not None else low - margin), high + margin
+def _axes(x_scale: Scale, y_scale: Scale) -> list[str]:
+    left, right, floor = x_scale.start, x_scale.end, y_scale.start
+    parts = [f'<text class="label" x="0" y="12">{escape(y_scale.axis.label)}</text>']
+    for at, text in y_scale.ticks(5):
+        parts.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')
+        parts.append(f'<text class="tick" x="{left - 7}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
+    for at, text in x_scale.ticks(4):
+        parts.append(f'<path class="axis" d="M{at:.1f} {floor}v4"/>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{floor + 17}" text-anchor="middle">{text}</text>')
+    parts.append(f'<path class="axis" d="M{left} {floor}H{right}"/>')
+    label, middle = escape(x_scale.axis.label), (left + right) / 2
+    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{label}</text>')
+    return parts
 
 
-def _scale(axis: Axis, low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    if axis.log:
-        low, high = math.log10(low), math.log10(high)
-        return lambda value: start + (end - start) * (math.log10(value) - low) / (high - low)
-    return lambda value: start + (end - start) * (value - low) / (high - low)
+def _line(series: Series, points: np.ndarray, end: np.ndarray, label_at: float) -> str:
+    x, y, edge = end[0], end[1], WIDTH - LABEL_ROOM
+    return (
+        f'<g class="s{series.slot}"><path class="line" d="{_path(points)}"/>'
+        f'<circle class="end" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+        f'<path class="leader" d="M{x + 4:.1f} {y:.1f}L{edge + 9} {label_at:.1f}"/>'
+        f'<text class="name" x="{edge + 12}" y="{label_at + 4:.1f}">{escape(series.name)}</text></g>'
+    )
+
+
+def _path(points: np.ndarray) -> str:  # [N, 2]
+    pen_down, commands = False, []
+    for x, y in points:
+        if not math.isnan(x):
+            commands.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
+        pen_down = not math.isnan(x)
+    return "".join(commands)
 
 
 def _spread(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Positions as near to the wanted ones as a gap of LABEL_GAP between neighbours allows, within [low, high]."""
+    """Places as near to the wanted ones as LABEL_GAP between neighbours allows, within [low, high] if they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    placed = [0.0] * len(wanted)
+    placed = list(wanted)
     # push down from the top, then back up from the bottom edge
     edge = low
     for index in order:
-        placed[index] = max(wanted[index], edge)
+        placed[index] = max(placed[index], edge)
         edge = placed[index] + LABEL_GAP
     edge = high
     for index in reversed(order):
         placed[index] = min(placed[index], edge)
         edge = placed[index] - LABEL_GAP
     return placed
-
-
-def _path(points: np.ndarray, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
-    commands, pen_down = [], False
-    for x, y in points:
-        if math.isnan(x):
-            pen_down = False
-            continue
-        commands.append(f"{'L' if pen_down else 'M'}{to_x(x):.1f} {to_y(y):.1f}")
-        pen_down = True
-    return "".join(commands)
-
-
-def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Axis) -> Markup:
-    """Draw lines with their names at the right ends; a chart without a single finite point says so."""
-    drawn = [(line, _finite_points(line, x_axis, y_axis)) for line in series]
-    drawn = [(line, points) for line, points in drawn if np.isfinite(points).any()]
-    if not drawn:
-        return _nothing(title)
-    every = np.concatenate([points for _, points in drawn])
-    x_low, x_high = _extent(every[:, 0], x_axis)
-    if not x_axis.log:
-        x_low, x_high = float(np.nanmin(every[:, 0])), float(np.nanmax(every[:, 0])) or 1.0
-        x_high = x_high if x_high > x_low else x_low + 1
-    y_low, y_high = _extent(every[:, 1], y_axis)
-    right, floor = WIDTH - LABEL_ROOM, HEIGHT - BOTTOM
-    to_x = _scale(x_axis, x_low, x_high, LEFT, right)
-    to_y = _scale(y_axis, y_low, y_high, floor, TOP)
-
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>',
-        f'<text class="label" x="0" y="12">{escape(y_axis.label)}</text>',
-    ]
-    for tick in y_axis.ticks(y_low, y_high, 5):
-        at = to_y(tick)
-        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{right}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{y_axis.form(tick)}</text>'
-        )
-    for tick in x_axis.ticks(x_low, x_high, 4):
-        at = to_x(tick)
-        parts.append(f'<path class="axis" d="M{at:.1f} {floor}v4"/>')
-        parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{floor + 17}" text-anchor="middle">{x_axis.form(tick)}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{LEFT} {floor}H{right}"/>')
-    middle = (LEFT + right) / 2
-    parts.append(
-        f'<text class="label" x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_axis.label)}</text>'
-    )
-
-    ends = [points[np.isfinite(points[:, 0])][-1] for _, points in drawn]
-    label_at = _spread([to_y(end[1]) for end in ends], TOP, floor)
-    for (line, points), end, at in zip(drawn, ends, label_at, strict=True):
-        x, y = to_x(end[0]), to_y(end[1])
-        parts.append(
-            f'<g class="s{line.slot}"><title>{escape(line.name)}: {escape(y_axis.form(float(end[1])))}</title>'
-            f'<path class="line" d="{_path(points, to_x, to_y)}"/>'
-            f'<circle class="end" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
-            f'<path class="leader" d="M{x + 4:.1f} {y:.1f}L{right + 9} {at:.1f}"/>'
-            f'<text class="name" x="{right + 12}" y="{at + 4:.1f}">{escape(line.name)}</text></g>'
-        )
-    return Markup("".join(parts) + "</svg>")
 
 
 def _dots(points: np.ndarray) -> str:
@@ -189,24 +191,25 @@ def scatter_chart(
     *,
     title: str,
 ) -> Chart:
-    """Draw codes over encoder vectors at one scale; the frame holds 99 % of the vectors and of the used codes."""
-    framed = np.concatenate([vectors, codes[counts > 0]])
-    framed = framed[np.isfinite(framed).all(axis=1)]
-    if not len(framed):
+    """Draw codes over encoder vectors at one scale; the frame holds the used codes and 99 % of the vectors."""
+    used = codes[counts > 0]
+    if not len(used) or not (np.isfinite(used).all() and np.isfinite(vectors).all()):
         return Chart(_nothing(title), len(codes))
-    low, high = np.quantile(framed, [0.005, 0.995], axis=0)
+    cloud = np.quantile(vectors, [0.005, 0.995], axis=0)
+    framed = np.concatenate([cloud, used])
+    low, high = framed.min(axis=0), framed.max(axis=0)
     centre, reach = (low + high) / 2, max(float((high - low).max()) / 2, 1e-12) * 1.06
 
     def place(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [N, 2] -> [n, 2] in the drawing, [N] bool
         inside = (np.abs(points - centre) <= reach).all(axis=1)
         return SIDE / 2 * (1 + (points[inside] - centre) / reach * [1, -1]), inside
 
-    cloud, _ = place(vectors)
+    placed_vectors, _ = place(vectors)
     placed, inside = place(codes)
     level = usage_level(counts)[inside]
     parts = [
         f'<svg class="chart scatter" viewBox="0 0 {SIDE} {SIDE}" role="img"><title>{escape(title)}</title>',
-        f'<path class="cloud" d="{_dots(cloud)}"/>',
+        f'<path class="cloud" d="{_dots(placed_vectors)}"/>',
     ]
     for index in range(USAGE_LEVELS + 1):
         if (level == index).any():

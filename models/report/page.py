@@ -74,7 +74,7 @@ def training_charts(tokenizers: Sequence[Results]) -> list[tuple[str, Markup]]:
             curve = entry["curves"][key]
             values = [math.nan if value is None else value for value in curve["value"]]
             lines.append(Series(entry["title"], slot, curve["step"], values))
-        charts.append((title, line_chart(lines, title=title, x_axis=Axis("training step"), y_axis=axis)))
+        charts.append((title, line_chart(lines, title=title, x_axis=Axis("training step", margin=0.0), y_axis=axis)))
     return charts
 
 

@@ -15,7 +15,7 @@ from nn_oracle import KINDS, assert_loss, assert_same_state, dense_step, make, s
 import vqkernels
 from vqkernels import VectorQuantizer
 from vqkernels.nn.codebook import LearnedCodebook
-from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup, assert_within_budget
+from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup, assert_within_budget, usable_backends
 
 LAYOUTS = {
     "flat": {},
@@ -280,6 +280,19 @@ def test_float64_vectors_keep_their_precision() -> None:
     (actual,) = torch.autograd.grad(out.losses["commitment"], x)
     # the codes were scaled to unit length in float32 at one place and here again
     assert_within_budget(actual, expected, expected * (1 + 2.0**-20))
+
+
+@each_kind
+def test_every_backend_trains_the_same_bits(kind: str) -> None:
+    results = []
+    for backend in usable_backends("nearest_code", "gather_codes", "code_stats", "ema_update_"):
+        quantizer = make(kind, groups=2, backend=backend)
+        x = torch.randn(30, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        (quantizer(x).loss + quantizer(x).quantized.sum()).backward()
+        gradients = {name: p.grad for name, p in quantizer.named_parameters()}
+        results.append({**snapshot(quantizer), **gradients, "x": x.grad})
+    for result in results[1:]:
+        assert_same_state(result, results[0])
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class OnlineClustering(Learned):
     """Learned codes; those hardly used move to vectors of the batch every training step (CVQ-VAE).
 
     Args:
+        init_scale: as in :class:`Learned`.
         decay: of the running usage, in [0, 1).
         anchor: ``"closest"`` or ``"random"``, as in :func:`vqkernels.reanchor_`.
     """

@@ -64,6 +64,11 @@ class VectorQuantizer(nn.Module):
         has the dtype of ``x``. A vector with a non-finite entry gets index 0 and the value of code 0; it
         takes no part in losses and updates, and no gradient reaches it.
 
+    State:
+        Codebooks and statistics move in the forward of training mode, once per call: a forward that is repeated
+        (activation checkpointing) or split (gradient accumulation) counts as several steps. Everything that
+        changes training is in the ``state_dict``; training resumed from it ends with the same bits.
+
     Distributed:
         In training, statistics are summed over all processes of the default group, one all-reduce per step (a
         second one where anchors are chosen), asked for at each step: codebooks updated without gradients stay

@@ -105,6 +105,11 @@ def _far_vectors(draw: _Draw) -> _Pair:
     return 10.0 ** power[:, None] * draw.normal(draw.n), draw.normal(draw.k)
 
 
+def _far_codebook(draw: _Draw) -> _Pair:
+    # the rounding of a dot product is larger than what tells the codes apart
+    return draw.normal(draw.n), 1e15 + draw.normal(draw.k)
+
+
 def _zero_vectors(draw: _Draw) -> _Pair:
     # a cosine is not defined
     x, codebook = draw.normal(draw.n), draw.normal(draw.k)
@@ -142,6 +147,7 @@ _RECIPES: dict[str, Callable[[_Draw], _Pair]] = {
     "largest-half": partial(_gaussian, scale=15000.0),
     "outlier-code": _outlier_code,
     "far-vectors": _far_vectors,
+    "far-codebook": _far_codebook,
     "zero-vectors": _zero_vectors,
     "nonfinite": _nonfinite,
     "no-finite-code": _no_finite_code,

@@ -37,4 +37,5 @@ def run(
     count.index_add_(0, bins, factor.reshape(-1))
     total.index_add_(0, bins, (rows * factor[..., None]).reshape(-1, d))
     count = count.reshape(g, num_codes + 1)[:, :num_codes].float()
-    return count, total.reshape(g, num_codes + 1, d)[:, :num_codes].to(total_dtype(x))
+    total = total.reshape(g, num_codes + 1, d)[:, :num_codes].to(total_dtype(x))
+    return count.contiguous(), total.contiguous()

@@ -35,3 +35,5 @@ def run(
         normalize,
         torch.get_num_threads(),
     )
+    # autograd does not see writes through a pointer; a backward that needs the old values must raise
+    torch.autograd.graph.increment_version((codebook, cluster_size, embed_sum))

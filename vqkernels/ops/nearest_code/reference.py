@@ -26,6 +26,11 @@ def run(
     distance = torch.full(x.shape[:-1], torch.nan, dtype=torch.float32, device=x.device)
     for group, codes in enumerate(codebook.double()):
         rows = x[:, group].double()
+        usable = rows.isfinite().all(dim=1)
+        if metric == "cosine":
+            norm = _norm(rows)
+            usable = usable & norm.isfinite()
+            rows = torch.where(norm[:, None] > 0, rows, 0.0)  # also where only the norm underflows
         best = torch.full(rows.shape[:1], torch.inf, dtype=torch.float64, device=x.device)
         chosen = indices[:, group].clone()
         chunk = max(1, _PAIRS_PER_CHUNK // max(1, rows.shape[0]))
@@ -35,7 +40,7 @@ def run(
             nearer = value < best  # strict: an equal later code does not replace an earlier one
             best = torch.where(nearer, value, best)
             chosen = torch.where(nearer, index + start, chosen)
-        usable = rows.isfinite().all(dim=1) & best.isfinite()
+        usable = usable & best.isfinite()
         indices[:, group] = torch.where(usable, chosen, 0)
         distance[:, group] = torch.where(usable, _distance(best, rows, metric), torch.nan).float()
     return indices, distance

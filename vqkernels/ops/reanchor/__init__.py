@@ -1,6 +1,6 @@
 """Online clustering: codes that are hardly used move to vectors of the batch; see README.md in this folder."""
 
-from vqkernels.ops.reanchor.anchors import Anchors, closest_vectors, random_vectors
+from vqkernels.ops.reanchor.anchors import Anchors, random_vectors
 from vqkernels.ops.reanchor.api import blend_, check_policy, choose_anchors, reanchor_
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "blend_",
     "check_policy",
     "choose_anchors",
-    "closest_vectors",
     "random_vectors",
     "reanchor_",
 ]

@@ -72,8 +72,8 @@ def reanchor_(
         >>> codebook, usage = torch.tensor([[0.0], [9.0]]), torch.zeros(2)
         >>> x = torch.tensor([[0.0], [1.0]])
         >>> vqkernels.reanchor_(codebook, usage, x, *vqkernels.nearest_code(x, codebook), decay=0.99)
-        >>> codebook.round(decimals=2).tolist()
-        [[0.0], [1.01]]
+        >>> [round(value, 2) for value in codebook.flatten().tolist()]
+        [0.0, 1.01]
     """
     check_policy(decay, anchor)
     check_metric(metric)

@@ -1,0 +1,75 @@
+"""What every test gets: fixed seeds, its own thread count, poisoned uninitialised memory, and the backends.
+
+A module that sets ``OPS = ("nearest_code", ...)`` and asks for the fixture ``backend`` runs once per backend
+that serves all of these ops on this machine, as the registry tells.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+from vqkernels.testing import usable_backends
+
+# the same examples in every run: a red test must stay red
+hypothesis.settings.register_profile("vqkernels", deadline=None, derandomize=True, database=None, max_examples=100)
+hypothesis.settings.load_profile("vqkernels")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    ops = getattr(metafunc.module, "OPS", None)
+    if ops and "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", usable_backends(*ops))
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """One thread unless a test says otherwise: on small tensors a second one mostly waits, long if cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def poison_(tensor: torch.Tensor) -> torch.Tensor:
+    """Fill a tensor nobody has written yet with NaN, or with a large integer; fake tensors hold nothing."""
+    if type(tensor) is not torch.Tensor or tensor.device.type == "meta":
+        return tensor
+    if tensor.is_floating_point() or tensor.is_complex():
+        return tensor.fill_(torch.nan)
+    return tensor.fill_(True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max - 77)
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uninitialised tensors that the package asks for arrive poisoned, so that an unwritten element shows."""
+
+    def poisoning(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def wrapper(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor = allocate(*args, **kwargs)
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            return poison_(tensor) if caller.startswith("vqkernels.") else tensor
+
+        return wrapper
+
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch, "empty_strided"),
+        (torch.Tensor, "new_empty"),
+    ):
+        monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))

@@ -1,0 +1,242 @@
+"""Every refusal of a public op: the exception, and one line that names the argument, what was expected, what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from vqkernels import code_stats, ema_update_, estimate_gradient, gather_codes, nearest_code, quantize
+
+zeros = torch.zeros
+INDICES = torch.zeros(4, dtype=torch.int64)
+
+
+def ema(**changes: Any) -> Callable[[], Any]:
+    """A valid update of K = 3 codes of D = 2, but for the arguments in ``changes``."""
+    arguments = {
+        "codebook": zeros(3, 2),
+        "cluster_size": zeros(3),
+        "embed_sum": zeros(3, 2),
+        "count": zeros(3),
+        "total": zeros(3, 2),
+        "decay": 0.9,
+        **changes,
+    }
+    tensors = [arguments.pop(name) for name in ("codebook", "cluster_size", "embed_sum", "count", "total")]
+    return lambda: ema_update_(*tensors, **arguments)
+
+
+CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (partial(nearest_code, [0.0], zeros(3, 2)), TypeError, "x: expected a torch.Tensor, got list"),
+    (
+        partial(nearest_code, zeros(4, 2).long(), zeros(3, 2)),
+        TypeError,
+        "x: expected a floating point tensor, got torch.int64",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2).cfloat(), zeros(3, 2)),
+        TypeError,
+        "x: expected a floating point tensor, got torch.complex64",
+    ),
+    (partial(nearest_code, zeros(4, 2), None), TypeError, "codebook: expected a torch.Tensor, got NoneType"),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(3, 2).int()),
+        TypeError,
+        "codebook: expected a floating point tensor, got torch.int32",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(2)),
+        ValueError,
+        "codebook: expected [K, D] or [G, K, D], got shape [2]",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(1, 1, 3, 2)),
+        ValueError,
+        "codebook: expected [K, D] or [G, K, D], got shape [1, 1, 3, 2]",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(0, 2)),
+        ValueError,
+        "codebook: expected at least one code and one dimension, got shape [0, 2]",
+    ),
+    (
+        partial(nearest_code, zeros(4, 0), zeros(3, 0)),
+        ValueError,
+        "codebook: expected at least one code and one dimension, got shape [3, 0]",
+    ),
+    (
+        partial(nearest_code, zeros(4, 3), zeros(3, 2)),
+        ValueError,
+        "x: expected [..., D] ending in [2] for codebook [3, 2], got [4, 3]",
+    ),
+    (
+        partial(nearest_code, zeros(()), zeros(3, 2)),
+        ValueError,
+        "x: expected [..., D] ending in [2] for codebook [3, 2], got []",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(5, 3, 2)),
+        ValueError,
+        "x: expected [..., G, D] ending in [5, 2] for codebook [5, 3, 2], got [4, 2]",
+    ),
+    (
+        partial(nearest_code, zeros(4, 5, 3), zeros(5, 3, 2)),
+        ValueError,
+        "x: expected [..., G, D] ending in [5, 2] for codebook [5, 3, 2], got [4, 5, 3]",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(3, 2), metric="euclid"),
+        ValueError,
+        "metric: expected one of l2, cosine, dot, got 'euclid'",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(3, 2), backend="gpu"),
+        ValueError,
+        "backend: expected None or one of triton, cuda, cpu, reference, got 'gpu'",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(3, 2, device="meta")),
+        ValueError,
+        "device: expected one device, got x on cpu, codebook on meta",
+    ),
+    (
+        partial(gather_codes, zeros(3, 2).long(), INDICES),
+        TypeError,
+        "codebook: expected a floating point tensor, got torch.int64",
+    ),
+    (partial(gather_codes, zeros(3, 2), [0]), TypeError, "indices: expected a torch.Tensor, got list"),
+    (
+        partial(gather_codes, zeros(3, 2), INDICES.float()),
+        TypeError,
+        "indices: expected int64 or int32 indices, got torch.float32",
+    ),
+    (
+        partial(gather_codes, zeros(3, 2), INDICES.bool()),
+        TypeError,
+        "indices: expected int64 or int32 indices, got torch.bool",
+    ),
+    (partial(gather_codes, zeros(2), INDICES), ValueError, "codebook: expected [K, D] or [G, K, D], got shape [2]"),
+    (partial(gather_codes, zeros(5, 3, 2), INDICES), ValueError, "indices: expected [..., G=5], got shape [4]"),
+    (partial(gather_codes, zeros(5, 3, 2), INDICES[0]), ValueError, "indices: expected [..., G=5], got shape []"),
+    (
+        partial(gather_codes, zeros(3, 2), INDICES, backend="c"),
+        ValueError,
+        "backend: expected None or one of triton, cuda, cpu, reference",
+    ),
+    (
+        partial(gather_codes, zeros(3, 2), INDICES.to("meta")),
+        ValueError,
+        "device: expected one device, got codebook on cpu, indices on meta",
+    ),
+    (
+        partial(code_stats, zeros(4, 2).int(), INDICES, 3),
+        TypeError,
+        "x: expected a floating point tensor, got torch.int32",
+    ),
+    (
+        partial(code_stats, zeros(4, 2), INDICES.short(), 3),
+        TypeError,
+        "indices: expected int64 or int32 indices, got torch.int16",
+    ),
+    (partial(code_stats, zeros(4, 2), INDICES, 0), ValueError, "num_codes: expected at least 1, got 0"),
+    (partial(code_stats, zeros(()), INDICES, 3), ValueError, "x: expected [..., D], got shape []"),
+    (
+        partial(code_stats, zeros(4, 2), INDICES, 3, groups=3),
+        ValueError,
+        "x: expected [..., G=3, D], got shape [4, 2]",
+    ),
+    (partial(code_stats, zeros(4), INDICES, 3, groups=1), ValueError, "x: expected [..., G=1, D], got shape [4]"),
+    (partial(code_stats, zeros(5, 2), INDICES, 3), ValueError, "indices: expected shape x.shape[:-1] = [5], got [4]"),
+    (
+        partial(code_stats, zeros(4, 2), INDICES, 3, weight=INDICES),
+        TypeError,
+        "weight: expected a floating point tensor, got torch.int64",
+    ),
+    (
+        partial(code_stats, zeros(4, 2), INDICES, 3, weight=zeros(5)),
+        ValueError,
+        "weight: expected shape indices.shape = [4], got [5]",
+    ),
+    (
+        partial(code_stats, zeros(4, 2), INDICES, 3, weight=zeros(4, device="meta")),
+        ValueError,
+        "device: expected one device, got x on cpu, indices on cpu, weight on meta",
+    ),
+    (partial(code_stats, zeros(4, 2), INDICES, 3, backend="x"), ValueError, "backend: expected None or one of"),
+    (partial(quantize, zeros(4, 3), zeros(3, 2)), ValueError, "x: expected [..., D] ending in [2]"),
+    (
+        partial(quantize, zeros(4, 2), zeros(3, 2), metric="l1"),
+        ValueError,
+        "metric: expected one of l2, cosine, dot, got 'l1'",
+    ),
+    (
+        partial(quantize, zeros(4, 2), zeros(3, 2), gradient="gumbel"),
+        ValueError,
+        "gradient: expected one of ste, rotation, none, got 'gumbel'",
+    ),
+    (
+        partial(estimate_gradient, zeros(4), zeros(4), "x"),
+        ValueError,
+        "gradient: expected one of ste, rotation, none, got 'x'",
+    ),
+    (
+        partial(estimate_gradient, zeros(4), zeros(5), "ste"),
+        ValueError,
+        "codes: expected the shape of x [4], got [5]",
+    ),
+    (ema(codebook=[0]), TypeError, "codebook: expected a torch.Tensor, got list"),
+    (ema(count=zeros(3).long()), TypeError, "count: expected a floating point tensor, got torch.int64"),
+    (ema(codebook=zeros(3)), ValueError, "codebook: expected [K, D] or [G, K, D], got shape [3]"),
+    (ema(cluster_size=zeros(4)), ValueError, "cluster_size: expected shape codebook.shape[:-1] = [3], got [4]"),
+    (ema(embed_sum=zeros(2, 3)), ValueError, "embed_sum: expected shape codebook.shape = [3, 2], got [2, 3]"),
+    (ema(count=zeros(1, 3)), ValueError, "count: expected shape codebook.shape[:-1] = [3], got [1, 3]"),
+    (ema(total=zeros(3)), ValueError, "total: expected shape codebook.shape = [3, 2], got [3]"),
+    (
+        ema(embed_sum=zeros(3, 2).double()),
+        ValueError,
+        "embed_sum: expected float32 or float64 state of one dtype, got torch.float64",
+    ),
+    (
+        ema(codebook=zeros(3, 2).half(), cluster_size=zeros(3).half(), embed_sum=zeros(3, 2).half()),
+        ValueError,
+        "codebook: expected float32 or float64 state of one dtype, got torch.float16",
+    ),
+    (ema(codebook=zeros(2, 3).t()), ValueError, "codebook: expected a contiguous tensor, got strides [1, 3]"),
+    (ema(decay=1.5), ValueError, "decay: expected a number in [0, 1], got 1.5"),
+    (ema(decay=float("nan")), ValueError, "decay: expected a number in [0, 1], got nan"),
+    (ema(eps=-1e-5), ValueError, "eps: expected a number >= 0, got -1e-05"),
+    (ema(eps=float("nan")), ValueError, "eps: expected a number >= 0, got nan"),
+    (ema(backend="x"), ValueError, "backend: expected None or one of"),
+    (
+        ema(total=zeros(3, 2, device="meta")),
+        ValueError,
+        "device: expected one device, got codebook on cpu, cluster_size on cpu, embed_sum on cpu, count on cpu, "
+        "total on meta",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), CASES, ids=[message[:60] for *_, message in CASES])
+def test_refusal(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backend_that_cannot_run_says_why() -> None:
+    x, codebook = zeros(4, 2).to(torch.float8_e4m3fn), zeros(3, 2)
+    with pytest.raises(NotImplementedError, match=r"^nearest_code: backend 'cpu' cannot run: .*float8_e4m3fn"):
+        nearest_code(x, codebook, backend="cpu")
+
+
+def test_refused_updates_write_nothing() -> None:
+    codebook = torch.ones(3, 2)
+    with pytest.raises(ValueError):
+        ema(codebook=codebook, decay=2.0)()
+    assert bool((codebook == 1).all())

@@ -1,0 +1,203 @@
+"""Every backend returns the bits of the definition, at every instruction set and thread count.
+
+The oracle is ``vqkernels/ops/nearest_code/reference.py``, itself held to an independent one by
+``test_nearest_code.py``. A variant is a backend with, for the C++ kernels, an instruction set.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqkernels import NearestCode, nearest_code
+from vqkernels.testing import (
+    PROBLEMS,
+    LookupProblem,
+    assert_bitwise_equal,
+    lookup_problem,
+    strided,
+    usable_backends,
+)
+
+# sizes around every block, panel and lane count of the kernels
+N = (0, 1, 2, 5, 6, 7, 63, 64, 65, 191, 192, 193, 500)
+K = (1, 2, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000)
+D = (1, 2, 3, 4, 7, 8, 9, 16, 31, 32, 33, 64, 65, 256, 1024)
+METRICS = ("l2", "cosine", "dot")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+THREADS = (1, 2, 3)
+
+ISA_FLAGS = {
+    "portable": set(),
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
+}
+
+
+def processor_flags() -> set[str]:
+    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
+        return set()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next(line for line in lines if line.startswith("flags")).split())
+
+
+def variants() -> list[tuple[str, str]]:
+    isas = [isa for isa, needed in ISA_FLAGS.items() if needed <= processor_flags()]
+    return [
+        (backend, isa)
+        for backend in usable_backends("nearest_code")
+        if backend != "reference"
+        for isa in (isas if backend == "cpu" else ["auto"])
+    ]
+
+
+each_variant = pytest.mark.parametrize(("backend", "isa"), variants())
+
+
+def assert_same_bits(actual: NearestCode, expected: NearestCode) -> None:
+    assert_bitwise_equal(actual.indices, expected.indices)
+    assert_bitwise_equal(actual.distance, expected.distance)
+
+
+def covering_cases() -> list[tuple[int, int, int, str, str, tuple[torch.dtype, torch.dtype]]]:
+    """Every pair of N and K once; D, metric, problem and dtypes turn at periods of their own."""
+    cases = []
+    dtype_pairs = list(itertools.product(DTYPES, DTYPES))
+    for i, (n, k) in enumerate(itertools.product(N, K)):
+        problem = PROBLEMS[i % len(PROBLEMS)]
+        cases.append((n, k, D[i % 15], METRICS[i % 7 % 3], problem, dtype_pairs[i % 16]))
+    return cases
+
+
+def test_covering_cases_cover() -> None:
+    cases = covering_cases()
+    for column, wanted in ((0, N), (1, K), (2, D), (3, METRICS), (4, PROBLEMS)):
+        assert {case[column] for case in cases} == set(wanted)
+    assert len({case[5] for case in cases}) == 16
+    assert len({(case[2], case[3]) for case in cases}) == len(D) * len(METRICS)
+
+
+@each_variant
+@pytest.mark.parametrize("n", N)
+def test_sizes(n: int, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    for _, k, d, metric, problem, (x_dtype, codebook_dtype) in [c for c in covering_cases() if c[0] == n]:
+        x, codebook = lookup_problem(problem, n, k, d, dtype=torch.float64)
+        x, codebook = x.to(x_dtype), codebook.to(codebook_dtype)
+        expected = nearest_code(x, codebook, metric=metric, backend="reference")
+        for threads in THREADS:
+            torch.set_num_threads(threads)
+            assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+
+
+@each_variant
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_adversarial_inputs(
+    problem: str, metric: str, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    for (n, k, d), dtype in itertools.product(((210, 300, 3), (37, 700, 40)), DTYPES[:3]):
+        x, codebook = lookup_problem(problem, n, k, d, groups=2, dtype=dtype)
+        expected = nearest_code(x, codebook, metric=metric, backend="reference")
+        assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+
+
+@each_variant
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_enough_vectors_to_search_a_tree(
+    problem: str, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many vectors of few dimensions the C++ kernels order the codes and skip those that are too far.
+
+    The definition is evaluated for one vector in 20; it treats each alone.
+    """
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    number = PROBLEMS.index(problem)
+    metric, d = METRICS[number % 2], (4, 8, 16)[number % 3]
+    x, codebook = lookup_problem(problem, 6000, 2100, d)
+    expected = nearest_code(x[::20], codebook, metric=metric, backend="reference")
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(nearest_code(x, codebook, metric=metric, backend=backend))
+    assert_same_bits(NearestCode(*(t[::20] for t in results[0])), expected)
+    assert_same_bits(results[1], results[0])
+
+
+@each_variant
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e150, 1e200])
+def test_float64_beyond_the_range_of_its_squares(
+    scale: float, metric: str, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    x, codebook = lookup_problem("gaussian", 40, 100, 6, dtype=torch.float64)
+    for vectors, codes in ((x * scale, codebook), (x, codebook * scale), (x * scale, codebook * scale)):
+        expected = nearest_code(vectors, codes, metric=metric, backend="reference")
+        assert_same_bits(nearest_code(vectors, codes, metric=metric, backend=backend), expected)
+
+
+@each_variant
+def test_large_codebook(backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    x, codebook = lookup_problem("near-ties", 5, (1 << 17) + 3, 4)
+    expected = nearest_code(x, codebook, backend="reference")
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        assert_same_bits(nearest_code(x, codebook, backend=backend), expected)
+
+
+@pytest.mark.parametrize("isa", ISA_FLAGS)
+def test_an_instruction_set_the_processor_lacks_is_refused(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "cpu" not in usable_backends("nearest_code") or ISA_FLAGS[isa] <= processor_flags():
+        pytest.skip("nothing to refuse: no C++ kernels, or this processor has the instructions")
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    with pytest.raises(ValueError, match=isa):
+        nearest_code(torch.zeros(1, 1), torch.zeros(1, 1), backend="cpu")
+
+
+@st.composite
+def lookups(draw: st.DrawFn) -> tuple[LookupProblem, str]:
+    """Any problem, size, grouping, dtype pair and layout, with a metric."""
+    sizes = (draw(st.integers(0, 40)), draw(st.integers(1, 80)), draw(st.integers(1, 40)))
+    problem = lookup_problem(
+        draw(st.sampled_from(PROBLEMS)),
+        *sizes,
+        groups=draw(st.none() | st.integers(1, 4)),
+        seed=draw(st.integers(0, 2**31)),
+        dtype=draw(st.sampled_from(DTYPES)),
+    )
+    codebook = problem.codebook.to(draw(st.sampled_from((problem.x.dtype, *DTYPES))))
+    layout = st.sampled_from((torch.clone, strided))
+    return LookupProblem(draw(layout)(problem.x), draw(layout)(codebook)), draw(st.sampled_from(METRICS))
+
+
+@pytest.mark.parametrize("backend", [b for b in usable_backends("nearest_code") if b != "reference"])
+@given(lookup=lookups())
+def test_any_lookup(backend: str, lookup: tuple[LookupProblem, str]) -> None:
+    (x, codebook), metric = lookup
+    expected = nearest_code(x, codebook, metric=metric, backend="reference")
+    assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+
+
+@pytest.mark.parametrize("backend", usable_backends("nearest_code"))
+@given(lookup=lookups(), power=st.integers(-20, 20))
+def test_invariants(backend: str, lookup: tuple[LookupProblem, str], power: int) -> None:
+    """Repeated codes are never used, vectors do not interact, exact scaling changes nothing."""
+    (x, codebook), metric = lookup
+    indices, distance = nearest_code(x, codebook, metric=metric, backend=backend)
+    twice = torch.cat([codebook, codebook], dim=-2)
+    assert_same_bits(nearest_code(x, twice, metric=metric, backend=backend), NearestCode(indices, distance))
+    backwards = nearest_code(x.flip(0), codebook, metric=metric, backend=backend)
+    assert_same_bits(NearestCode(*(t.flip(0) for t in backwards)), NearestCode(indices, distance))
+    if x.dtype == codebook.dtype == torch.float64:
+        # scaling by a power of two is exact and changes no comparison
+        scaled = nearest_code(x * 2.0**power, codebook * 2.0**power, metric=metric, backend=backend)
+        assert torch.equal(scaled.indices, indices)

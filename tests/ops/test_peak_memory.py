@@ -1,0 +1,53 @@
+"""No op allocates N x K. Oracle: resident memory of a fresh process against a bound computed from the sizes."""
+
+from __future__ import annotations
+
+import pytest
+
+from vqkernels.testing import peak_memory_growth, usable_backends
+
+MIB = 1 << 20
+# allocator arenas, thread stacks and code pages loaded late: what two threads need whatever the sizes
+FIXED = 16 * MIB
+
+needs_cpu = pytest.mark.skipif(
+    "cpu" not in usable_backends("nearest_code", "code_stats"),
+    reason="the reference backend trades memory for clarity; this bound is for the C++ kernels",
+)
+
+SETUP = """
+import torch, vqkernels
+torch.set_num_threads(2)
+n, k, d = {n}, {k}, {d}
+x, codebook = torch.randn(n, d), torch.randn(k, d, requires_grad=True)
+small = torch.randn(600, d), torch.randn(300, d, requires_grad=True)
+def step(x, codebook):
+    {step}
+step(*small)
+"""
+
+
+def growth(n: int, k: int, d: int, step: str) -> int:
+    return peak_memory_growth(SETUP.format(n=n, k=k, d=d, step=step), "step(x, codebook)")
+
+
+@needs_cpu
+def test_lookup_of_4096_vectors_in_262144_codes() -> None:
+    n, k, d = 4096, 262144, 4
+    # one float64 copy of the inputs and eight numbers of bookkeeping per vector and per code
+    budget = 8 * (n + k) * (d + 8) + FIXED
+    assert 3 * budget < n * k / 8  # even one bit per pair would be seen
+    assert growth(n, k, d, "return vqkernels.nearest_code(x, codebook, backend='cpu')") < budget
+
+
+@needs_cpu
+def test_training_step_of_16384_vectors_with_100000_codes() -> None:
+    n, k, d = 16384, 100000, 8
+    step = """
+    result = vqkernels.quantize(x.requires_grad_(), codebook, backend='cpu')
+    result.quantized.square().mean().backward()
+    return vqkernels.code_stats(x, result.indices, codebook.shape[0], backend='cpu')
+    """.strip()
+    budget = 8 * (n + k) * (4 * d + 8) + FIXED
+    assert 3 * budget < n * k / 8
+    assert growth(n, k, d, step) < budget

@@ -1,0 +1,130 @@
+"""Every registered op as torch sees it: schema, fake tensors, autograd, ``torch.compile`` and ``torch.export``.
+
+Oracles: torch's own ``opcheck`` for the registration, the eager call for compiled and exported programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from vqkernels import code_stats, ema_update_, nearest_code, quantize
+from vqkernels._core.backend import registered_ops
+from vqkernels.testing import assert_bitwise_equal, assert_within_budget, lookup_problem, usable_backends
+
+X, CODEBOOK = lookup_problem("gaussian", 12, 7, 4, groups=2)
+INDICES = torch.randint(-1, 7, (12, 2))
+
+Arguments = tuple[Any, ...]
+OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
+    "nearest_code": [
+        lambda: (X, CODEBOOK, "l2"),
+        lambda: (X.half(), CODEBOOK, "cosine"),
+        lambda: (X[:0], CODEBOOK, "dot"),
+    ],
+    "code_stats": [
+        lambda: (X, INDICES, 7, None, True, True),
+        lambda: (X.double(), INDICES, 7, torch.rand(12, 2), True, False),
+    ],
+    "gather_codes": [
+        lambda: (CODEBOOK.clone().requires_grad_(), INDICES),
+        lambda: (CODEBOOK.bfloat16(), INDICES[:0]),
+    ],
+    "ema_update_": [
+        lambda: (*(torch.rand(2, 7, *tail) for tail in ((4,), (), (4,), (), (4,))), 0.9, 1e-5, True),
+    ],
+}
+
+
+# ops of other modules have their own tests; the first ones must not lose theirs
+@pytest.mark.parametrize("op", OPCHECKS)
+def test_every_case_is_a_registered_op(op: str) -> None:
+    assert op in registered_ops()
+
+
+@pytest.mark.parametrize(
+    ("op", "case", "backend"),
+    [
+        pytest.param(op, case, backend, id=f"{op}-{number}-{backend}")
+        for op, cases in OPCHECKS.items()
+        for number, case in enumerate(cases)
+        for backend in usable_backends(op)
+    ],
+)
+def test_opcheck(op: str, case: Callable[[], Arguments], backend: str) -> None:
+    torch.library.opcheck(getattr(torch.ops.vqkernels, op).default, (*case(), backend))
+
+
+def training_loss(x: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both estimators in one loss, and the chosen codes."""
+    straight, indices, _ = quantize(x, codebook, gradient="ste")
+    rotated, _, _ = quantize(x, codebook, gradient="rotation")
+    return (straight.square() * rotated * torch.arange(4)).sum(), indices
+
+
+def training_step(
+    loss: Callable[..., tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor, codebook: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    x, codebook = (t.detach().requires_grad_() for t in (x, codebook))
+    value, indices = loss(x, codebook)
+    return indices, *torch.autograd.grad(value, (x, codebook))
+
+
+def test_compiled_training_step_is_reused_at_another_n() -> None:
+    """One graph without a break, forward and backward, for every N, as accurate as the eager step."""
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(training_loss, fullgraph=True, dynamic=True, backend=counter)
+    for n in (24, 57):
+        x, codebook = lookup_problem("gaussian", n, 9, 4)
+        indices, *gradients = training_step(compiled, x, codebook)
+        eager_indices, *eager = training_step(training_loss, x, codebook)
+        _, *truth = training_step(training_loss, x.double(), codebook.double())
+        assert_bitwise_equal(indices, eager_indices)
+        for actual, exact, reference in zip(gradients, truth, eager, strict=True):
+            assert_within_budget(actual, exact, reference)
+    assert counter.frame_count == 1
+
+
+class Tokenizer(torch.nn.Module):
+    """What is exported: lookup, straight-through value, statistics, and an in-place update."""
+
+    def __init__(self, codebook: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("size", torch.ones(codebook.shape[0]))
+        self.register_buffer("total", codebook.clone())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [N, D]
+        quantized, indices, distance = quantize(x, self.codebook)
+        count, total = code_stats(x, indices, self.codebook.shape[0])
+        ema_update_(self.codebook, self.size, self.total, count, total, decay=0.9)
+        return quantized, indices, distance, self.codebook.clone()
+
+
+def test_export_with_dynamic_n() -> None:
+    x, codebook = lookup_problem("gaussian", 10, 6, 4)
+    program = torch.export.export(
+        Tokenizer(codebook.clone()).eval(), (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=2)}}
+    )
+    graphs = [module.graph for module in program.graph_module.modules()]  # no_grad blocks are modules of it
+    called = {node.target for graph in graphs for node in graph.nodes}
+    assert torch.ops.vqkernels.nearest_code.default in called
+    assert torch.ops.vqkernels.ema_update_.default in called
+    eager, exported = Tokenizer(codebook.clone()), program.module()
+    for n in (10, 3, 40):
+        x = torch.randn(n, 4)
+        for actual, expected in zip(exported(x), eager(x), strict=True):
+            assert_bitwise_equal(actual, expected)
+
+
+def test_fake_tensors_run_no_kernel() -> None:
+    with torch._subclasses.FakeTensorMode() as mode:
+        x, codebook = mode.from_tensor(X), mode.from_tensor(CODEBOOK)
+        result = nearest_code(x, codebook)
+    assert isinstance(result.indices, torch._subclasses.FakeTensor)
+    assert result.indices.shape == result.distance.shape == (12, 2)
+    assert (result.indices.dtype, result.distance.dtype) == (torch.int64, torch.float32)
