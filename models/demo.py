@@ -189,7 +189,8 @@ def _check_same_demo(out: Path, trainings: dict[str, TrainConfig]) -> None:
 def _remove_demo(out: Path) -> None:
     """Remove what a demo writes and nothing else."""
     for name in [contender.recipe for contender in CONTENDERS] + ["originals"]:
-        shutil.rmtree(out / name, ignore_errors=True)
+        if (out / name).exists():
+            shutil.rmtree(out / name)
     for name in ("results.json", "report.html"):
         (out / name).unlink(missing_ok=True)
 
