@@ -7,7 +7,6 @@
 #include "cpu/nearest_code.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <limits>
@@ -51,7 +50,8 @@ template <class Value>
 struct Panel {
     int rows, padded, lanes;
     const std::int64_t* ids;             // [rows] which vectors these are
-    std::vector<Value> values;           // [rows][D] as given
+    std::vector<const Value*> row;       // [rows] the vectors as given, in x or in `widened`
+    std::vector<Value> widened;          // [rows][D], if x is not of type Value
     std::vector<float> negated;          // [padded][D] -x'
     std::vector<double> norm;            // [rows] canonical |x|, cosine only
     std::vector<double> length;          // [rows] |x'|
@@ -68,7 +68,7 @@ struct Panel {
           padded((rows + kernel.queries - 1) / kernel.queries * kernel.queries),
           lanes(kernel.lanes),
           ids(ids),
-          values(std::size_t(rows * dim)),
+          row(rows),
           negated(std::size_t(padded * dim), 0.0f),
           norm(rows),
           length(rows),
@@ -89,29 +89,35 @@ struct Panel {
     LaneState state() { return {best.get(), second.get(), section.get()}; }
 };
 
-// reads the panel's rows of one group's x and makes their shifted, scaled, negated float copies
+// takes the panel's rows of one group's x and makes their shifted, scaled, negated float copies
 template <class Value, class Input>
 void load(Panel<Value>& panel, const Input* x, std::int64_t row_stride, const Codes<Value>& codes,
           const ScanKernel& kernel) {
     const std::int64_t dim = codes.dim;
     const std::vector<double> unshifted(codes.metric == Metric::l2 ? 0 : dim);
     const double* shift = codes.metric == Metric::l2 ? codes.shift.data() : unshifted.data();
+    if constexpr (!std::is_same_v<Value, Input>) panel.widened.resize(std::size_t(panel.rows * dim));
     for (int r = 0; r < panel.rows; ++r) {
-        Value* row = panel.values.data() + r * dim;
         const Input* given = x + panel.ids[r] * row_stride;
-        for (std::int64_t d = 0; d < dim; ++d) row[d] = Value(widen(given[d]));
-        panel.finite[r] = std::isfinite(largest_magnitude(row, dim));
+        if constexpr (std::is_same_v<Value, Input>) {
+            panel.row[r] = given;
+        } else {
+            Value* row = panel.widened.data() + r * dim;
+            for (std::int64_t d = 0; d < dim; ++d) row[d] = Value(widen(given[d]));
+            panel.row[r] = row;
+        }
         double factor = -codes.scale;
-        if (codes.metric == Metric::cosine && panel.finite[r]) {
-            panel.norm[r] = canonical_norm(row, dim);
-            panel.finite[r] = std::isfinite(panel.norm[r]);
+        if (codes.metric == Metric::cosine) {
+            panel.norm[r] = canonical_norm(panel.row[r], dim);
             factor = panel.norm[r] > 0 ? -1 / panel.norm[r] : 0;
         }
-        if (!panel.finite[r]) continue;
         float* out = panel.negated.data() + r * dim;
-        panel.length[r] = std::sqrt(affine(kernel, row, shift, factor, dim, out)) * (1 + 1e-6);
+        panel.length[r] = std::sqrt(affine(kernel, panel.row[r], shift, factor, dim, out)) * (1 + 1e-6);
+        // an entry that is not finite makes the length so, but so does a float overflow: look again then
+        panel.finite[r] = std::isfinite(panel.norm[r]) &&
+                          (std::isfinite(panel.length[r]) || std::isfinite(largest_magnitude(panel.row[r], dim)));
         panel.band[r] = 2 * scan_tolerance(codes, panel.length[r]);
-        if (!panel.scannable(r)) std::fill_n(out, dim, 0.0f);  // see finish
+        if (!panel.scannable(r)) std::fill_n(out, dim, 0.0f);  // see decide
     }
 }
 
@@ -127,23 +133,19 @@ void scan_all(Panel<Value>& panel, const Codes<Value>& codes, const ScanKernel& 
     kernel.scan(panel.negated.data(), panel.padded, codes.view(), panel.section_blocks, panel.state());
 }
 
-// every query against the blocks near its home; returns the share of (query, block) pairs that were scored
+// Every query against the blocks near its home; returns the share of blocks that were scored. If that is large, boxes
+// cost more than they save.
 template <class Value>
-double scan_near(Panel<Value>& panel, const std::int32_t* home, bool crowded, const Codes<Value>& codes,
-                 const ScanKernel& kernel) {
-    // rows that are not scanned, and padding, stay with the others and ask for nothing
-    std::vector<std::int32_t> start(panel.padded, home[0]);
-    std::vector<double> reach(panel.padded, -HUGE_VAL);
+double scan_near(Panel<Value>& panel, const std::int32_t* home, const Codes<Value>& codes, const ScanKernel& kernel) {
+    std::vector<double> reach(panel.rows, -1.0);
     // |x'-c'|^2 = 2 score + |x'|^2, plus |c'|^2 where the score lacks it
     const double lacking = codes.metric == Metric::l2 ? 0.0 : codes.radius * codes.radius;
     for (int r = 0; r < panel.rows; ++r) {
-        start[r] = home[r];
         if (panel.scannable(r)) reach[r] = 2 * panel.band[r] + panel.length[r] * panel.length[r] + lacking;
     }
     panel.section_blocks = 1;
-    const auto scan = crowded ? kernel.scan_near : kernel.scan_near_single;
-    const std::int64_t scored = scan(panel.negated.data(), panel.padded, codes.view(), codes.boxes(), start.data(),
-                                     reach.data(), panel.state());
+    const std::int64_t scored = kernel.scan_near(panel.negated.data(), panel.rows, codes.view(), codes.boxes(), home,
+                                                 reach.data(), panel.state());
     return double(scored) / (double(panel.rows) * double(codes.view().blocks));
 }
 
@@ -185,7 +187,7 @@ Winner decide(Panel<Value>& panel, int r, const Codes<Value>& codes, const ScanK
         winner.offer(0.0, *std::min_element(codes.order.begin(), codes.order.end()));
         return winner;
     }
-    std::copy_n(panel.values.data() + r * codes.dim, codes.dim, panel.wide.begin());
+    std::copy_n(panel.row[r], codes.dim, panel.wide.begin());
     const std::int64_t at = std::int64_t(r) * panel.lanes;
     const PackedCodes packed = codes.view();
     Verdict verdict{FLT_MAX, 0, true};  // without a scan, every code may be the nearest
@@ -228,41 +230,57 @@ template <class Value>
 struct Group {
     Codes<Value> codes;
     std::vector<std::int64_t> rows;  // [N]
-    std::vector<std::int32_t> home;  // [N] of the rows in that order, if there is a tree
-    // set once a panel has shown that too few blocks can be skipped; changes the time taken, never the result
-    std::atomic<bool> scan_everything{false};
+    std::vector<std::int32_t> home;  // [N] home blocks of the rows in that order; empty: score everything
 };
 
-// takes the vectors in the order of their home blocks, so that the queries of a tile look in the same places
+// home blocks of the vectors `ids`
 template <class Value, class Input>
-void order_rows(Group<Value>& group, const Input* x, std::int64_t n, std::int64_t row_stride,
-                const ScanKernel& kernel, int threads) {
+std::vector<std::int32_t> find_homes(const std::vector<std::int64_t>& ids, const Input* x, std::int64_t row_stride,
+                                     const Codes<Value>& codes, const ScanKernel& kernel, int threads) {
     constexpr std::int64_t chunk = 1024;
-    const Codes<Value>& codes = group.codes;
-    std::vector<std::int32_t> home(n);
-    parallel_for((n + chunk - 1) / chunk, useful_threads(threads, double(n) * 64), [&](std::int64_t c) {
-        std::vector<std::int64_t> ids(std::min(n, (c + 1) * chunk) - c * chunk);
-        std::iota(ids.begin(), ids.end(), c * chunk);
-        Panel<Value> panel(ids.data(), int(ids.size()), codes.dim, kernel);
+    const auto count = std::int64_t(ids.size());
+    std::vector<std::int32_t> home(ids.size());
+    parallel_for((count + chunk - 1) / chunk, useful_threads(threads, double(count) * 64), [&](std::int64_t c) {
+        const std::int64_t begin = c * chunk;
+        Panel<Value> panel(ids.data() + begin, int(std::min(count - begin, chunk)), codes.dim, kernel);
         load(panel, x, row_stride, codes, kernel);
         for (float& value : panel.negated) value = -value;
-        for (int r = 0; r < panel.rows; ++r) home[ids[r]] = codes.tree.home(panel.negated.data() + r * codes.dim);
+        for (int r = 0; r < panel.rows; ++r) home[begin + r] = codes.tree.home(panel.negated.data() + r * codes.dim);
     });
-    std::vector<std::int64_t> start(codes.view().blocks + 1, 0);
+    return home;
+}
+
+// Do boxes rule out enough codes? Tried on a few vectors; the answer decides the time taken, never the result.
+template <class Value, class Input>
+bool worth_skipping(const Input* x, std::int64_t n, std::int64_t row_stride, const Codes<Value>& codes,
+                    const ScanKernel& kernel) {
+    constexpr std::int64_t sample = 64;
+    constexpr double break_even = 0.3;  // measured
+    std::vector<std::int64_t> ids(std::min(n, sample));
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * n / std::int64_t(ids.size());
+    const std::vector<std::int32_t> home = find_homes(ids, x, row_stride, codes, kernel, 1);
+    Panel<Value> panel(ids.data(), int(ids.size()), codes.dim, kernel);
+    load(panel, x, row_stride, codes, kernel);
+    return scan_near(panel, home.data(), codes, kernel) < break_even;
+}
+
+// takes the vectors in the order of their home blocks, so that those of a panel look in the same places
+template <class Value, class Input>
+void order_rows(Group<Value>& group, const Input* x, std::int64_t row_stride, const ScanKernel& kernel, int threads) {
+    const std::vector<std::int32_t> home = find_homes(group.rows, x, row_stride, group.codes, kernel, threads);
+    std::vector<std::int64_t> start(group.codes.view().blocks + 1, 0);
     for (const std::int32_t block : home) ++start[block + 1];
     std::partial_sum(start.begin(), start.end(), start.begin());
-    group.rows.resize(n);
-    group.home.resize(n);
-    for (std::int64_t i = 0; i < n; ++i) {
+    group.home.resize(home.size());
+    for (std::size_t i = 0; i < home.size(); ++i) {
         const std::int64_t place = start[home[i]]++;
-        group.rows[place] = i;
+        group.rows[place] = std::int64_t(i);
         group.home[place] = home[i];
     }
 }
 
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
-    constexpr double worth_skipping = 0.5;  // share of pairs scored beyond which boxes cost more than they save
     const ScanKernel& kernel = scan_kernel(call.isa);
     const bool ordered = worth_ordering(call, kernel.block_codes);
     const std::int64_t stride = call.g * call.d;
@@ -271,13 +289,13 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     for (std::int64_t g = 0; g < call.g; ++g) {
         const Value* values = codebook + g * call.k * call.d;
         groups.emplace_back(
-            new Group<Value>{{values, call.k, call.d, call.metric, kernel, ordered, call.threads}, {}, {}, {}});
+            new Group<Value>{{values, call.k, call.d, call.metric, kernel, ordered, call.threads}, {}, {}});
         Group<Value>& group = *groups.back();
-        if (group.codes.tree.empty()) {
-            group.rows.resize(call.n);
-            std::iota(group.rows.begin(), group.rows.end(), 0);
-        } else {
-            order_rows(group, x + g * call.d, call.n, stride, kernel, call.threads);
+        group.rows.resize(call.n);
+        std::iota(group.rows.begin(), group.rows.end(), 0);
+        const Input* vectors = x + g * call.d;
+        if (!group.codes.tree.empty() && worth_skipping(vectors, call.n, stride, group.codes, kernel)) {
+            order_rows(group, vectors, stride, kernel, call.threads);
         }
     }
 
@@ -295,16 +313,13 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
         const Codes<Value>& codes = group.codes;
         Panel<Value> panel(group.rows.data() + start, int(std::min(rows, call.n - start)), call.d, kernel);
         load(panel, x + g * call.d, stride, codes, kernel);
-        if (!codes.empty() && (codes.tree.empty() || group.scan_everything)) {
-            scan_all(panel, codes, kernel);
-            scored[task] = panel.rows;
+        double share = 1.0;
+        if (!group.home.empty()) {
+            share = scan_near(panel, group.home.data() + start, codes, kernel);
         } else if (!codes.empty()) {
-            // with many queries to a block, those of a tile need much the same blocks
-            const bool crowded = call.n >= 32 * codes.view().blocks;
-            const double share = scan_near(panel, group.home.data() + start, crowded, codes, kernel);
-            if (share > worth_skipping) group.scan_everything = true;
-            scored[task] = share * panel.rows;
+            scan_all(panel, codes, kernel);
         }
+        scored[task] = share * panel.rows;
         for (int r = 0; r < panel.rows; ++r) {
             const Winner winner = panel.finite[r] && !codes.empty() ? decide(panel, r, codes, kernel) : Winner{};
             // no finite code, or keys beyond float64: index 0, distance NaN

@@ -10,10 +10,14 @@ namespace {
 struct Avx2 {
     static constexpr int W = 8;
     using F = __m256;
+    using I = __m256i;
     static constexpr auto canonical_sums = canonical_sums_avx2;
     static F load(const float* p) { return _mm256_loadu_ps(p); }
     static void store(float* p, F a) { _mm256_storeu_ps(p, a); }
     static F broadcast(float a) { return _mm256_set1_ps(a); }
+    static I load(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
+    static void store(std::int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<I*>(p), a); }
+    static I broadcast(std::int32_t a) { return _mm256_set1_epi32(a); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
@@ -27,12 +31,8 @@ struct Avx2 {
     static std::uint32_t at_most(F a, float limit) {
         return std::uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_set1_ps(limit), _CMP_LE_OQ)));
     }
-    static void update(F low, std::int32_t section, float* best, float* second, std::int32_t* where) {
-        const F old = _mm256_loadu_ps(best);
-        const F better = _mm256_cmp_ps(low, old, _CMP_LT_OQ);
-        _mm256_storeu_ps(second, _mm256_min_ps(_mm256_loadu_ps(second), _mm256_max_ps(old, low)));
-        _mm256_storeu_ps(best, _mm256_min_ps(old, low));
-        _mm256_maskstore_epi32(where, _mm256_castps_si256(better), _mm256_set1_epi32(section));
+    static I where_less(F a, F b, I yes, I no) {
+        return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
     }
 };
 

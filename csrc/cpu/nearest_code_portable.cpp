@@ -10,12 +10,20 @@ struct Portable {
     struct F {
         float lane[W];
     };
+    struct I {
+        std::int32_t lane[W];
+    };
     static constexpr auto canonical_sums = vqk::canonical_sums<float>;
     static F load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
     static void store(float* p, F a) {
         for (int i = 0; i < W; ++i) p[i] = a.lane[i];
     }
     static F broadcast(float a) { return {{a, a, a, a}}; }
+    static I load(const std::int32_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+    static void store(std::int32_t* p, I a) {
+        for (int i = 0; i < W; ++i) p[i] = a.lane[i];
+    }
+    static I broadcast(std::int32_t a) { return {{a, a, a, a}}; }
     // rounds twice where the fused form rounds once; the error bound in nearest_code.cpp covers both
     static F fma(F a, F b, F c) {
         for (int i = 0; i < W; ++i) c.lane[i] += a.lane[i] * b.lane[i];
@@ -47,15 +55,9 @@ struct Portable {
         for (int i = 0; i < W; ++i) mask |= std::uint32_t(a.lane[i] <= limit) << i;
         return mask;
     }
-    static void update(F low, std::int32_t section, float* best, float* second, std::int32_t* where) {
-        for (int i = 0; i < W; ++i) {
-            const float worse = low.lane[i] < best[i] ? best[i] : low.lane[i];
-            if (low.lane[i] < best[i]) {
-                best[i] = low.lane[i];
-                where[i] = section;
-            }
-            if (worse < second[i]) second[i] = worse;
-        }
+    static I where_less(F a, F b, I yes, I no) {
+        for (int i = 0; i < W; ++i) no.lane[i] = a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i];
+        return no;
     }
 };
 

@@ -55,14 +55,11 @@ struct ScanKernel {
     // scores of `rows` negated queries [rows][D] against all codes, folded into `state`
     void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, LaneState state);
 
-    // The same, but only against blocks that can hold the nearest code of a query of the tile; sections are single
-    // blocks. Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best
-    // is the lowest score it has met; reach -inf: nothing. Returns how many (query, block) pairs were scored. A tile
-    // of Q queries visits what any of them needs; single queries score less, at a lower rate.
-    using ScanNear = std::int64_t(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
-                                  const std::int32_t* home, const double* reach, LaneState state);
-    ScanNear* scan_near;
-    ScanNear* scan_near_single;
+    // The same, but each query only against the blocks that can hold its nearest code; sections are single blocks.
+    // Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best is the
+    // lowest score it has met; a negative reach: nothing. Returns how many blocks were scored, over all queries.
+    std::int64_t (*scan_near)(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
+                              const std::int32_t* home, const double* reach, LaneState state);
 
     // `band`: how far above the lowest score the nearest code's may be
     Verdict (*verdict)(const float* best, const float* second, double band);

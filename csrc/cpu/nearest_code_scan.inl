@@ -16,6 +16,32 @@ inline float to_float(double value) {
     return float(value > most ? most : value);
 }
 
+// The lanes of one query (LaneState) in registers.
+template <class Simd>
+struct Lanes {
+    typename Simd::F best = Simd::broadcast(std::numeric_limits<float>::infinity());
+    typename Simd::F second = best;
+    typename Simd::I section = Simd::broadcast(std::int32_t(0));
+
+    void load(const LaneState& state, int row) {
+        const std::int64_t at = std::int64_t(row) * Simd::W;
+        best = Simd::load(state.best + at);
+        second = Simd::load(state.second + at);
+        section = Simd::load(state.section + at);
+    }
+    void store(const LaneState& state, int row) const {
+        const std::int64_t at = std::int64_t(row) * Simd::W;
+        Simd::store(state.best + at, best);
+        Simd::store(state.second + at, second);
+        Simd::store(state.section + at, section);
+    }
+    void take(typename Simd::F low, std::int32_t from) {
+        section = Simd::where_less(low, best, Simd::broadcast(from), section);
+        second = Simd::min(second, Simd::max(best, low));
+        best = Simd::min(best, low);
+    }
+};
+
 // Scores of Q queries against one block: bias + sum_d (-x_d) * c_d, one fused multiply-add per (pair, d).
 // D stays a run-time number: unrolling the loop for small D was measured slower.
 template <class Simd, int Q, int V>
@@ -64,8 +90,10 @@ void scan(const float* negated, int rows, const PackedCodes& codes, int section_
                 for (int q = 0; q < Q; ++q) low[q] = Simd::min(low[q], fold<Simd, V>(score[q]));
             }
             for (int q = 0; q < Q; ++q) {
-                const std::int64_t at = std::int64_t(row + q) * W;
-                Simd::update(low[q], section, state.best + at, state.second + at, state.section + at);
+                Lanes<Simd> lanes;
+                lanes.load(state, row + q);
+                lanes.take(low[q], section);
+                lanes.store(state, row + q);
             }
         }
     }
@@ -84,99 +112,73 @@ inline typename Simd::F box_distances(const float* negated, int dim, const float
     return total;
 }
 
-// One tile of queries on its way through the boxes.
-template <class Simd, int Q, int V>
-struct NearTile {
+// One query on its way through the boxes. Alone, because queries that share a home in several dimensions still need
+// different blocks: tiles of them were measured slower.
+template <class Simd, int V>
+struct NearQuery {
     static constexpr int W = Simd::W;
     const float* negated;
     const PackedCodes& codes;
     const BoxTree& boxes;
-    const std::int32_t* home;
-    const double* reach;
-    LaneState state;  // of the tile's first row
-    float limit[Q];   // no box farther away matters to the query
+    const std::int64_t home;
+    const double reach;
+    Lanes<Simd> lanes;
+    float limit = 0;  // no box farther away matters
     std::int64_t visited = 0;
 
     void visit(std::int64_t block) {
-        typename Simd::F score[Q][V];
-        block_scores<Simd, Q, V>(negated, codes.dim, codes.codes + block * codes.dim * V * W,
-                                 codes.bias + block * V * W, score);
-        for (int q = 0; q < Q; ++q) {
-            Simd::update(fold<Simd, V>(score[q]), std::int32_t(block), state.best + q * W, state.second + q * W,
-                         state.section + q * W);
-        }
+        typename Simd::F score[1][V];
+        block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * codes.dim * V * W, codes.bias + block * V * W,
+                                 score);
+        lanes.take(fold<Simd, V>(score[0]), std::int32_t(block));
         ++visited;
     }
 
     void tighten() {
         // a box distance is computed with a relative error below (D + 4) 2^-23
-        const double slack = 1.0 + (codes.dim + 4) * 0x1p-22;
-        for (int q = 0; q < Q; ++q) {
-            const double within = 2.0 * double(Simd::lowest_lane(Simd::load(state.best + q * W))) + reach[q];
-            limit[q] = within < 0 ? (reach[q] < 0 ? -1.0f : 0.0f) : to_float(within * slack);
-        }
+        const double within = 2.0 * double(Simd::lowest_lane(lanes.best)) + reach;
+        limit = within < 0 ? 0.0f : to_float(within * (1.0 + (codes.dim + 4) * 0x1p-22));
     }
 
-    // bit l: box l of a group is near enough to some query
+    // bit l: box l of a group is near enough
     std::uint32_t near(const float* group) const {
-        std::uint32_t mask = 0;
-        for (int q = 0; q < Q; ++q) {
-            mask |=
-                Simd::at_most(box_distances<Simd>(negated + std::int64_t(q) * codes.dim, codes.dim, group), limit[q]);
-        }
-        return mask;
-    }
-
-    bool is_home(std::int64_t block) const {
-        for (int q = 0; q < Q; ++q) {
-            if (home[q] == block) return true;
-        }
-        return false;
+        return Simd::at_most(box_distances<Simd>(negated, codes.dim, group), limit);
     }
 
     void visit_group(std::int64_t group) {
         const std::int64_t before = visited;
         for (auto mask = near(boxes.leaves + group * 2 * codes.dim * W); mask; mask &= mask - 1) {
             const std::int64_t block = group * W + __builtin_ctz(mask);
-            if (block < boxes.blocks && !is_home(block)) visit(block);
+            if (block != home) visit(block);
         }
         if (visited != before) tighten();
     }
 
     void run() {
-        for (int q = 0; q < Q; ++q) {
-            bool first = true;
-            for (int p = 0; p < q; ++p) first &= home[p] != home[q];
-            if (first) visit(home[q]);
-        }
+        visit(home);
         tighten();
-        // the surroundings of home first: they lower the limits most
-        const std::int64_t nearest = home[0] / W, all = (boxes.blocks + W - 1) / W;
+        // the surroundings of home first: they lower the limit most
+        const std::int64_t nearest = home / W, all = (boxes.blocks + W - 1) / W;
         visit_group(nearest);
         for (std::int64_t begin = 0; begin < all; begin += W) {
             for (auto mask = near(boxes.groups + begin / W * 2 * codes.dim * W); mask; mask &= mask - 1) {
                 const std::int64_t group = begin + __builtin_ctz(mask);
-                if (group < all && group != nearest) visit_group(group);
+                if (group != nearest) visit_group(group);
             }
         }
     }
 };
 
-template <class Simd, int Q, int V>
+template <class Simd, int V>
 std::int64_t scan_near(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
                        const std::int32_t* home, const double* reach, LaneState state) {
     std::int64_t visited = 0;
-    for (int row = 0; row < rows; row += Q) {
-        const std::int64_t lane = std::int64_t(row) * Simd::W;
-        NearTile<Simd, Q, V> tile{negated + std::int64_t(row) * codes.dim,
-                                  codes,
-                                  boxes,
-                                  home + row,
-                                  reach + row,
-                                  {state.best + lane, state.second + lane, state.section + lane},
-                                  {}};
-        tile.run();
-        visited += Q * tile.visited;
+    for (int row = 0; row < rows; ++row) {
+        if (reach[row] < 0) continue;
+        NearQuery<Simd, V> query{negated + std::int64_t(row) * codes.dim, codes, boxes, home[row], reach[row], {}};
+        query.run();
+        query.lanes.store(state, row);
+        visited += query.visited;
     }
     return visited;
 }
@@ -236,8 +238,7 @@ ScanKernel make_kernel(const char* name) {
     kernel.lanes = Simd::W;
     kernel.block_codes = V * Simd::W;
     kernel.scan = scan<Simd, Q, V>;
-    kernel.scan_near = scan_near<Simd, Q, V>;
-    kernel.scan_near_single = scan_near<Simd, 1, V>;
+    kernel.scan_near = scan_near<Simd, V>;
     kernel.verdict = verdict<Simd>;
     kernel.collect = collect<Simd, V>;
     kernel.sums = Simd::canonical_sums;
