@@ -31,21 +31,21 @@ CodeTree::CodeTree(const float* points, std::int64_t dim, int block, std::vector
 // the axis along which a sample of the points spreads most
 std::int32_t CodeTree::widest_axis(const std::int32_t* members, std::int64_t count) const {
     constexpr std::int64_t sample = 64;
-    const std::int64_t stride = std::max<std::int64_t>(1, count / sample);
+    const std::int64_t drawn = std::min(count, sample);
+    std::vector<float> sum(std::size_t(dim_), 0.0f), square(std::size_t(dim_), 0.0f);
+    const float* origin = points_ + std::int64_t(members[0]) * dim_;  // against cancellation
+    for (std::int64_t i = 0; i < drawn; ++i) {
+        const float* point = points_ + std::int64_t(members[i * count / drawn]) * dim_;
+        for (std::int64_t d = 0; d < dim_; ++d) {
+            const float value = point[d] - origin[d];
+            sum[d] += value;
+            square[d] += value * value;
+        }
+    }
+    const auto spread = [&](std::int64_t d) { return square[d] - sum[d] * sum[d] / float(drawn); };
     std::int32_t widest = 0;
-    double most = -1;
-    for (std::int64_t d = 0; d < dim_; ++d) {
-        double sum = 0, square = 0, n = 0;
-        for (std::int64_t i = 0; i < count; i += stride, n += 1) {
-            const double value = double(points_[members[i] * dim_ + d]);
-            sum += value;
-            square += value * value;
-        }
-        const double variance = square - sum * sum / n;
-        if (variance > most) {
-            most = variance;
-            widest = std::int32_t(d);
-        }
+    for (std::int32_t d = 1; d < dim_; ++d) {
+        if (spread(d) > spread(widest)) widest = d;
     }
     return widest;
 }
@@ -62,7 +62,7 @@ std::int32_t CodeTree::split(Node& node, std::int32_t* order) const {
     const auto key = [&](std::int32_t member) { return points_[std::int64_t(member) * dim_ + node.axis]; };
 
     constexpr std::int32_t sample = 129;
-    if (count > 16 * block_ && count > 4 * sample) {
+    if (count > 16 * block_) {
         float drawn[sample];
         for (std::int32_t i = 0; i < sample; ++i) drawn[i] = key(begin[std::int64_t(i) * count / sample]);
         std::nth_element(drawn, drawn + sample / 2, drawn + sample);
