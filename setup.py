@@ -27,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
-# a translation unit per instruction set; cpu/isa.h picks one at run time
+# a translation unit per instruction set; scan_kernel() in csrc/cpu/nearest_code.cpp picks one at run time
 ISA_FLAGS = {
     # gcc 12 takes its own intrinsics for reads of uninitialised registers
     "_avx512": [
@@ -43,12 +43,15 @@ ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma"],
 }
 CUDA_ARCHS = "80;90;100"
+CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 
 def build_mode() -> str:
     mode = os.environ.get("VQKERNELS_BUILD", "auto")
     if mode not in {"auto", "cpu", "cuda", "none"}:
         raise SystemExit(f"VQKERNELS_BUILD: expected auto, cpu, cuda or none, got {mode!r}")
+    if mode == "cuda" and not CUDA_SOURCES:
+        raise SystemExit("VQKERNELS_BUILD=cuda: this version has no CUDA kernels; expected auto, cpu or none")
     return mode
 
 
@@ -56,9 +59,7 @@ def sources(cuda: bool) -> list[Path]:
     found = [ROOT / "csrc" / "bindings.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
     if not X86:
         found = [s for s in found if not any(s.stem.endswith(suffix) for suffix in ISA_FLAGS)]
-    if cuda:
-        found += sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    return found
+    return found + CUDA_SOURCES if cuda else found
 
 
 class BuildKernels(build_ext):

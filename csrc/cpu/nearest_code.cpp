@@ -313,13 +313,13 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
         const Codes<Value>& codes = group.codes;
         Panel<Value> panel(group.rows.data() + start, int(std::min(rows, call.n - start)), call.d, kernel);
         load(panel, x + g * call.d, stride, codes, kernel);
-        double share = 1.0;
+        double scored_share = 1.0;
         if (!group.home.empty()) {
-            share = scan_near(panel, group.home.data() + start, codes, kernel);
+            scored_share = scan_near(panel, group.home.data() + start, codes, kernel);
         } else if (!codes.empty()) {
             scan_all(panel, codes, kernel);
         }
-        scored[task] = share * panel.rows;
+        scored[task] = scored_share * panel.rows;
         for (int r = 0; r < panel.rows; ++r) {
             const Winner winner = panel.finite[r] && !codes.empty() ? decide(panel, r, codes, kernel) : Winner{};
             // no finite code, or keys beyond float64: index 0, distance NaN

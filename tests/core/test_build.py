@@ -1,0 +1,36 @@
+"""The build switch: what it names is built or refused, in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def setup(mode: str, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"VQKERNELS_BUILD": mode}
+    return subprocess.run(
+        [sys.executable, "setup.py", *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [("gpu", "expected auto, cpu, cuda or none, got 'gpu'"), ("cuda", "this version has no CUDA kernels")],
+)
+def test_modes_that_cannot_be_built_are_refused(mode: str, message: str) -> None:
+    result = setup(mode, "--version")
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_version_is_the_packages() -> None:
+    import vqkernels
+
+    assert setup("none", "--version").stdout.strip().splitlines()[-1] == vqkernels.__version__
