@@ -124,12 +124,10 @@ void load(Panel<Value>& panel, const Input* x, std::int64_t row_stride, const Co
 // every query against every code
 template <class Value>
 void scan_all(Panel<Value>& panel, const Codes<Value>& codes, const ScanKernel& kernel) {
-    // a section costs every query an update of its lanes and leaves it 4 candidates per block to evaluate; measured,
-    // the sum is least near sqrt(blocks / 4), up to 8 blocks that are small or 4 that fit into the L2 cache
-    const std::int64_t fitting = (1 << 17) / (kernel.block_codes * codes.dim);
-    const std::int64_t limit = codes.dim <= 8 ? max_section_blocks : std::clamp<std::int64_t>(fitting, 1, 4);
-    const std::int64_t balanced = std::lround(std::sqrt(double(codes.view().blocks) / 4));
-    panel.section_blocks = int(std::clamp<std::int64_t>(balanced, 1, limit));
+    // a section costs every query an update of its lanes, about 9 cycles, and leaves it 4 candidates per block, of
+    // about 10 + 1.2 D cycles each: the sum is least at this many blocks
+    const double balanced = std::sqrt(double(codes.view().blocks) * 9 / (40 + 4.8 * double(codes.dim)));
+    panel.section_blocks = std::clamp(int(std::lround(balanced)), 1, max_section_blocks);
     kernel.scan(panel.negated.data(), panel.padded, codes.view(), panel.section_blocks, panel.state());
 }
 
@@ -169,12 +167,15 @@ void offer(Panel<Value>& panel, std::int64_t count, const Codes<Value>& codes, c
         } else {
             canonical_sums(panel.wide.data(), batch, codes.dim, l2, keys);
         }
-        for (int j = 0; j < here; ++j) {
-            if (codes.metric == Metric::cosine) {
+        if (codes.metric == Metric::cosine) {
+            for (int j = 0; j < canonical_batch; ++j) {
                 keys[j] = codes.norms[index[j]] > 0 ? keys[j] / codes.norms[index[j]] : 0.0;
             }
-            winner.offer(keys[j], index[j]);
         }
+        // one branch for the batch, which most do not pass; a NaN does not stop the others
+        const double low = std::fmin(std::fmin(keys[0], keys[1]), std::fmin(keys[2], keys[3]));
+        if (low > winner.key) continue;
+        for (int j = 0; j < here; ++j) winner.offer(keys[j], index[j]);
     }
 }
 
@@ -214,15 +215,14 @@ Winner decide(Panel<Value>& panel, int r, const Codes<Value>& codes, const ScanK
     return winner;
 }
 
-// Is a tree over the codes worth building? Its cost is about 8 ns per code and level, and it is wasted if the codes
-// turn out to be too spread for boxes to rule anything out; the scan of everything runs near 10^11 multiply-adds a
-// second.
+// Is a tree over the codes worth building? It costs about 8 ns per code and level, and the detour by way of home
+// blocks about 100 ns per vector; the scan of everything runs near 10^11 multiply-adds a second.
 bool worth_ordering(const Lookup& call, int block) {
     if (call.metric == Metric::dot || call.d > 16) return false;
     const double leaves = double(call.k) / block;
     const double build = double(call.k) * std::log2(std::max(leaves, 2.0)) * 8e-9;
-    const double scan = double(call.n) * double(call.k) * double(call.d) * 1e-11;
-    return leaves >= 32 && build < 0.3 * scan;
+    const double scan_vector = double(call.k) * double(call.d) * 1e-11;
+    return scan_vector > 200e-9 && build < 0.3 * double(call.n) * scan_vector;
 }
 
 // One group: its codes, and the order in which its vectors are taken.
