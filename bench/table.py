@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from bench.case import OpCase
 from bench.record import CaseRecord, Measurement, Run, seconds
 
+USUAL = "vector-quantize-pytorch"  # what most people run now; the README compares with it by name
+
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
     """Columns padded to equal width; those in ``right`` are flush right."""
@@ -119,18 +121,20 @@ def conditions(run: Run) -> str:
 def markdown(run: Run, source: str) -> str:
     """The README table; ``source`` is the path of the JSON it came from."""
     lines = [
-        "| case | N | K | D | G | vqkernels | best peer | speed-up | % of peak |",
-        "|---|--:|--:|--:|--:|--:|---|--:|--:|",
+        f"| case | N | K | D | G | vqkernels | % of peak | best peer | speed-up | vs {USUAL} |",
+        "|---|--:|--:|--:|--:|--:|--:|---|--:|--:|",
     ]
     for case in run.cases:
         peer = case.best_peer
+        usual = next((m for m in case.measurements if m.implementation == USUAL), None)
         cells = [
-            f"{case.name}: {case.note}",
+            f"{case.name}: {case.note}".replace("|", "\\|"),
             *(f"{case.sizes[letter]:,}" for letter in "NKDG"),
             duration(seconds(case.ours)) if case.ours.timing else "not exact",
+            f"{100 * case.efficiency(case.ours):.0f}" if case.ours.timing else "-",
             f"{peer.implementation}, {duration(seconds(peer))}" if peer else "none was right",
             f"**{times(case.speedup)}**",
-            f"{100 * case.efficiency(case.ours):.0f}" if case.ours.timing else "-",
+            times(case.ratio(usual)) if usual else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{conditions(run)} Generated from [`{source}`]({source}) by `bench.plot`."])
