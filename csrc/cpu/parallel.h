@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -35,7 +36,11 @@ void parallel_for(std::int64_t tasks, int threads, Task&& task) {
     };
     std::vector<std::thread> helpers;
     helpers.reserve(workers - 1);
-    for (int i = 1; i < workers; ++i) helpers.emplace_back(work);
+    try {
+        for (int i = 1; i < workers; ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {
+        // no more threads to be had: those there are do all the tasks
+    }
     work();
     for (auto& helper : helpers) helper.join();
     if (failure) std::rethrow_exception(failure);
