@@ -9,7 +9,7 @@
 
 namespace vqk {
 
-constexpr int canonical_batch = 4;  // codes evaluated together
+constexpr int quad = 4;  // codes of one vector that are evaluated together
 
 // sqrt(sum_d v_d^2)
 template <class Value>
@@ -19,18 +19,28 @@ double canonical_norm(const Value* v, std::int64_t dim) {
     return std::sqrt(total);
 }
 
-// sum_d (x_d - c_d)^2, or -sum_d x_d c_d, of a batch of codes: independent sums, each in canonical order.
-// A ScanKernel may bring a vector version for float codes; it gives the same bits.
+// sum_d (x_d - c_d)^2, or -sum_d x_d c_d, of vectors x[q] and codes c[q * quad + i], each sum in canonical order.
+// A ScanKernel brings a vector version for floats; it gives the same bits.
 template <class Value>
-void canonical_sums(const double* x, const Value* const* codes, std::int64_t dim, bool l2, double* sums) {
-    double total[canonical_batch] = {};
-    for (std::int64_t d = 0; d < dim; ++d) {
-        for (int i = 0; i < canonical_batch; ++i) {
-            const double difference = x[d] - double(codes[i][d]);
-            total[i] += l2 ? difference * difference : -(x[d] * double(codes[i][d]));
+void canonical_sums(const Value* const* x, const Value* const* codes, int quads, std::int64_t dim, bool l2,
+                    double* sums) {
+    for (int q = 0; q < quads; ++q, codes += quad, sums += quad) {
+        double total[quad] = {};
+        for (std::int64_t d = 0; d < dim; ++d) {
+            const double a = double(x[q][d]);
+            for (int i = 0; i < quad; ++i) {
+                const double b = double(codes[i][d]), difference = a - b;
+                total[i] += l2 ? difference * difference : -(a * b);
+            }
         }
+        for (int i = 0; i < quad; ++i) sums[i] = total[i];
     }
-    for (int i = 0; i < canonical_batch; ++i) sums[i] = total[i];
+}
+
+// canonical_norm of `quad` vectors; likewise
+template <class Value>
+void canonical_norms(const Value* const* v, std::int64_t dim, double* norms) {
+    for (int i = 0; i < quad; ++i) norms[i] = canonical_norm(v[i], dim);
 }
 
 // keeps the candidate with the lowest (key, index)
@@ -38,10 +48,10 @@ struct Winner {
     double key = HUGE_VAL;
     std::int64_t index = -1;
     void offer(double candidate_key, std::int64_t candidate) {
-        if (candidate_key < key || (candidate_key == key && candidate < index)) {
-            key = candidate_key;
-            index = candidate;
-        }
+        // no branch: which candidate wins is anyone's guess
+        const bool better = bool(int(candidate_key < key) | (int(candidate_key == key) & int(candidate < index)));
+        key = better ? candidate_key : key;
+        index = better ? candidate : index;
     }
 };
 

@@ -1,218 +1,163 @@
 // Exact lookup in two steps: a float32 scan leaves a few candidates per query and a bound that no other code can
 // be the nearest; the canonical float64 evaluation of the candidates decides.
 //
-// The scan works on shifted and scaled copies: x' = (x - m) s, c' = (c - m) s with m near the codebook mean and s a
-// power of two. It minimises |c'|^2/2 - x'.c' (l2), -x.c' (dot; x is not shifted) or -x.c/(|x||c|) (cosine): up to
-// terms that are the same for all codes of a row, the metric itself.
+// The scan works on shifted and scaled copies x' and c' (nearest_code_frame.h). It minimises |c'|^2/2 - x'.c' (l2),
+// -x.c' (dot) or -x.c/(|x||c|) (cosine): up to terms that are the same for all codes of a row, the metric itself.
 #include "cpu/nearest_code.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "cpu/aligned.h"
-#include "cpu/canonical.h"
+#include "cpu/nearest_code_frame.h"
+#include "cpu/nearest_code_near.h"
 #include "cpu/nearest_code_pack.h"
+#include "cpu/nearest_code_rows.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
 
 namespace vqk {
 namespace {
 
-// Queries that share one pass over the codes. The first of them to touch a section waits for memory, so many are
-// good: with 384 instead of 192, D = 256 runs 10 % faster and D = 768 even more.
-constexpr std::int64_t panel_rows = 384;
-constexpr int max_section_blocks = 8;
-constexpr double length_limit = 1e15;  // |x'| beyond which its square could overflow float
+// one group of the call
+template <class Value, class Input>
+struct Group {
+    const Lookup& call;
+    const ScanKernel& kernel;
+    const std::int64_t g;
+    const Input* x;  // [N] rows, G * D apart
+    CodeFrame<Value> frame;
+    std::unique_ptr<OrderedCodes<Value>> ordered;  // if boxes are worth their while, then
+    std::vector<std::int64_t> rows;                // [N] the vectors in the order of their homes
+    std::vector<std::int32_t> home;                // [N] home blocks, in that order
 
-// Half the width of the band in which the scan cannot tell codes apart: |score - true score| <= tolerance.
-// With u = 2^-24: rounding x' and c' to float costs 2u |x'||c'| and 3u |c'|^2/2, and a sum of D + 1 terms
-// with (or without) fused multiply-add at most (D + 1) u times the sum of their magnitudes, which is at most
-// |c'|^2/2 + |x'||c'|. The canonical evaluation itself is off by a like share of |x - c|^2 (l2), or of |x||c| before
-// any shift. The last two terms are gradual underflow, of the scan and of the canonical evaluation.
-template <class Value>
-double scan_tolerance(const Codes<Value>& codes, double x_norm) {
-    const double terms = double(codes.dim + 8), c_norm = codes.radius;
-    const double canonical =
-        codes.metric == Metric::l2 ? (x_norm + c_norm) * (x_norm + c_norm) : x_norm * (c_norm + codes.shift_norm);
-    return 1.001 * terms * 0x1p-24 * (0.5 * c_norm * c_norm + x_norm * c_norm) + 2 * terms * 0x1p-53 * canonical +
-           terms * 0x1p-120 + terms * 0x1p-1022 * codes.scale * codes.scale;
-}
+    Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, const Value* codebook, const Input* x)
+        : call(call),
+          kernel(kernel),
+          g(g),
+          x(x + g * call.d),
+          frame(codebook + g * call.k * call.d, call.k, call.d, call.metric, kernel, call.threads) {}
 
-// Up to panel_rows queries and what the scan leaves of them.
-template <class Value>
-struct Panel {
-    int rows, padded, lanes;
-    const std::int64_t* ids;             // [rows] which vectors these are
-    std::vector<const Value*> row;       // [rows] the vectors as given, in x or in `widened`
-    std::vector<Value> widened;          // [rows][D], if x is not of type Value
-    std::vector<float> negated;          // [padded][D] -x'
-    std::vector<double> norm;            // [rows] canonical |x|, cosine only
-    std::vector<double> length;          // [rows] |x'|
-    std::vector<double> band;            // [rows] the nearest code's score is at most this above the lowest one
-    std::vector<std::uint8_t> finite;    // [rows]
-    AlignedArray<float> best, second;    // [padded][W]
-    AlignedArray<std::int32_t> section;  // [padded][W]
-    int section_blocks = 1;
-    std::vector<double> wide;         // [D] the row being finished
-    std::vector<std::int64_t> found;  // packed positions of its candidates
-
-    Panel(const std::int64_t* ids, int rows, std::int64_t dim, const ScanKernel& kernel)
-        : rows(rows),
-          padded((rows + kernel.queries - 1) / kernel.queries * kernel.queries),
-          lanes(kernel.lanes),
-          ids(ids),
-          row(rows),
-          negated(std::size_t(padded * dim), 0.0f),
-          norm(rows),
-          length(rows),
-          band(rows),
-          finite(rows),
-          best(make_aligned<float>(std::size_t(padded) * lanes)),
-          second(make_aligned<float>(std::size_t(padded) * lanes)),
-          section(make_aligned<std::int32_t>(std::size_t(padded) * lanes)),
-          wide(std::size_t(dim)),
-          found(std::size_t(kernel.block_codes) * max_section_blocks) {
-        const int lane_count = padded * lanes;
-        std::fill_n(best.get(), lane_count, std::numeric_limits<float>::infinity());
-        std::fill_n(second.get(), lane_count, std::numeric_limits<float>::infinity());
-        std::fill_n(section.get(), lane_count, 0);
+    Rows<Value> load(std::vector<std::int64_t> ids) const {
+        return Rows<Value>(std::move(ids), x, call.g * call.d, frame, kernel);
     }
-
-    bool scannable(int r) const { return finite[r] && length[r] < length_limit; }
-    LaneState state() { return {best.get(), second.get(), section.get()}; }
+    // no finite code, or keys beyond float64: index 0, distance NaN
+    void write(const Rows<Value>& rows, const std::vector<Winner>& winners) const {
+        for (int r = 0; r < rows.count; ++r) {
+            const std::int64_t at = rows.ids[r] * call.g + g;
+            const Winner& winner = winners[r];
+            call.indices[at] = std::isfinite(winner.key) ? winner.index : 0;
+            call.distance[at] = canonical_distance(call.metric, winner.key, rows.norm.empty() ? 1.0 : rows.norm[r]);
+        }
+    }
 };
 
-// takes the panel's rows of one group's x and makes their shifted, scaled, negated float copies
-template <class Value, class Input>
-void load(Panel<Value>& panel, const Input* x, std::int64_t row_stride, const Codes<Value>& codes,
-          const ScanKernel& kernel) {
-    const std::int64_t dim = codes.dim;
-    const std::vector<double> unshifted(codes.metric == Metric::l2 ? 0 : dim);
-    const double* shift = codes.metric == Metric::l2 ? codes.shift.data() : unshifted.data();
-    if constexpr (!std::is_same_v<Value, Input>) panel.widened.resize(std::size_t(panel.rows * dim));
-    for (int r = 0; r < panel.rows; ++r) {
-        const Input* given = x + panel.ids[r] * row_stride;
-        if constexpr (std::is_same_v<Value, Input>) {
-            panel.row[r] = given;
-        } else {
-            Value* row = panel.widened.data() + r * dim;
-            for (std::int64_t d = 0; d < dim; ++d) row[d] = Value(widen(given[d]));
-            panel.row[r] = row;
-        }
-        double factor = -codes.scale;
-        if (codes.metric == Metric::cosine) {
-            panel.norm[r] = canonical_norm(panel.row[r], dim);
-            factor = panel.norm[r] > 0 ? -1 / panel.norm[r] : 0;
-        }
-        float* out = panel.negated.data() + r * dim;
-        panel.length[r] = std::sqrt(affine(kernel, panel.row[r], shift, factor, dim, out)) * (1 + 1e-6);
-        // an entry that is not finite makes the length so, but so does a float overflow: look again then
-        panel.finite[r] = std::isfinite(panel.norm[r]) &&
-                          (std::isfinite(panel.length[r]) || std::isfinite(largest_magnitude(panel.row[r], dim)));
-        panel.band[r] = 2 * scan_tolerance(codes, panel.length[r]);
-        if (!panel.scannable(r)) std::fill_n(out, dim, 0.0f);  // see decide
-    }
+std::vector<std::int64_t> iota(std::int64_t first, std::int64_t last) {
+    std::vector<std::int64_t> ids(last - first);
+    std::iota(ids.begin(), ids.end(), first);
+    return ids;
 }
 
-// every query against every code
-template <class Value>
-void scan_all(Panel<Value>& panel, const Codes<Value>& codes, const ScanKernel& kernel) {
-    // a section costs every query an update of its lanes, about 9 cycles, and leaves it 4 candidates per block, of
-    // about 10 + 1.2 D cycles each: the sum is least at this many blocks
-    const double balanced = std::sqrt(double(codes.view().blocks) * 9 / (40 + 4.8 * double(codes.dim)));
-    panel.section_blocks = std::clamp(int(std::lround(balanced)), 1, max_section_blocks);
-    kernel.scan(panel.negated.data(), panel.padded, codes.view(), panel.section_blocks, panel.state());
+// A section costs every query an update of its lanes, about 5 cycles, and leaves it 4 candidates per block, of about
+// 12 + 0.75 D cycles each: the sum is least at this many blocks. A section has to stay in the L1 cache, too.
+int blocks_of_section(std::int64_t blocks, std::int64_t dim, const ScanKernel& kernel) {
+    constexpr double l1_floats = 4096;
+    const double balanced = std::sqrt(double(blocks) * 5 / (48 + 3 * double(dim)));
+    const double most = l1_floats / (double(dim) * kernel.block_codes);
+    return int(std::max(1.0, std::min({std::round(balanced), most, 8.0})));
 }
 
-// Every query against the blocks near its home; returns the share of blocks that were scored. If that is large, boxes
-// cost more than they save.
+// Scans the blocks [begin, end) for all of some rows. Codes are packed as they are needed; of the rows, as many pass
+// over them together as fit in the L1 cache with their lanes.
 template <class Value>
-double scan_near(Panel<Value>& panel, const std::int32_t* home, const Codes<Value>& codes, const ScanKernel& kernel) {
-    std::vector<double> reach(panel.rows, -1.0);
-    // |x'-c'|^2 = 2 score + |x'|^2, plus |c'|^2 where the score lacks it
-    const double lacking = codes.metric == Metric::l2 ? 0.0 : codes.radius * codes.radius;
-    for (int r = 0; r < panel.rows; ++r) {
-        if (panel.scannable(r)) reach[r] = 2 * panel.band[r] + panel.length[r] * panel.length[r] + lacking;
-    }
-    panel.section_blocks = 1;
-    const std::int64_t scored = kernel.scan_near(panel.negated.data(), panel.rows, codes.view(), codes.boxes(), home,
-                                                 reach.data(), panel.state());
-    return double(scored) / (double(panel.rows) * double(codes.view().blocks));
-}
-
-// offers the codes at the first `count` positions of panel.found
-template <class Value>
-void offer(Panel<Value>& panel, std::int64_t count, const Codes<Value>& codes, const ScanKernel& kernel,
-           Winner& winner) {
-    const bool l2 = codes.metric == Metric::l2;
-    for (std::int64_t i = 0; i < count; i += canonical_batch) {
-        const int here = int(std::min<std::int64_t>(count - i, canonical_batch));
-        std::int64_t index[canonical_batch];
-        const Value* batch[canonical_batch];
-        double keys[canonical_batch];
-        for (int j = 0; j < canonical_batch; ++j) {
-            // a short last batch repeats its first code
-            index[j] = codes.order[panel.found[i + (j < here ? j : 0)]];
-            batch[j] = codes.values + index[j] * codes.dim;
-        }
-        if constexpr (std::is_same_v<Value, float>) {
-            kernel.sums(panel.wide.data(), batch, codes.dim, l2, keys);
-        } else {
-            canonical_sums(panel.wide.data(), batch, codes.dim, l2, keys);
-        }
-        if (codes.metric == Metric::cosine) {
-            for (int j = 0; j < canonical_batch; ++j) {
-                keys[j] = codes.norms[index[j]] > 0 ? keys[j] / codes.norms[index[j]] : 0.0;
+double sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
+             const CodeFrame<Value>& frame, const ScanKernel& kernel) {
+    constexpr int together = 120;  // a multiple of every kernel's tile
+    BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
+    for_each_chunk(
+        packer, begin, end, section_blocks, frame.dim, kernel, [&](const PackedCodes& packed, std::int64_t first) {
+            const auto section = std::int32_t(first / section_blocks);
+            for (int r = 0; r < rows.padded; r += together) {
+                kernel.scan(rows.negated.get() + std::int64_t(r) * frame.dim, std::min(together, rows.padded - r),
+                            packed, section_blocks, section, rows.state(r));
             }
-        }
-        // one branch for the batch, which most do not pass; a NaN does not stop the others
-        const double low = std::fmin(std::fmin(keys[0], keys[1]), std::fmin(keys[2], keys[3]));
-        if (low > winner.key) continue;
-        for (int j = 0; j < here; ++j) winner.offer(keys[j], index[j]);
-    }
+        });
+    return packer.radius();
 }
 
-// evaluates the candidates of one row that the scan has left
-template <class Value>
-Winner decide(Panel<Value>& panel, int r, const Codes<Value>& codes, const ScanKernel& kernel) {
-    Winner winner;
-    if (codes.metric == Metric::cosine && panel.norm[r] == 0) {
-        // equally far from every code
-        winner.offer(0.0, *std::min_element(codes.order.begin(), codes.order.end()));
-        return winner;
+// How one group's part of the work is divided: rows first, which costs nothing but that every task packs the codes;
+// codes, too, if the rows are too few for that to be cheap.
+struct Division {
+    std::int64_t rows;        // of a task
+    std::int64_t row_parts;   // of a group
+    std::int64_t code_parts;  // of a row part
+
+    Division(const Lookup& call, int threads, std::int64_t blocks, int section_blocks, int tile) {
+        constexpr std::int64_t most_floats = 1 << 20, most_rows = 4096, fewest_rows = 1024, fewest_sections = 8;
+        const std::int64_t most = std::clamp(most_floats / call.d, std::int64_t(512), most_rows);
+        // the same number of equal parts for every thread
+        const std::int64_t share = (call.n * call.g + threads - 1) / threads + 1;
+        const std::int64_t per_thread = (share + most - 1) / most;
+        const std::int64_t even = std::max((share + per_thread - 1) / per_thread, std::min(fewest_rows, most));
+        rows = (std::min(even, std::max<std::int64_t>(call.n, 1)) + tile - 1) / tile * tile;
+        row_parts = (call.n + rows - 1) / rows;
+        const std::int64_t sections = (blocks + section_blocks - 1) / section_blocks;
+        const std::int64_t idle = threads / std::max<std::int64_t>(1, row_parts * call.g);
+        code_parts = std::max<std::int64_t>(1, std::min(idle, sections / fewest_sections));
     }
-    std::copy_n(panel.row[r], codes.dim, panel.wide.begin());
-    const std::int64_t at = std::int64_t(r) * panel.lanes;
-    const PackedCodes packed = codes.view();
-    Verdict verdict{FLT_MAX, 0, true};  // without a scan, every code may be the nearest
-    if (panel.scannable(r)) verdict = kernel.verdict(panel.best.get() + at, panel.second.get() + at, panel.band[r]);
-    if (verdict.ambiguous) {
-        // the lanes do not name every candidate, a second pass does
-        const float* negated = panel.negated.data() + r * codes.dim;
-        for (std::int64_t begin = 0; begin < packed.blocks; begin += max_section_blocks) {
-            const std::int64_t end = std::min(packed.blocks, begin + max_section_blocks);
-            offer(panel, kernel.collect(negated, packed, begin, end, verdict.threshold, panel.found.data()), codes,
-                  kernel, winner);
+};
+
+template <class Value, class Input>
+void scan_all(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
+              const ScanKernel& kernel, int threads) {
+    struct Part {
+        std::unique_ptr<Rows<Value>> rows;
+        double radius;
+    };
+    const std::int64_t blocks = (call.k + kernel.block_codes - 1) / kernel.block_codes;
+    const int section_blocks = blocks_of_section(blocks, call.d, kernel);
+    const std::int64_t sections = (blocks + section_blocks - 1) / section_blocks;
+    const Division division(call, threads, blocks, section_blocks, kernel.queries);
+    const std::int64_t parts = division.row_parts * std::int64_t(groups.size());
+    const auto group_of = [&](std::int64_t part) -> const auto& { return *groups[part % groups.size()]; };
+
+    const auto scan_part = [&](std::int64_t part, std::int64_t c) {
+        const auto& group = group_of(part);
+        const std::int64_t first = part / std::int64_t(groups.size()) * division.rows;
+        Part scanned{std::make_unique<Rows<Value>>(group.load(iota(first, std::min(call.n, first + division.rows)))),
+                     0};
+        const std::int64_t begin = sections * c / division.code_parts, end = sections * (c + 1) / division.code_parts;
+        scanned.radius = sweep(*scanned.rows, begin * section_blocks, std::min(blocks, end * section_blocks),
+                               section_blocks, group.frame, kernel);
+        return scanned;
+    };
+    const auto finish = [&](std::int64_t part, const Part& scanned) {
+        const auto& group = group_of(part);
+        group.write(*scanned.rows,
+                    decide(*scanned.rows, group.frame, kernel, scanned.radius, section_blocks, nullptr, call.k));
+    };
+    if (division.code_parts == 1) {
+        parallel_for(parts, threads, [&](std::int64_t part) { finish(part, scan_part(part, 0)); });
+        return;
+    }
+    std::vector<Part> scanned(parts * division.code_parts);
+    parallel_for(std::int64_t(scanned.size()), threads, [&](std::int64_t task) {
+        scanned[task] = scan_part(task / division.code_parts, task % division.code_parts);
+    });
+    parallel_for(parts, threads, [&](std::int64_t part) {
+        Part& whole = scanned[part * division.code_parts];
+        for (std::int64_t c = 1; c < division.code_parts; ++c) {
+            const Part& other = scanned[part * division.code_parts + c];
+            whole.rows->merge(*other.rows);
+            whole.radius = std::max(whole.radius, other.radius);
         }
-        return winner;
-    }
-    const std::int64_t size = std::int64_t(panel.section_blocks) * kernel.block_codes;
-    for (std::uint32_t lanes = verdict.lanes; lanes; lanes &= lanes - 1) {
-        const int lane = __builtin_ctz(lanes);
-        const std::int64_t begin = std::int64_t(panel.section[at + lane]) * size;
-        const std::int64_t end = std::min(std::int64_t(codes.order.size()), begin + size);
-        std::int64_t count = 0;
-        for (std::int64_t i = begin + lane; i < end; i += panel.lanes) panel.found[count++] = i;
-        offer(panel, count, codes, kernel, winner);
-    }
-    return winner;
+        finish(part, whole);
+    });
 }
 
 // Is a tree over the codes worth building? It costs about 8 ns per code and level, and the detour by way of home
@@ -225,53 +170,36 @@ bool worth_ordering(const Lookup& call, int block) {
     return scan_vector > 200e-9 && build < 0.3 * double(call.n) * scan_vector;
 }
 
-// One group: its codes, and the order in which its vectors are taken.
-template <class Value>
-struct Group {
-    Codes<Value> codes;
-    std::vector<std::int64_t> rows;  // [N]
-    std::vector<std::int32_t> home;  // [N] home blocks of the rows in that order; empty: score everything
-};
-
-// home blocks of the vectors `ids`
+// Orders the codes by a tree and tries it on a few vectors. Do boxes rule out enough codes? The answer decides the
+// time taken, never the result.
 template <class Value, class Input>
-std::vector<std::int32_t> find_homes(const std::vector<std::int64_t>& ids, const Input* x, std::int64_t row_stride,
-                                     const Codes<Value>& codes, const ScanKernel& kernel, int threads) {
-    constexpr std::int64_t chunk = 1024;
-    const auto count = std::int64_t(ids.size());
-    std::vector<std::int32_t> home(ids.size());
-    parallel_for((count + chunk - 1) / chunk, useful_threads(threads, double(count) * 64), [&](std::int64_t c) {
-        const std::int64_t begin = c * chunk;
-        Panel<Value> panel(ids.data() + begin, int(std::min(count - begin, chunk)), codes.dim, kernel);
-        load(panel, x, row_stride, codes, kernel);
-        for (float& value : panel.negated) value = -value;
-        for (int r = 0; r < panel.rows; ++r) home[begin + r] = codes.tree.home(panel.negated.data() + r * codes.dim);
-    });
-    return home;
-}
-
-// Do boxes rule out enough codes? Tried on a few vectors; the answer decides the time taken, never the result.
-template <class Value, class Input>
-bool worth_skipping(const Input* x, std::int64_t n, std::int64_t row_stride, const Codes<Value>& codes,
-                    const ScanKernel& kernel) {
+void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel) {
     constexpr std::int64_t sample = 64;
     constexpr double break_even = 0.3;  // measured
-    std::vector<std::int64_t> ids(std::min(n, sample));
-    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * n / std::int64_t(ids.size());
-    const std::vector<std::int32_t> home = find_homes(ids, x, row_stride, codes, kernel, 1);
-    Panel<Value> panel(ids.data(), int(ids.size()), codes.dim, kernel);
-    load(panel, x, row_stride, codes, kernel);
-    return scan_near(panel, home.data(), codes, kernel) < break_even;
+    auto ordered = std::make_unique<OrderedCodes<Value>>(group.frame, kernel, call.threads);
+    std::vector<std::int64_t> ids(std::min(call.n, sample));
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * call.n / std::int64_t(ids.size());
+    Rows<Value> rows = group.load(std::move(ids));
+    if (scan_near(rows, find_homes(rows, *ordered).data(), *ordered, kernel) < break_even) {
+        group.ordered = std::move(ordered);
+    }
 }
 
 // takes the vectors in the order of their home blocks, so that those of a panel look in the same places
 template <class Value, class Input>
-void order_rows(Group<Value>& group, const Input* x, std::int64_t row_stride, const ScanKernel& kernel, int threads) {
-    const std::vector<std::int32_t> home = find_homes(group.rows, x, row_stride, group.codes, kernel, threads);
-    std::vector<std::int64_t> start(group.codes.view().blocks + 1, 0);
+void order_rows(Group<Value, Input>& group, const Lookup& call, int threads) {
+    constexpr std::int64_t chunk = 1024;
+    std::vector<std::int32_t> home(call.n);
+    parallel_for((call.n + chunk - 1) / chunk, threads, [&](std::int64_t c) {
+        const Rows<Value> rows = group.load(iota(c * chunk, std::min(call.n, (c + 1) * chunk)));
+        const std::vector<std::int32_t> found = find_homes(rows, *group.ordered);
+        std::copy(found.begin(), found.end(), home.begin() + c * chunk);
+    });
+    std::vector<std::int64_t> start(group.ordered->view().blocks + 1, 0);
     for (const std::int32_t block : home) ++start[block + 1];
     std::partial_sum(start.begin(), start.end(), start.begin());
     group.home.resize(home.size());
+    group.rows.resize(home.size());
     for (std::size_t i = 0; i < home.size(); ++i) {
         const std::int64_t place = start[home[i]]++;
         group.rows[place] = std::int64_t(i);
@@ -279,56 +207,43 @@ void order_rows(Group<Value>& group, const Input* x, std::int64_t row_stride, co
     }
 }
 
+// returns the share of pairs that were scored
+template <class Value, class Input>
+double scan_near_homes(const Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel, int threads) {
+    constexpr std::int64_t panel = 384;
+    const OrderedCodes<Value>& codes = *group.ordered;
+    std::vector<double> scored((call.n + panel - 1) / panel);
+    parallel_for(std::int64_t(scored.size()), threads, [&](std::int64_t task) {
+        const auto first = group.rows.begin() + task * panel;
+        Rows<Value> rows = group.load({first, first + std::min(panel, call.n - task * panel)});
+        scored[task] = rows.count * scan_near(rows, group.home.data() + task * panel, codes, kernel);
+        group.write(rows, decide(rows, group.frame, kernel, codes.radius, 1, codes.order.data(),
+                                 std::int64_t(codes.order.size())));
+    });
+    return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.n);
+}
+
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     const ScanKernel& kernel = scan_kernel(call.isa);
-    const bool ordered = worth_ordering(call, kernel.block_codes);
-    const std::int64_t stride = call.g * call.d;
-
-    std::vector<std::unique_ptr<Group<Value>>> groups;
+    const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
+    const int threads = useful_threads(call.threads, work);
+    const bool order = worth_ordering(call, kernel.block_codes);
+    std::vector<std::unique_ptr<Group<Value, Input>>> plain;
+    double scored = 0;  // share of pairs, summed over groups
     for (std::int64_t g = 0; g < call.g; ++g) {
-        const Value* values = codebook + g * call.k * call.d;
-        groups.emplace_back(
-            new Group<Value>{{values, call.k, call.d, call.metric, kernel, ordered, call.threads}, {}, {}});
-        Group<Value>& group = *groups.back();
-        group.rows.resize(call.n);
-        std::iota(group.rows.begin(), group.rows.end(), 0);
-        const Input* vectors = x + g * call.d;
-        if (!group.codes.tree.empty() && worth_skipping(vectors, call.n, stride, group.codes, kernel)) {
-            order_rows(group, vectors, stride, kernel, call.threads);
+        auto group = std::make_unique<Group<Value, Input>>(call, kernel, g, codebook, x);
+        if (order && !group->frame.empty()) try_ordering(*group, call, kernel);
+        if (group->ordered) {
+            order_rows(*group, call, threads);
+            scored += scan_near_homes(*group, call, kernel, threads);
+        } else {
+            scored += 1;
+            plain.push_back(std::move(group));
         }
     }
-
-    // the same number of equal panels for every thread
-    const std::int64_t share = (call.n * call.g + call.threads - 1) / std::max(call.threads, 1) + 1;
-    const std::int64_t per_thread = (share + panel_rows - 1) / panel_rows;
-    const std::int64_t even = (share + per_thread - 1) / per_thread;
-    const std::int64_t rows = (even + kernel.queries - 1) / kernel.queries * kernel.queries;
-    const std::int64_t panels = (call.n + rows - 1) / rows;
-    const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
-    std::vector<double> scored(panels * call.g, 0.0);
-    parallel_for(panels * call.g, useful_threads(call.threads, work), [&](std::int64_t task) {
-        const std::int64_t g = task % call.g, start = task / call.g * rows;
-        Group<Value>& group = *groups[g];
-        const Codes<Value>& codes = group.codes;
-        Panel<Value> panel(group.rows.data() + start, int(std::min(rows, call.n - start)), call.d, kernel);
-        load(panel, x + g * call.d, stride, codes, kernel);
-        double scored_share = 1.0;
-        if (!group.home.empty()) {
-            scored_share = scan_near(panel, group.home.data() + start, codes, kernel);
-        } else if (!codes.empty()) {
-            scan_all(panel, codes, kernel);
-        }
-        scored[task] = scored_share * panel.rows;
-        for (int r = 0; r < panel.rows; ++r) {
-            const Winner winner = panel.finite[r] && !codes.empty() ? decide(panel, r, codes, kernel) : Winner{};
-            // no finite code, or keys beyond float64: index 0, distance NaN
-            const std::int64_t at = panel.ids[r] * call.g + g;
-            call.indices[at] = std::isfinite(winner.key) ? winner.index : 0;
-            call.distance[at] = canonical_distance(call.metric, winner.key, panel.norm[r]);
-        }
-    });
-    return std::accumulate(scored.begin(), scored.end(), 0.0) / std::max(double(call.n) * double(call.g), 1.0);
+    if (!plain.empty()) scan_all(plain, call, kernel, threads);
+    return scored / double(call.g);
 }
 
 template <class Value>

@@ -14,11 +14,26 @@ struct Portable {
         std::int32_t lane[W];
     };
     static constexpr auto canonical_sums = vqk::canonical_sums<float>;
+    static constexpr auto canonical_norms = vqk::canonical_norms<float>;
     static F load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
     static void store(float* p, F a) {
         for (int i = 0; i < W; ++i) p[i] = a.lane[i];
     }
+    static F load_part(const float* p, int count) {
+        F a{};
+        for (int i = 0; i < count; ++i) a.lane[i] = p[i];
+        return a;
+    }
+    static void store_part(float* p, F a, int count) {
+        for (int i = 0; i < count; ++i) p[i] = a.lane[i];
+    }
     static F broadcast(float a) { return {{a, a, a, a}}; }
+    static void columns(const float* const* rows, std::int64_t d, F (&column)[4]) {
+        for (int i = 0; i < 4; ++i) column[i] = Portable::column(rows, d + i);
+    }
+    static F column(const float* const* rows, std::int64_t d) {
+        return {{rows[0][d], rows[1][d], rows[2][d], rows[3][d]}};
+    }
     static I load(const std::int32_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
     static void store(std::int32_t* p, I a) {
         for (int i = 0; i < W; ++i) p[i] = a.lane[i];
@@ -45,6 +60,7 @@ struct Portable {
         for (int i = 0; i < W; ++i) a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
         return a;
     }
+    static float sum(F a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
     static float lowest_lane(F a) {
         float low = a.lane[0];
         for (int i = 1; i < W; ++i) low = a.lane[i] < low ? a.lane[i] : low;

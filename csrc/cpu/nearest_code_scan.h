@@ -37,11 +37,11 @@ struct LaneState {
     std::int32_t* section;  // [rows][W]
 };
 
-// Which codes of one query can still be the nearest, read off its lanes.
-struct Verdict {
-    float threshold;      // no code with a higher score can
-    std::uint32_t lanes;  // bit l: lane l has a code at or below it, in its recorded section
-    bool ambiguous;       // some lane has one in another section, too
+// Which codes of each query can still be the nearest, read off its lanes.
+struct Shortlist {
+    float* threshold;         // [rows] no code with a higher score can
+    std::uint8_t* ambiguous;  // [rows] some lane has such a code in another section than the recorded one
+    std::int32_t* hits;       // [rows * W] row * W + lane whose recorded section has one, ascending
 };
 
 // The functions that are worth compiling once per instruction set. Codes and queries given
@@ -52,8 +52,22 @@ struct ScanKernel {
     int lanes;        // W
     int block_codes;  // V*W
 
-    // scores of `rows` negated queries [rows][D] against all codes, folded into `state`
-    void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, LaneState state);
+    // Packs one block: out[d][j] = codes[j][d] * factors[j] - shift[d], squares[j] = sum_d out[d][j]^2 with a
+    // relative error of at most (D/4 + 6) 2^-24.
+    void (*pack)(const float* const* codes, const float* factors, const float* shift, int dim, float* out,
+                 float* squares);
+
+    // out[d] = shift[d] - x[d] * factor; returns the sum of their squares with a relative error of at most (D + 6)
+    // 2^-24
+    float (*negate)(const float* x, float factor, const float* shift, int dim, float* out);
+
+    // the largest |v_i| as bits, which order like magnitudes, with infinity and NaN on top
+    std::uint32_t (*largest)(const float* v, std::int64_t count);
+
+    // Scores of `rows` negated queries [rows][D] against all codes, folded into `state`. The first block begins
+    // section `section`.
+    void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, std::int32_t section,
+                 LaneState state);
 
     // The same, but each query only against the blocks that can hold its nearest code; sections are single blocks.
     // Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best is the
@@ -61,18 +75,18 @@ struct ScanKernel {
     std::int64_t (*scan_near)(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
                               const std::int32_t* home, const double* reach, LaneState state);
 
-    // `band`: how far above the lowest score the nearest code's may be
-    Verdict (*verdict)(const float* best, const float* second, double band);
+    // `band` [rows]: how far above the lowest score the nearest code's may be; negative: the row is passed over.
+    // Returns the number of hits.
+    int (*shortlist)(const LaneState& state, int rows, const double* band, const Shortlist& list);
 
-    // indices of the codes in blocks [begin, end) whose score is <= threshold, ascending; returns how many
+    // positions of the codes in blocks [begin, end) whose score is <= threshold, ascending; returns how many
     std::int64_t (*collect)(const float* negated, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                             float threshold, std::int64_t* found);
 
-    // canonical_sums of 4 codes
-    void (*sums)(const double* x, const float* const* codes, std::int64_t dim, bool l2, double* sums);
-
-    // affine_row
-    double (*affine)(const float* row, const double* shift, double factor, std::int64_t dim, float* out);
+    // cpu/canonical.h
+    void (*sums)(const float* const* x, const float* const* codes, int quads, std::int64_t dim, bool l2,
+                 double* sums);
+    void (*norms)(const float* const* v, std::int64_t dim, double* norms);
 
     // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
     double (*spin_fma)(std::int64_t rounds);

@@ -2,9 +2,9 @@
 // Included by one translation unit per instruction set; everything here has internal linkage on purpose, so that
 // code compiled for one instruction set is never linked into another.
 
+#include <cstring>
 #include <limits>
 
-#include "cpu/affine.h"
 #include "cpu/nearest_code_scan.h"
 
 namespace vqk {
@@ -53,11 +53,11 @@ inline void block_scores(const float* negated, int dim, const float* codes, cons
         for (int q = 0; q < Q; ++q) score[q][v] = start;
     }
     for (int d = 0; d < dim; ++d) {
-        typename Simd::F code[V];
-        for (int v = 0; v < V; ++v) code[v] = Simd::load(codes + (std::int64_t(d) * V + v) * W);
-        for (int q = 0; q < Q; ++q) {
-            const auto x = Simd::broadcast(negated[std::int64_t(q) * dim + d]);
-            for (int v = 0; v < V; ++v) score[q][v] = Simd::fma(x, code[v], score[q][v]);
+        typename Simd::F x[Q];
+        for (int q = 0; q < Q; ++q) x[q] = Simd::broadcast(negated[std::int64_t(q) * dim + d]);
+        for (int v = 0; v < V; ++v) {
+            const auto code = Simd::load(codes + (std::int64_t(d) * V + v) * W);
+            for (int q = 0; q < Q; ++q) score[q][v] = Simd::fma(x[q], code, score[q][v]);
         }
     }
 }
@@ -71,22 +71,22 @@ inline typename Simd::F fold(const typename Simd::F (&score)[V]) {
 }
 
 template <class Simd, int Q, int V>
-void scan(const float* negated, int rows, const PackedCodes& codes, int section_blocks, LaneState state) {
+void scan(const float* negated, int rows, const PackedCodes& codes, int section_blocks, std::int32_t section,
+          LaneState state) {
     constexpr int W = Simd::W;
     const int dim = codes.dim;
     const std::int64_t block_floats = std::int64_t(dim) * V * W;
-    // a section stays in the L1 cache while every query of the panel passes over it
-    std::int32_t section = 0;
+    // A short section stays in the L1 cache while every query passes over it, a long one in the L2 cache; that long
+    // codes are no slower than short ones without being cut into pieces for L1 was measured.
     for (std::int64_t begin = 0; begin < codes.blocks; begin += section_blocks, ++section) {
         const std::int64_t end = begin + section_blocks < codes.blocks ? begin + section_blocks : codes.blocks;
         for (int row = 0; row < rows; row += Q) {
-            const float* tile = negated + std::int64_t(row) * dim;
             typename Simd::F low[Q];
             for (int q = 0; q < Q; ++q) low[q] = Simd::broadcast(std::numeric_limits<float>::infinity());
             for (std::int64_t block = begin; block < end; ++block) {
                 typename Simd::F score[Q][V];
-                block_scores<Simd, Q, V>(tile, dim, codes.codes + block * block_floats, codes.bias + block * V * W,
-                                         score);
+                block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim, codes.codes + block * block_floats,
+                                         codes.bias + block * V * W, score);
                 for (int q = 0; q < Q; ++q) low[q] = Simd::min(low[q], fold<Simd, V>(score[q]));
             }
             for (int q = 0; q < Q; ++q) {
@@ -128,8 +128,8 @@ struct NearQuery {
 
     void visit(std::int64_t block) {
         typename Simd::F score[1][V];
-        block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * codes.dim * V * W, codes.bias + block * V * W,
-                                 score);
+        block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * codes.dim * V * W,
+                                 codes.bias + block * V * W, score);
         lanes.take(fold<Simd, V>(score[0]), std::int32_t(block));
         ++visited;
     }
@@ -184,12 +184,87 @@ std::int64_t scan_near(const float* negated, int rows, const PackedCodes& codes,
 }
 
 template <class Simd>
-Verdict verdict(const float* best, const float* second, double band) {
-    const auto lowest = Simd::load(best);
-    const double limit = double(Simd::lowest_lane(lowest)) + band;
-    // rounding to float must not lower it, and padding (+inf) must stay above it
-    const float threshold = to_float(limit + (limit < 0 ? -limit : limit) * 0x1p-23);
-    return {threshold, Simd::at_most(lowest, threshold), Simd::at_most(Simd::load(second), threshold) != 0};
+int shortlist(const LaneState& state, int rows, const double* band, const Shortlist& list) {
+    constexpr int W = Simd::W;
+    int count = 0;
+    for (int r = 0; r < rows; ++r) {
+        if (band[r] < 0) {
+            list.ambiguous[r] = 0;
+            continue;
+        }
+        const auto lowest = Simd::load(state.best + std::int64_t(r) * W);
+        const double limit = double(Simd::lowest_lane(lowest)) + band[r];
+        // rounding to float must not lower it, and padding (+inf) must stay above it
+        const float threshold = to_float(limit + (limit < 0 ? -limit : limit) * 0x1p-23);
+        list.threshold[r] = threshold;
+        list.ambiguous[r] = Simd::at_most(Simd::load(state.second + std::int64_t(r) * W), threshold) != 0;
+        for (std::uint32_t mask = Simd::at_most(lowest, threshold); mask; mask &= mask - 1) {
+            list.hits[count++] = r * W + __builtin_ctz(mask);
+        }
+    }
+    return count;
+}
+
+// W codes at a time, four dimensions of them turned into vectors over the codes
+template <class Simd, int V>
+void pack(const float* const* codes, const float* factors, const float* shift, int dim, float* out, float* squares) {
+    constexpr int W = Simd::W;
+    for (int v = 0; v < V; ++v) {
+        const auto factor = Simd::load(factors + v * W);
+        auto square = Simd::broadcast(0.0f);
+        const auto put = [&](typename Simd::F entries, int d) {
+            const auto value = Simd::fma(entries, factor, Simd::broadcast(-shift[d]));
+            Simd::store(out + (std::int64_t(d) * V + v) * W, value);
+            return value;
+        };
+        int d = 0;
+        for (; d + 4 <= dim; d += 4) {
+            typename Simd::F column[4];
+            Simd::columns(codes + v * W, d, column);
+            auto part = Simd::broadcast(0.0f);  // short sums, added up: smaller rounding errors than one long sum
+            for (int i = 0; i < 4; ++i) {
+                const auto value = put(column[i], d + i);
+                part = Simd::fma(value, value, part);
+            }
+            square = Simd::add(square, part);
+        }
+        for (; d < dim; ++d) {
+            const auto value = put(Simd::column(codes + v * W, d), d);
+            square = Simd::fma(value, value, square);
+        }
+        Simd::store(squares + v * W, square);
+    }
+}
+
+template <class Simd>
+float negate(const float* x, float factor, const float* shift, int dim, float* out) {
+    constexpr int W = Simd::W;
+    const auto scale = Simd::broadcast(-factor);
+    auto square = Simd::broadcast(0.0f);
+    int d = 0;
+    for (; d + W <= dim; d += W) {
+        const auto value = Simd::fma(Simd::load(x + d), scale, Simd::load(shift + d));
+        Simd::store(out + d, value);
+        square = Simd::fma(value, value, square);
+    }
+    if (d < dim) {
+        const auto value = Simd::fma(Simd::load_part(x + d, dim - d), scale, Simd::load_part(shift + d, dim - d));
+        Simd::store_part(out + d, value, dim - d);
+        square = Simd::fma(value, value, square);
+    }
+    return Simd::sum(square);
+}
+
+// compiled here for the sake of the vector maximum
+std::uint32_t largest(const float* v, std::int64_t count) {
+    std::uint32_t high = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+        std::uint32_t bits;
+        std::memcpy(&bits, v + i, sizeof bits);
+        bits &= 0x7fffffffu;
+        high = high > bits ? high : bits;
+    }
+    return high;
 }
 
 template <class Simd, int V>
@@ -237,12 +312,15 @@ ScanKernel make_kernel(const char* name) {
     kernel.queries = Q;
     kernel.lanes = Simd::W;
     kernel.block_codes = V * Simd::W;
+    kernel.pack = pack<Simd, V>;
+    kernel.negate = negate<Simd>;
+    kernel.largest = largest;
     kernel.scan = scan<Simd, Q, V>;
     kernel.scan_near = scan_near<Simd, V>;
-    kernel.verdict = verdict<Simd>;
+    kernel.shortlist = shortlist<Simd>;
     kernel.collect = collect<Simd, V>;
     kernel.sums = Simd::canonical_sums;
-    kernel.affine = affine_row<float>;
+    kernel.norms = Simd::canonical_norms;
     kernel.spin_fma = spin_fma<Simd>;
     return kernel;
 }

@@ -146,13 +146,20 @@ def test_float64_beyond_the_range_of_its_squares(
 
 
 @each_variant
-def test_large_codebook(backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("problem", "metric"),
+    [("near-ties", "l2"), ("duplicates", "dot"), ("nonfinite", "l2"), ("zero-vectors", "cosine")],
+)
+def test_few_vectors_many_codes(
+    problem: str, metric: str, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few vectors to share out: threads divide the codes."""
     monkeypatch.setenv("VQKERNELS_ISA", isa)
-    x, codebook = lookup_problem("near-ties", 5, (1 << 17) + 3, 4)
-    expected = nearest_code(x, codebook, backend="reference")
-    for threads in THREADS:
+    x, codebook = lookup_problem(problem, 5, (1 << 16) + 3, 4)
+    expected = nearest_code(x, codebook, metric=metric, backend="reference")
+    for threads in (*THREADS, 7):
         torch.set_num_threads(threads)
-        assert_same_bits(nearest_code(x, codebook, backend=backend), expected)
+        assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
 
 
 @pytest.mark.parametrize("isa", ISA_FLAGS)

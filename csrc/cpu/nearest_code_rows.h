@@ -1,0 +1,251 @@
+// Some vectors of one group on their way to a decision: their float copies, what the scan leaves in their lanes, and
+// the canonical evaluation of the codes that can still win.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/affine.h"
+#include "cpu/aligned.h"
+#include "cpu/canonical.h"
+#include "cpu/nearest_code_frame.h"
+#include "cpu/nearest_code_pack.h"
+#include "cpu/nearest_code_scan.h"
+
+namespace vqk {
+
+constexpr double length_limit = 1e15;  // |x'| beyond which its square could overflow float
+
+template <class Value>
+class Rows {
+  public:
+    // `ids`: which vectors these are. `x` [N] rows of one group, `row_stride` apart
+    template <class Input>
+    Rows(std::vector<std::int64_t> ids, const Input* x, std::int64_t row_stride, const CodeFrame<Value>& frame,
+         const ScanKernel& kernel);
+
+    bool scannable(int r) const { return length[r] < length_limit; }
+    // the lanes of row `r` and those behind it
+    LaneState state(int r) const {
+        const std::int64_t at = std::int64_t(r) * lanes;
+        return {best.get() + at, second.get() + at, section.get() + at};
+    }
+    // takes over what another scan of the same vectors, over other sections, has found
+    void merge(const Rows& other);
+
+    const std::vector<std::int64_t> ids;
+    const int count, padded, lanes;
+    const std::int64_t dim;
+    std::vector<const Value*> given;     // [rows] the vectors themselves, in x or in `widened`
+    std::vector<Value> widened;          // [rows][D], if x is not of type Value
+    AlignedArray<float> negated;         // [padded][D] -x'; zero where a row is not scannable
+    std::vector<double> norm;            // [rows] canonical |x|, cosine only
+    std::vector<double> length;          // [rows] |x'|, or a little more
+    std::vector<std::uint8_t> finite;    // [rows]
+    AlignedArray<float> best, second;    // [padded][W]
+    AlignedArray<std::int32_t> section;  // [padded][W]
+
+  private:
+    void transform(int r, const CodeFrame<Value>& frame, const ScanKernel& kernel);
+};
+
+template <class Value>
+template <class Input>
+Rows<Value>::Rows(std::vector<std::int64_t> which, const Input* x, std::int64_t row_stride,
+                  const CodeFrame<Value>& frame, const ScanKernel& kernel)
+    : ids(std::move(which)),
+      count(int(ids.size())),
+      padded((count + kernel.queries - 1) / kernel.queries * kernel.queries),
+      lanes(kernel.lanes),
+      dim(frame.dim),
+      given(count),
+      negated(make_aligned<float>(std::size_t(padded) * dim)),
+      length(count),
+      finite(count, 1),
+      best(make_aligned<float>(std::size_t(padded) * lanes)),
+      second(make_aligned<float>(std::size_t(padded) * lanes)),
+      section(make_aligned<std::int32_t>(std::size_t(padded) * lanes)) {
+    std::fill_n(best.get(), padded * lanes, std::numeric_limits<float>::infinity());
+    std::fill_n(second.get(), padded * lanes, std::numeric_limits<float>::infinity());
+    std::fill_n(section.get(), padded * lanes, 0);
+    if constexpr (!std::is_same_v<Value, Input>) widened.resize(std::size_t(count) * dim);
+    for (int r = 0; r < count; ++r) {
+        const Input* row = x + ids[r] * row_stride;
+        if constexpr (std::is_same_v<Value, Input>) {
+            given[r] = row;
+        } else {
+            Value* wide = widened.data() + r * dim;
+            for (std::int64_t d = 0; d < dim; ++d) wide[d] = Value(widen(row[d]));
+            given[r] = wide;
+        }
+    }
+    if (frame.metric == Metric::cosine) {
+        norm.resize(std::size_t(count) + quad);
+        for (int r = 0; r < count; r += quad) {
+            const Value* four[quad];
+            for (int j = 0; j < quad; ++j) four[j] = given[std::min(r + j, count - 1)];
+            norms_of(kernel, four, dim, norm.data() + r);
+        }
+    }
+    for (int r = 0; r < count; ++r) transform(r, frame, kernel);
+    std::fill_n(negated.get() + std::int64_t(count) * dim, std::int64_t(padded - count) * dim, 0.0f);
+}
+
+template <class Value>
+void Rows<Value>::transform(int r, const CodeFrame<Value>& frame, const ScanKernel& kernel) {
+    float* out = negated.get() + std::int64_t(r) * dim;
+    const double x_norm = norm.empty() ? 1.0 : norm[r];
+    double square;
+    if constexpr (std::is_same_v<Value, float>) {
+        if (float_reciprocal(x_norm)) {
+            const float* offset = frame.metric == Metric::l2 ? frame.offset.data() : frame.zeros.data();
+            square = kernel.negate(given[r], float(frame.factor(x_norm)), offset, int(dim), out);
+        } else {
+            square = affine_row(given[r], frame.unshifted.data(), -frame.factor(x_norm), dim, out);
+        }
+    } else {
+        const double* shift = frame.metric == Metric::l2 ? frame.shift.data() : frame.unshifted.data();
+        square = affine_row(given[r], shift, -frame.factor(x_norm), dim, out);
+    }
+    length[r] = std::sqrt(square) * (1 + double(dim + 16) * 0x1p-24);
+    if (scannable(r) && std::isfinite(x_norm)) return;
+    // an entry that is not finite makes the length so, but so does a float overflow: look again
+    finite[r] = std::isfinite(x_norm) && std::isfinite(largest_magnitude(kernel, given[r], dim));
+    length[r] = HUGE_VAL;
+    std::fill_n(out, dim, 0.0f);
+}
+
+template <class Value>
+void Rows<Value>::merge(const Rows& other) {
+    for (int i = 0; i < count * lanes; ++i) {
+        const float low = other.best[i], high = std::max(best[i], low);
+        second[i] = std::min({second[i], other.second[i], high});
+        if (low < best[i]) {
+            best[i] = low;
+            section[i] = other.section[i];
+        }
+    }
+}
+
+// Canonical evaluation of (row, code) pairs, a quad of codes at a time, several quads together.
+template <class Value>
+class Evaluator {
+  public:
+    Evaluator(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel)
+        : winners(rows.count), rows_(rows), frame_(frame), kernel_(kernel) {}
+
+    void add(int r, std::int64_t code) {
+        if (filled_ % quad && row_[filled_ / quad] != r) pad();
+        if (filled_ == batch * quad) flush();
+        row_[filled_ / quad] = r;
+        index_[filled_++] = code;
+    }
+    void flush() {
+        if (filled_ == 0) return;
+        pad();
+        const int quads = filled_ / quad;
+        const Value *x[batch] = {}, *codes[batch * quad] = {};
+        double keys[batch * quad];
+        for (int q = 0; q < quads; ++q) x[q] = rows_.given[row_[q]];
+        for (int i = 0; i < filled_; ++i) codes[i] = frame_.values + index_[i] * frame_.dim;
+        const bool l2 = frame_.metric == Metric::l2;
+        if constexpr (std::is_same_v<Value, float>) {
+            kernel_.sums(x, codes, quads, frame_.dim, l2, keys);
+        } else {
+            canonical_sums(x, codes, quads, frame_.dim, l2, keys);
+        }
+        for (int i = 0; i < filled_; ++i) {
+            if (frame_.metric == Metric::cosine) {
+                const double norm = frame_.norms[index_[i]];
+                keys[i] = norm > 0 ? keys[i] / norm : 0.0;
+            }
+            winners[row_[i / quad]].offer(keys[i], index_[i]);
+        }
+        filled_ = 0;
+    }
+
+    std::vector<Winner> winners;  // [rows]
+
+  private:
+    // a quad that is not full repeats its last code
+    void pad() {
+        for (; filled_ % quad; ++filled_) index_[filled_] = index_[filled_ - 1];
+    }
+
+    static constexpr int batch = 8;
+    const Rows<Value>& rows_;
+    const CodeFrame<Value>& frame_;
+    const ScanKernel& kernel_;
+    int filled_ = 0;
+    int row_[batch];
+    std::int64_t index_[batch * quad];
+};
+
+// Rows whose lanes do not name every candidate: a second pass over all codes collects them.
+template <class Value>
+void collect_all(const Rows<Value>& rows, const std::vector<int>& which, const float* threshold,
+                 const CodeFrame<Value>& frame, const ScanKernel& kernel, Evaluator<Value>& evaluator) {
+    if (which.empty()) return;
+    BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
+    std::vector<std::int64_t> found;
+    const std::int64_t blocks = (frame.count + kernel.block_codes - 1) / kernel.block_codes;
+    for_each_chunk(packer, 0, blocks, 1, frame.dim, kernel, [&](const PackedCodes& packed, std::int64_t first) {
+        found.resize(std::size_t(packed.blocks * kernel.block_codes));
+        for (const int r : which) {
+            const float* negated = rows.negated.get() + std::int64_t(r) * frame.dim;
+            const std::int64_t n = kernel.collect(negated, packed, 0, packed.blocks, threshold[r], found.data());
+            for (std::int64_t i = 0; i < n; ++i) evaluator.add(r, first * kernel.block_codes + found[i]);
+        }
+    });
+}
+
+// The nearest code of every row, from what the scan has left in its lanes. `radius`: no scanned code is longer.
+// `order`: code of a packed position, if not the position itself; it holds `positions`.
+template <class Value>
+std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel,
+                           double radius, int section_blocks, const std::int32_t* order, std::int64_t positions) {
+    Evaluator<Value> evaluator(rows, frame, kernel);
+    if (frame.empty()) return std::move(evaluator.winners);
+    const Tolerance tolerance(frame, radius);
+    std::vector<double> band(rows.count);
+    for (int r = 0; r < rows.count; ++r) band[r] = rows.scannable(r) ? 2 * tolerance(rows.length[r]) : -1.0;
+    std::vector<float> threshold(rows.count);
+    std::vector<std::uint8_t> ambiguous(rows.count);
+    std::vector<std::int32_t> hits(std::size_t(rows.count) * rows.lanes);
+    const int count =
+        kernel.shortlist(rows.state(0), rows.count, band.data(), {threshold.data(), ambiguous.data(), hits.data()});
+    const std::int64_t size = std::int64_t(section_blocks) * kernel.block_codes;
+    for (int h = 0; h < count; ++h) {
+        const int r = hits[h] / rows.lanes, lane = hits[h] % rows.lanes;
+        if (ambiguous[r]) continue;
+        const std::int64_t begin = std::int64_t(rows.section[hits[h]]) * size,
+                           end = std::min(positions, begin + size);
+        for (std::int64_t i = begin + lane; i < end; i += rows.lanes) {
+            const std::int64_t code = order ? order[i] : i;
+            if (frame.usable(code)) evaluator.add(r, code);
+        }
+    }
+    std::vector<int> again;
+    for (int r = 0; r < rows.count; ++r) {
+        if (rows.finite[r] && !rows.scannable(r)) {
+            // without a scan, every code may be the nearest
+            ambiguous[r] = 1;
+            threshold[r] = std::numeric_limits<float>::max();
+        }
+        if (ambiguous[r]) again.push_back(r);
+    }
+    collect_all(rows, again, threshold.data(), frame, kernel, evaluator);
+    evaluator.flush();
+    for (int r = 0; r < rows.count && !rows.norm.empty(); ++r) {
+        // a zero vector is equally far from every code
+        if (rows.norm[r] == 0) evaluator.winners[r] = {0.0, frame.first_usable};
+    }
+    return std::move(evaluator.winners);
+}
+
+}  // namespace vqk
