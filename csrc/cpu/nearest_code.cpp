@@ -52,7 +52,7 @@ struct Group {
             const std::int64_t at = rows.ids[r] * call.g + g;
             const Winner& winner = winners[r];
             call.indices[at] = std::isfinite(winner.key) ? winner.index : 0;
-            call.distance[at] = canonical_distance(call.metric, winner.key, rows.norm.empty() ? 1.0 : rows.norm[r]);
+            call.distance[at] = canonical_distance(call.metric, winner.key, rows.x_norm(r));
         }
     }
 };

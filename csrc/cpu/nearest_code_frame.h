@@ -83,6 +83,7 @@ class CodeFrame {
     const std::vector<double> unshifted;  // [D]
     double shift_norm = 0.0;              // |m| s
     std::vector<double> norms;            // [K] canonical, cosine only
+    double shortest = HUGE_VAL;           // smallest of them that is not zero
 
   private:
     std::vector<std::uint8_t> unusable_;  // [K], or empty if every code is finite
@@ -121,6 +122,9 @@ double CodeFrame<Value>::inspect(const ScanKernel& kernel, int threads) {
         }
     });
     first_usable = std::find(flags.begin(), flags.end(), 0) - flags.begin();
+    for (const double norm : norms) {
+        if (norm > 0) shortest = std::min(shortest, norm);
+    }
     if (std::find(flags.begin(), flags.end(), 1) != flags.end()) unusable_ = std::move(flags);
     return largest.empty() ? 0.0 : *std::max_element(largest.begin(), largest.end());
 }
@@ -160,23 +164,28 @@ void CodeFrame<Value>::place(double largest) {
 class Tolerance {
   public:
     template <class Value>
-    Tolerance(const CodeFrame<Value>& frame, double radius) {
-        const double d = double(frame.dim), terms = d + 8;
-        const double scan = 1.001 * (1.25 * d + 16) * 0x1p-24, canonical = 2 * terms * 0x1p-53;
-        constant_ = scan * 0.5 * radius * radius + terms * 0x1p-120 + terms * 0x1p-1022 * frame.scale * frame.scale;
-        linear_ = scan * radius;
-        if (frame.metric == Metric::l2) {
-            constant_ += canonical * radius * radius;
-            linear_ += canonical * 2 * radius;
-            quadratic_ = canonical;
-        } else {
-            linear_ += canonical * (radius + frame.shift_norm);
-        }
+    Tolerance(const CodeFrame<Value>& frame, double radius)
+        : cosine_(frame.metric == Metric::cosine), l2_(frame.metric == Metric::l2) {
+        const double d = double(frame.dim);
+        terms_ = d + 8;
+        scan_ = 1.001 * (1.25 * d + 16) * 0x1p-24;
+        radius_ = radius;
+        reach_ = radius + frame.shift_norm;
+        unit_ = cosine_ ? 1 / frame.shortest : frame.scale * frame.scale;
     }
-    double operator()(double length) const { return constant_ + length * (linear_ + length * quadratic_); }
+    // `x_norm`: the length of x itself, if the metric is cosine
+    double operator()(double length, double x_norm) const {
+        const double canonical = l2_ ? (length + radius_) * (length + radius_) : length * reach_;
+        // what 1 in the canonical sum is in the score, or more
+        const double unit = cosine_ ? unit_ / x_norm : unit_;
+        if (canonical > 0x1p1020 * unit) return HUGE_VAL;
+        return scan_ * radius_ * (0.5 * radius_ + length) + 2 * terms_ * 0x1p-53 * canonical + terms_ * 0x1p-120 +
+               terms_ * 0x1p-1022 * unit;
+    }
 
   private:
-    double constant_, linear_, quadratic_ = 0.0;
+    bool cosine_, l2_;
+    double terms_, scan_, radius_, reach_, unit_;
 };
 
 }  // namespace vqk

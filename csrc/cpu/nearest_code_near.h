@@ -150,7 +150,7 @@ double scan_near(Rows<Value>& rows, const std::int32_t* home, const OrderedCodes
     const double lacking = codes.frame.metric == Metric::l2 ? 0.0 : codes.radius * codes.radius;
     for (int r = 0; r < rows.count; ++r) {
         if (!rows.scannable(r)) continue;
-        reach[r] = 4 * tolerance(rows.length[r]) + rows.length[r] * rows.length[r] + lacking;
+        reach[r] = 4 * tolerance(rows.length[r], rows.x_norm(r)) + rows.length[r] * rows.length[r] + lacking;
     }
     const std::int64_t scored = kernel.scan_near(rows.negated.get(), rows.count, codes.view(), codes.boxes(), home,
                                                  reach.data(), rows.state(0));

@@ -29,7 +29,9 @@ class Rows {
     Rows(std::vector<std::int64_t> ids, const Input* x, std::int64_t row_stride, const CodeFrame<Value>& frame,
          const ScanKernel& kernel);
 
-    bool scannable(int r) const { return length[r] < length_limit; }
+    // whether scores tell anything about the row
+    bool scannable(int r) const { return length[r] < length_limit && x_norm(r) > 0; }
+    double x_norm(int r) const { return norm.empty() ? 1.0 : norm[r]; }
     // the lanes of row `r` and those behind it
     LaneState state(int r) const {
         const std::int64_t at = std::int64_t(r) * lanes;
@@ -99,7 +101,7 @@ Rows<Value>::Rows(std::vector<std::int64_t> which, const Input* x, std::int64_t 
 template <class Value>
 void Rows<Value>::transform(int r, const CodeFrame<Value>& frame, const ScanKernel& kernel) {
     float* out = negated.get() + std::int64_t(r) * dim;
-    const double x_norm = norm.empty() ? 1.0 : norm[r];
+    const double x_norm = this->x_norm(r);
     double square;
     if constexpr (std::is_same_v<Value, float>) {
         if (float_reciprocal(x_norm)) {
@@ -113,7 +115,7 @@ void Rows<Value>::transform(int r, const CodeFrame<Value>& frame, const ScanKern
         square = affine_row(given[r], shift, -frame.factor(x_norm), dim, out);
     }
     length[r] = std::sqrt(square) * (1 + double(dim + 16) * 0x1p-24);
-    if (scannable(r) && std::isfinite(x_norm)) return;
+    if (length[r] < length_limit && std::isfinite(x_norm)) return;
     // an entry that is not finite makes the length so, but so does a float overflow: look again
     finite[r] = std::isfinite(x_norm) && std::isfinite(largest_magnitude(kernel, given[r], dim));
     length[r] = HUGE_VAL;
@@ -213,7 +215,8 @@ std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& fram
     if (frame.empty()) return std::move(evaluator.winners);
     const Tolerance tolerance(frame, radius);
     std::vector<double> band(rows.count);
-    for (int r = 0; r < rows.count; ++r) band[r] = rows.scannable(r) ? 2 * tolerance(rows.length[r]) : -1.0;
+    for (int r = 0; r < rows.count; ++r)
+        band[r] = rows.scannable(r) ? 2 * tolerance(rows.length[r], rows.x_norm(r)) : -1.0;
     std::vector<float> threshold(rows.count);
     std::vector<std::uint8_t> ambiguous(rows.count);
     std::vector<std::int32_t> hits(std::size_t(rows.count) * rows.lanes);
@@ -232,7 +235,7 @@ std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& fram
     }
     std::vector<int> again;
     for (int r = 0; r < rows.count; ++r) {
-        if (rows.finite[r] && !rows.scannable(r)) {
+        if (rows.finite[r] && rows.length[r] >= length_limit) {
             // without a scan, every code may be the nearest
             ambiguous[r] = 1;
             threshold[r] = std::numeric_limits<float>::max();
