@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 
@@ -26,21 +25,10 @@ def load_error() -> str:
     except ImportError as error:
         return str(error)
     if triton_interpreted():
-        _mend_interpreter()
+        from vqkernels._core.triton_interpreter import mend_interpreter
+
+        mend_interpreter()
     return ""
-
-
-def _mend_interpreter() -> None:
-    """The interpreter of Triton 3.6 keeps a scalar as an array of one element; numpy 2.4 lets none bound a loop."""
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def mended(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    interpreter._patch_lang_tensor = mended
 
 
 def triton_unsupported_reasons(*args: object) -> list[str]:

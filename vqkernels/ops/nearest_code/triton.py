@@ -14,21 +14,22 @@ from vqkernels._core.triton import (
 )
 
 LANES = 8  # columns of an accumulator that one quad of threads holds: reducing over the others needs no shuffle
-LISTED_ROWS = 16  # the smallest operand of a tensor core product
-LISTED_CODES = 64
-PREPARE = 64  # vectors or codes per program of the kernels that prepare them
-BOX_PARTS = 64
 WORKSPACE = 1 << 28  # bytes of packed vectors at a time
 PLAIN = {"enable_fp_fusion": False}  # the canonical sums are defined without fused multiply-add
 
 
 class Config(NamedTuple):
-    """Shape of one program of the scan."""
+    """Shapes of programs."""
 
-    block_n: int
+    block_n: int  # of the scan
     block_k: int
     num_warps: int
     num_stages: int
+    prepare: int = 64  # codes per program that measures and packs them
+    step: int = 16  # columns packed at a time
+    box_parts: int = 64  # programs that share the bounding box of a codebook
+    decide: int = 16  # vectors per program that decides
+    listed_codes: int = 64  # codes per step of the scan of listed vectors
 
 
 # target -> (largest number of packed columns, configuration), ascending.
@@ -39,7 +40,7 @@ CONFIGS: dict[str, tuple[tuple[int, Config], ...]] = {
     "sm_100": ((32, Config(128, 256, 8, 3)), (144, Config(128, 128, 8, 3)), (1 << 20, Config(128, 128, 8, 4))),
     # small enough for 99 KiB of shared memory
     "other": ((32, Config(128, 128, 4, 3)), (1 << 20, Config(64, 128, 4, 2))),
-    "interpreter": ((1 << 20, Config(64, 128, 4, 1)),),
+    "interpreter": ((1 << 20, Config(128, 256, 4, 1, 256, 256, 1, 64, 256)),),
 }
 
 
@@ -134,25 +135,37 @@ def prepare_codes(codebook: torch.Tensor, metric: str) -> _Codes:
     target = launch_target(codebook)
     table = CONFIGS.get(target, CONFIGS["other"])
     config = next(config for columns, config in table if packing.columns <= columns)
+    prepare = config.prepare
     padded = -(-k // config.block_k) * config.block_k
     new = codebook.new_empty
-    norm, box = new(g, k, dtype=torch.float64), new(g, BOX_PARTS, 3, d, dtype=torch.float64)
+    norm, box = new(g, k, dtype=torch.float64), new(g, config.box_parts, 3, d, dtype=torch.float64)
     centre, scale = new(g, d, dtype=torch.float64), new(g, 2, dtype=torch.float64)
     packed = new(g, padded, packing.columns, dtype=torch.float16)
     radius = codebook.new_zeros(g, dtype=torch.int32)
     width = min(64, 1 << (d - 1).bit_length())
-    kernels.measure_codes[(-(-k // PREPARE), g)](codebook, norm, k, *codebook.stride(), d, PREPARE, **PLAIN)
-    kernels.measure_box[(BOX_PARTS, g)](
-        codebook, norm, box, k, *codebook.stride(), -(-k // BOX_PARTS), d, metric, PREPARE, width
+    kernels.measure_codes[(-(-k // prepare), g)](codebook, norm, k, *codebook.stride(), d, prepare, **PLAIN)
+    kernels.measure_box[(config.box_parts, g)](
+        codebook, norm, box, k, *codebook.stride(), -(-k // config.box_parts), d, metric, prepare, width
     )
-    kernels.place_frame[(g,)](box, centre, scale, k, d, BOX_PARTS, width)
-    kernels.pack_codes[(padded // PREPARE, g)](
+    kernels.place_frame[(g,)](box, centre, scale, k, d, config.box_parts, width)
+    kernels.pack_codes[(padded // prepare, g)](
         codebook, norm, centre, scale, packed, radius, k, *codebook.stride(),
-        d, metric, packing.pieces, packing.columns, PREPARE,
+        d, metric, packing.pieces, packing.columns, prepare, config.step,
     )  # fmt: skip
     interpreted = target == "interpreter"
     multiprocessors = 1 if interpreted else torch.cuda.get_device_properties(codebook.device).multi_processor_count
-    return _Codes(codebook, norm, centre, scale, radius.view(torch.float32), packed, packing, config, metric, 4 * multiprocessors)
+    return _Codes(
+        codebook,
+        norm,
+        centre,
+        scale,
+        radius.view(torch.float32),
+        packed,
+        packing,
+        config,
+        metric,
+        4 * multiprocessors,
+    )
 
 
 class _Rows(NamedTuple):
@@ -174,7 +187,7 @@ def prepare_rows(x: torch.Tensor, codes: _Codes) -> _Rows:
     packed = x.new_empty(g, blocks * block, packing.columns, dtype=torch.float16)
     kernels.pack_rows[(blocks, g)](
         x, codes.centre, codes.scale, codes.radius, packed, slack, norm, n, *x.stride(),
-        d, codes.metric, packing.pieces, packing.columns, block, score_error(packing), 2.0**-24 * d**0.5, **PLAIN,
+        d, codes.metric, packing.pieces, packing.columns, block, codes.config.step, score_error(packing), 2.0**-24 * d**0.5, **PLAIN,
     )  # fmt: skip
     return _Rows(x, norm, slack, packed)
 
@@ -219,24 +232,25 @@ def look_up(
     from vqkernels.ops.nearest_code import triton_search as kernels
 
     (n, g, d), k, packing = x.shape, codes.codes.shape[1], codes.packing
+    decide = codes.config.decide
     rows = prepare_rows(x, codes)
     found = scan(rows, codes)
     listed, limit = (x.new_empty(g, n, dtype=dtype) for dtype in (torch.int32, torch.float32))
     count = x.new_zeros(g, dtype=torch.int32)
     strides = (*x.stride(), *codes.codes.stride())
-    kernels.decide_rows[(-(-n // LISTED_ROWS), g)](
+    kernels.decide_rows[(-(-n // decide), g)](
         x, codes.codes, rows.norm, codes.norm, rows.slack, *found, listed, limit, count, indices, distance,
-        n, k, *strides, d, codes.metric, found.second.shape[2], LANES, codes.config.block_k, LISTED_ROWS, **PLAIN,
+        n, k, *strides, d, codes.metric, found.second.shape[2], LANES, codes.config.block_k, decide, **PLAIN,
     )  # fmt: skip
     # the list's length stays on the device; `items` is as many blocks of it as there can be
-    items = max(codes.programs, -(-n // LISTED_ROWS))
-    key, index = (x.new_empty(g, items, LISTED_ROWS, dtype=dtype) for dtype in (torch.float64, torch.int32))
-    tiles = codes.packed.shape[1] // LISTED_CODES
+    items = max(codes.programs, -(-n // decide))
+    key, index = (x.new_empty(g, items, decide, dtype=dtype) for dtype in (torch.float64, torch.int32))
+    tiles = codes.packed.shape[1] // codes.config.listed_codes
     kernels.scan_listed[(codes.programs, g)](
         x, codes.codes, rows.norm, codes.norm, rows.packed, codes.packed, listed, limit, count, key, index,
         n, k, tiles, items, rows.packed.shape[1], *strides, d, codes.metric,
-        packing.width, packing.chunks, packing.tail, LISTED_ROWS, LISTED_CODES, **PLAIN,
+        packing.width, packing.chunks, packing.tail, decide, codes.config.listed_codes, **PLAIN,
     )  # fmt: skip
     kernels.decide_listed[(codes.programs, g)](
-        rows.norm, listed, count, key, index, indices, distance, n, tiles, items, codes.metric, LISTED_ROWS, **PLAIN
+        rows.norm, listed, count, key, index, indices, distance, n, tiles, items, codes.metric, decide, **PLAIN
     )

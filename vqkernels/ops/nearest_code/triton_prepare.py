@@ -159,6 +159,7 @@ def pack_codes(
     PIECES: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     group = tl.program_id(1).to(tl.int64)
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -171,8 +172,8 @@ def pack_codes(
     code = codes + group * stride_cg + k.to(tl.int64)[:, None] * stride_ck
     out = packed + (group * tl.num_programs(0) * BLOCK + k)[:, None] * COLUMNS
     square = tl.zeros([BLOCK], tl.float64)
-    for start in range(0, COLUMNS, 16):
-        column = (start + tl.arange(0, 16))[None, :]
+    for start in range(0, COLUMNS, STEP):
+        column = (start + tl.arange(0, STEP))[None, :]
         piece, d = column // D, column % D
         inside = usable[:, None] & (piece < PIECES)
         value = widen(tl.load(code + d.to(tl.int64) * stride_cd, mask=inside, other=0.0))
@@ -211,6 +212,7 @@ def pack_rows(
     PIECES: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
     SCORE_ERROR: tl.constexpr,
     HALF_FLOOR: tl.constexpr,
 ):
@@ -262,8 +264,8 @@ def pack_rows(
     tl.store(norm + at, length, mask=n < num_rows)
 
     out = packed + (group * tl.num_programs(0) * BLOCK + n)[:, None] * COLUMNS
-    for start in range(0, COLUMNS, 16):
-        column = (start + tl.arange(0, 16))[None, :]
+    for start in range(0, COLUMNS, STEP):
+        column = (start + tl.arange(0, STEP))[None, :]
         piece, d = column // D, column % D
         inside = ranged[:, None] & (piece < PIECES)
         value = widen(tl.load(row[:, None] + d.to(tl.int64) * stride_xd, mask=inside, other=0.0))
