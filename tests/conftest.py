@@ -1,11 +1,13 @@
 """What every test gets: fixed seeds, its own thread count, poisoned uninitialised memory, and the backends.
 
 A module that sets ``OPS = ("nearest_code", ...)`` and asks for the fixture ``backend`` runs once per backend
-that serves all of these ops on this machine, as the registry tells.
+that serves all of these ops on this machine, as the registry tells. Without a GPU, Triton kernels are interpreted;
+with one, every test whose ``backend`` needs it carries the marker ``gpu`` and runs on the device.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from vqkernels.testing import usable_backends
+from vqkernels.testing import backend_device, usable_backends
+
+# read by Triton when it is imported, and by the registry when it is asked
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # the same examples in every run: a red test must stay red
 hypothesis.settings.register_profile("vqkernels", deadline=None, derandomize=True, database=None, max_examples=100)
@@ -27,6 +33,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ops = getattr(metafunc.module, "OPS", None)
     if ops and "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", usable_backends(*ops))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        backend = callspec.params.get("backend") if callspec else None
+        if backend is not None and backend_device(backend).type == "cuda":
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(autouse=True)

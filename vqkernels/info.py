@@ -26,7 +26,7 @@ def collect() -> dict[str, Any]:
         "extension": build_info() or {"missing": load_error},
         "threads": torch.get_num_threads(),
         "devices": _devices(),
-        "ops": {op: {choice.backend: list(choice.reasons) for choice in explain(op)} for op in registered_ops()},
+        "ops": {op: {choice.backend: choice.state for choice in explain(op)} for op in registered_ops()},
     }
 
 
@@ -76,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     print("devices: " + ", ".join(info["devices"]))
     print()
     for op, backends in info["ops"].items():
-        states = [f"{name}: {'; '.join(reasons) or 'usable'}" for name, reasons in backends.items()]
-        print(f"{op:14} " + "   ".join(states))
+        print(f"{op:14} " + "   ".join(f"{name}: {state}" for name, state in backends.items()))
 
 
 if __name__ == "__main__":

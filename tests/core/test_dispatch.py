@@ -22,9 +22,14 @@ from vqkernels.testing import usable_backends
 
 
 def fake_backend(name: str, *reasons: str) -> ModuleType:
+    """A backend with reasons not to run; one that starts with "declines: " is a reason to be asked by name."""
     module = ModuleType(f"fake_backends.{name}")
-    module.unsupported_reasons = lambda *args: list(reasons)  # type: ignore[attr-defined]
+    declines = [reason.removeprefix("declines: ") for reason in reasons if reason.startswith("declines: ")]
+    refuses = [reason for reason in reasons if not reason.startswith("declines: ")]
+    module.unsupported_reasons = lambda *args: refuses  # type: ignore[attr-defined]
     module.run = lambda *args: name  # type: ignore[attr-defined]
+    if declines:
+        module.by_name_only_reasons = lambda *args: declines  # type: ignore[attr-defined]
     return module
 
 
@@ -49,12 +54,12 @@ def chosen(requested: str | None = None) -> Any:
 
 def test_the_first_usable_backend_in_the_stated_order(register: Callable[..., None]) -> None:
     register(reference=[], cpu=[], triton=["needs a GPU"], cuda=["not built", "needs a GPU"])
-    assert dispatch.registered_backends("probe") == ("triton", "cuda", "cpu", "reference")
+    assert dispatch.registered_backends("probe") == ("cuda", "triton", "cpu", "reference")
     assert chosen() == "cpu"
     lines = [str(choice) for choice in explain("probe")]
     assert lines == [
-        "triton: needs a GPU",
         "cuda: not built; needs a GPU",
+        "triton: needs a GPU",
         "cpu: selected",
         "reference: usable",
     ]
@@ -75,6 +80,31 @@ def test_an_explicit_backend_asks_no_other(register: Callable[..., None], monkey
     register(cpu=[], reference=[])
     monkeypatch.delitem(sys.modules, "fake_backends.cpu")  # importing it would fail
     assert chosen("reference") == "reference"
+
+
+def test_a_backend_that_declines_runs_by_name_only(register: Callable[..., None]) -> None:
+    register(
+        cuda=["declines: not measured faster"], triton=["needs a GPU", "declines: interpreted"], cpu=[], reference=[]
+    )
+    assert chosen() == "cpu"
+    assert chosen("cuda") == "cuda"
+    with use_backend("cuda"):
+        assert chosen() == "cuda"
+    with pytest.raises(NotImplementedError, match=r"^probe: backend 'triton' cannot run: needs a GPU$"):
+        chosen("triton")
+    assert [str(choice) for choice in explain("probe")] == [
+        "cuda: usable by name only (not measured faster)",
+        "triton: needs a GPU",
+        "cpu: selected",
+        "reference: usable",
+    ]
+    assert str(explain("probe", backend="cuda")[0]) == "cuda: selected"
+
+
+def test_declining_backends_alone_run_nothing(register: Callable[..., None]) -> None:
+    register(triton=["declines: interpreted"], cpu=["not built"])
+    with pytest.raises(NotImplementedError, match=r"no backend .* triton: interpreted \| cpu: not built$"):
+        chosen()
 
 
 def test_no_backend_at_all(register: Callable[..., None]) -> None:

@@ -26,7 +26,8 @@ RUNTIME_DEPENDENCIES = {"torch", "numpy", "vqkernels"}
 # layer -> the layers it may import
 ALLOWED = {
     "_core": {"_core", "_C"},
-    "backend": {"_core", "op"},
+    "kernels": {"_core", "kernels"},
+    "backend": {"_core", "op", "kernels"},
     "op": {"_core", "op"},
     "api": {"_core", "op", "api"},
     "distributed": {"_core", "api"},
@@ -43,6 +44,8 @@ def layer(module: str) -> str:
             return "public"
         case ["ops", _, name] if name in BACKENDS:
             return "backend"
+        case ["ops", _, name] if name.startswith("triton_"):
+            return "kernels"
         case ["ops", _, "op"]:
             return "op"
         case ["ops", *_]:
@@ -82,7 +85,7 @@ def violations(sources: dict[str, str]) -> list[str]:
             folder, other_folder = (name.split(".")[2:3] for name in (module, target))
             if there not in ALLOWED[here]:
                 found.append(f"{module} ({here}) imports {target} ({there})")
-            elif there == "op" and here in {"backend", "api"} and folder != other_folder:
+            elif there in {"op", "kernels"} and here in {"backend", "api"} and folder != other_folder:
                 found.append(f"{module} imports {target}, the inside of another op")
             elif there == "_C" and module != "vqkernels._core.extension":
                 found.append(f"{module} imports {target} past vqkernels._core.extension")
@@ -117,6 +120,8 @@ def test_imports_run_one_way() -> None:
         ("vqkernels.ops.code_stats.cpu", "from vqkernels.ops.code_stats.api import code_stats"),
         ("vqkernels.ops.code_stats.cpu", "from vqkernels.ops.gather_codes.op import gather_codes_op"),
         ("vqkernels.ops.code_stats.op", "from vqkernels.ops.code_stats import cpu"),
+        ("vqkernels.ops.nearest_code.api", "from vqkernels.ops.nearest_code.triton_kernels import coarse"),
+        ("vqkernels.ops.code_stats.cpu", "from vqkernels.ops.nearest_code.triton_kernels import coarse"),
         ("vqkernels.ops.code_stats.op", "from . import api"),
         ("vqkernels.ops.code_stats.api", "from vqkernels.ops.gather_codes.op import gather_codes_op"),
         ("vqkernels.ops.code_stats.api", "from vqkernels.nn import Ema"),

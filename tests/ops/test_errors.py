@@ -96,7 +96,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         partial(nearest_code, zeros(4, 2), zeros(3, 2), backend="gpu"),
         ValueError,
-        "backend: expected None or one of triton, cuda, cpu, reference, got 'gpu'",
+        "backend: expected None or one of cuda, triton, cpu, reference, got 'gpu'",
     ),
     (
         partial(nearest_code, zeros(4, 2), zeros(3, 2, device="meta")),
@@ -125,7 +125,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         partial(gather_codes, zeros(3, 2), INDICES, backend="c"),
         ValueError,
-        "backend: expected None or one of triton, cuda, cpu, reference",
+        "backend: expected None or one of cuda, triton, cpu, reference",
     ),
     (
         partial(gather_codes, zeros(3, 2), INDICES.to("meta")),

@@ -3,6 +3,9 @@
 An op registers the modules that implement it. Each module offers ``run(*args)`` and
 ``unsupported_reasons(*args) -> list[str]``; selection is nothing but asking in order. A backend asked for by
 name runs or raises with its reasons; it is never replaced by another.
+
+A module may also offer ``by_name_only_reasons(*args) -> list[str]``: why, though it can run, it waits to be asked
+for by name (it is interpreted, or not measured to be faster here).
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-BACKENDS = ("triton", "cuda", "cpu", "reference")  # order of preference
+BACKENDS = ("cuda", "triton", "cpu", "reference")  # order of preference
 
 
 class BackendModule(Protocol):
-    """The two functions a backend module must define."""
+    """The two functions a backend module must define; ``by_name_only_reasons`` may join them."""
 
     def unsupported_reasons(self, *args: Any) -> list[str]: ...
 
@@ -28,15 +31,24 @@ class BackendModule(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """One line of :func:`explain`: a backend, and what keeps it from running (empty = it can)."""
+    """One line of :func:`explain`: a backend, what keeps it from running (empty = it can), and what keeps it,
+    though it can run, from being chosen unless it is asked for by name."""
 
     backend: str
     reasons: tuple[str, ...]
     selected: bool
+    by_name_only: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        if self.reasons:
+            return "; ".join(self.reasons)
+        if self.selected or not self.by_name_only:
+            return "selected" if self.selected else "usable"
+        return f"usable by name only ({'; '.join(self.by_name_only)})"
 
     def __str__(self) -> str:
-        state = "selected" if self.selected else ("usable" if not self.reasons else "; ".join(self.reasons))
-        return f"{self.backend}: {state}"
+        return f"{self.backend}: {self.state}"
 
 
 _MODULES: dict[str, dict[str, str]] = {}  # op -> backend -> module path, imported on first use
@@ -73,14 +85,22 @@ def _module(op: str, backend: str) -> BackendModule:
     return cast(BackendModule, importlib.import_module(_MODULES[op][backend]))
 
 
+def _by_name_only(module: BackendModule, args: tuple[Any, ...]) -> tuple[str, ...]:
+    declines = getattr(module, "by_name_only_reasons", None)
+    return tuple(declines(*args)) if declines is not None else ()
+
+
 def _choices(op: str, requested: str | None, args: tuple[Any, ...]) -> list[Choice]:
     choices: list[Choice] = []
     chosen = False
     for name in registered_backends(op):
-        reasons = tuple(_module(op, name).unsupported_reasons(*args))
-        selected = not chosen and not reasons and requested in (None, name)
+        module = _module(op, name)
+        reasons = tuple(module.unsupported_reasons(*args))
+        by_name_only = () if reasons else _by_name_only(module, args)
+        wanted = name == requested if requested is not None else not by_name_only
+        selected = wanted and not reasons and not chosen
         chosen = chosen or selected
-        choices.append(Choice(name, reasons, selected))
+        choices.append(Choice(name, reasons, selected, by_name_only))
     return choices
 
 
@@ -104,7 +124,7 @@ def select(op: str, requested: str | None, *args: Any) -> BackendModule:
     passed_over: list[str] = []
     for name in registered_backends(op):
         module = _module(op, name)
-        reasons = module.unsupported_reasons(*args)
+        reasons = module.unsupported_reasons(*args) or list(_by_name_only(module, args))
         if not reasons:
             if name == "reference":
                 _warn_reference(op, passed_over)
@@ -152,7 +172,7 @@ def use_backend(backend: str) -> Iterator[None]:
     """Ask for one backend by name in every op called inside the ``with`` block.
 
     Args:
-        backend: ``"triton"``, ``"cuda"``, ``"cpu"`` or ``"reference"``. An op's own ``backend=`` goes before it.
+        backend: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"``. An op's own ``backend=`` goes before it.
 
     Raises:
         ValueError: if the backend does not exist.

@@ -2,6 +2,8 @@
 
 ``VQKERNELS_ISA``  ``auto`` (default), ``avx512``, ``avx2`` or ``portable``: instruction set of the CPU kernels.
                    Results are the same bits on all of them; the switch is for tests and measurements.
+``TRITON_INTERPRET``  ``1``: Triton's own switch; its kernels then run in numpy, on CPU tensors too, for tests.
+                   To be set before Triton is imported.
 """
 
 from __future__ import annotations
@@ -21,3 +23,8 @@ def isa_code() -> int:
     if name not in ISA_CODES:
         raise ValueError(f"VQKERNELS_ISA: expected one of {', '.join(ISA_CODES)}, got {name!r}")
     return ISA_CODES[name]
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton runs its kernels in numpy, on any device; spelled as Triton reads it."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "true", "yes", "on", "y"}
