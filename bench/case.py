@@ -9,8 +9,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 Setting = Mapping[str, Any]
 Call = Callable[[], Any]
+
+DEVICES = ("cpu", "cuda")
+
+
+def always(_: str) -> str:
+    """No reason against running."""
+    return ""
+
+
+def needs_cuda(_: str) -> str:
+    """Why code that launches CUDA kernels cannot run here, or the empty string."""
+    return "" if torch.cuda.is_available() else "needs a CUDA device"
 
 
 @dataclass(frozen=True)
@@ -26,18 +40,22 @@ class Work:
 class Verdict:
     """The answers of one implementation held against the float64 truth."""
 
-    checked: int  # answers compared
-    different: int  # not the index of the truth
+    answers: int  # all that were given
+    checked: int  # those whose truth was computed
+    different: int  # checked, and not the index of the truth
     wrong: int  # different, and farther than float32 rounding explains
     beaten: int  # answers, among all given, to which some implementation found a better one
     passed: bool
 
+    @property
+    def share(self) -> float:
+        """Share of answers that are not the truth, by the sample or, where that tells more, by all answers."""
+        return max(self.different / max(1, self.checked), self.beaten / max(1, self.answers))
+
     def __str__(self) -> str:
         if self.passed and not self.different:
             return "exact"
-        if self.passed:
-            return f"{self.different / self.checked:.2%} differ by rounding"
-        return f"WRONG {max(self.wrong, self.different) / self.checked:.2%}, beaten {self.beaten}"
+        return f"{self.share:.2%} differ by rounding" if self.passed else f"WRONG {self.share:.2%}"
 
 
 @dataclass(frozen=True)
@@ -51,10 +69,17 @@ class Implementation:
     ours: bool = False
     flag: str = ""  # takes part only with this command line flag
     note: str = ""
+    devices: tuple[str, ...] = ("cpu",)
+    arithmetic: str = "fp32"  # the unit that does most of the work; "% peak" is of its measured rate
+    obstacle: Callable[[str], str] = always  # device -> why an installed package cannot run there
+    describe: Callable[[Any], Setting] = lambda _: {}  # problem -> facts to record, `arithmetic` among them
+    own_memory: bool = False  # allocates device memory past torch, where its peak is not seen
 
-    def missing(self) -> str:
+    def missing(self, device: str = "cpu") -> str:
         """Why it cannot run here, or the empty string."""
-        return "" if importlib.util.find_spec(self.module) else f"package {self.module} is not installed"
+        if importlib.util.find_spec(self.module) is None:
+            return f"package {self.module} is not installed"
+        return self.obstacle(device)
 
     def version(self) -> str:
         version = getattr(importlib.import_module(self.module), "__version__", None)
@@ -67,14 +92,25 @@ class OpCase:
 
     op: str
     name: str
-    sizes: Mapping[str, int]  # by the package's letters
+    sizes: Mapping[str, int]  # by the package's letters, for two cores
     inputs: Callable[[Mapping[str, int], int], Any]  # (sizes, seed) -> problem
     implementations: tuple[Implementation, ...]
-    verify: Callable[[Any, Mapping[str, Any], str], dict[str, Verdict]]  # (problem, answers, name of ours)
+    # (problem, answers, names of ours) -> verdict on each answer
+    verify: Callable[[Any, Mapping[str, Any], frozenset[str]], dict[str, Verdict]]
     work: Callable[[Mapping[str, int]], Work]
     smoke_sizes: Mapping[str, int]
     true_sizes: Mapping[str, int] = field(default_factory=dict)  # where they differ from `sizes`
+    cuda_sizes: Mapping[str, int] = field(default_factory=dict)  # where a GPU cannot take the true ones either
     note: str = ""
+
+    def on(self, device: str) -> OpCase:
+        """The case for one kind of device: its contestants there, and full sizes on a GPU."""
+        able = tuple(i for i in self.implementations if device in i.devices)
+        if device == "cpu":
+            return replace(self, implementations=able)
+        sizes = {**self.sizes, **self.true_sizes, **self.cuda_sizes}
+        still = {letter: size for letter, size in self.true_sizes.items() if size != sizes[letter]}
+        return replace(self, implementations=able, sizes=sizes, true_sizes=still)
 
     def smoke(self) -> OpCase:
         """The same case, small enough to run in a moment."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import table
+from bench import readme, table
 from bench.machine import ROOT
+from bench.ours import OURS
 from bench.record import CaseRecord, Run, load
 
 if TYPE_CHECKING:
@@ -20,27 +21,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 3
+_LEGEND = {
+    "cpu": "log scale, right of the line is slower; blue: fastest with right answers, orange: wrong answers",
+    "cuda": "log scale, right of the line is slower; blue: fastest peer with right answers, orange: wrong answers, "
+    "pale blue: our other backends",
+}
 _TITLE = 0.6  # inches above a panel
 _INK, _PALE, _PAPER = "#24292f", "#d0d7de", "#ffffff"
-# blue and orange of Okabe and Ito, apart for every kind of colour vision; lightness tells the rest
-_PEER, _BEST, _WRONG = "#9aa5b1", "#0072b2", "#e69f00"
+# blues and orange of Okabe and Ito, apart for every kind of colour vision; lightness tells the rest
+_PEER, _BEST, _WRONG, _OURS = "#9aa5b1", "#0072b2", "#e69f00", "#56b4e9"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.plot",
         description=__doc__,
-        epilog="The README needs the lines <!-- bench:OP:begin --> and <!-- bench:OP:end -->; what is "
-        "between them is replaced by the table.",
+        epilog="Where the README has the lines <!-- bench:OP:begin --> and <!-- bench:OP:end --> (OP_cuda for a "
+        "result from a GPU), what is between them is replaced by the table; between <!-- bench:gpu:begin --> and its "
+        "end stands what bench/results/ tells about GPUs.",
     )
-    parser.add_argument("json", type=Path, help="a result of bench.run")
+    parser.add_argument("json", type=Path, nargs="*", help="results of bench.run (default: the newest complete ones)")
     parser.add_argument(
         "--out",
         type=Path,
         default=ROOT / "assets",
         help="folder of the charts (default: assets/ of the repository)",
     )
-    parser.add_argument("--readme", type=Path, help="also write the table into this file")
+    parser.add_argument("--readme", type=Path, help="also write the tables into this file")
     parser.add_argument(
         "--case",
         action="append",
@@ -50,33 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        run = load(args.json)
-        run.cases = [c for c in run.cases if not args.case or any(part in c.name for part in args.case)]
-        if not run.cases:
-            raise ValueError(f"{args.json}: no case to draw")
-        for path in save_chart(run, args.out):
-            print(os.path.relpath(path), file=sys.stderr)
+        drawn = {}
+        for path in args.json or readme.newest().values():
+            run = load(path)
+            run.cases = [c for c in run.cases if not args.case or any(part in c.name for part in args.case)]
+            if not run.cases:
+                raise ValueError(f"{path}: no case to draw")
+            drawn[f"bench:{readme.name(run)}"] = path
+            for chart in save_chart(run, args.out):
+                print(os.path.relpath(chart), file=sys.stderr)
         if args.readme:
-            source = os.path.relpath(args.json.resolve(), args.readme.resolve().parent)
-            write_between_markers(args.readme, f"bench:{run.op}", table.markdown(run, source))
+            readme.write(args.readme, drawn)
             print(os.path.relpath(args.readme), file=sys.stderr)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     return 0
-
-
-def write_between_markers(path: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
-
-    Raises:
-        ValueError: if the file does not have each marker once, in this order.
-    """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    content = path.read_text()
-    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
-        raise ValueError(f"{path}: expected {begin} and then {end}, once each")
-    head, rest = content.split(begin)
-    path.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def save_chart(run: Run, folder: Path) -> list[Path]:
@@ -85,7 +80,7 @@ def save_chart(run: Run, folder: Path) -> list[Path]:
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"bench_{run.op}.{kind}" for kind in ("svg", "png")]
+    paths = [folder / f"bench_{readme.name(run)}.{kind}" for kind in ("svg", "png")]
     style: dict[Any, Any] = {
         "svg.hashsalt": "vqkernels",
         "svg.fonttype": "none",
@@ -102,11 +97,12 @@ def save_chart(run: Run, folder: Path) -> list[Path]:
 def _draw(run: Run) -> Figure:
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(m.implementation for case in run.cases for m in case.measurements if not m.ours))
+    names = list(dict.fromkeys(m.implementation for case in run.cases for m in case.measurements))
+    names.remove(OURS)
     columns = min(_COLUMNS, len(run.cases))
     lines = math.ceil(len(run.cases) / columns)
     # inches: a strip per bar, room for a title per panel, a head and a foot
-    panel, head, foot = 0.16 * len(names) + _TITLE, 0.45 + _TITLE, 0.8
+    panel, head, foot = 0.16 * max(3, len(names)) + _TITLE, 0.45 + _TITLE, 0.8
     height = lines * panel - _TITLE + head + foot
     figure = Figure(figsize=(10, height), layout=None)
     grid: Any = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -128,11 +124,12 @@ def _draw(run: Run) -> Figure:
     # panels without one below them carry the scale
     for column in range(columns):
         grid[(len(run.cases) - 1 - column) // columns, column].tick_params(labelbottom=True)
-    figure.text(0.02, 1 - 0.3 / height, f"{run.op}: time relative to vqkernels", fontsize=13, weight="bold")
+    where = "" if run.device == "cpu" else f" on {run.environment['device'].get('name', 'cuda')}"
+    figure.text(0.02, 1 - 0.3 / height, f"{run.op}{where}: time relative to vqkernels", fontsize=13, weight="bold")
     figure.text(
         0.02,
         1 - 0.52 / height,
-        "log scale, right of the line is slower; blue: fastest with right answers, orange: wrong answers",
+        _LEGEND[run.device],
         fontsize=9,
     )
     figure.text(0.02, 0.12 / height, textwrap.fill(table.conditions(run), 150), fontsize=7.5, va="bottom")
@@ -140,14 +137,15 @@ def _draw(run: Run) -> Figure:
 
 
 def _panel(axes: Axes, case: CaseRecord, names: Sequence[str]) -> None:
-    peers = {m.implementation: m for m in case.measurements if not m.ours}
+    others = {m.implementation: m for m in case.measurements}
     for y, name in enumerate(names):
-        ratio = case.ratio(peers[name]) if name in peers else None
+        ratio = case.ratio(others[name]) if name in others else None
         if ratio is None:
             axes.text(1.06, y, "not run", va="center", fontsize=7, color=_PEER)
             continue
-        best = case.best_peer is peers[name]
-        color = _BEST if best else _PEER if peers[name].verdict.passed else _WRONG
+        other = others[name]
+        best = case.best_peer is other
+        color = _BEST if best else _OURS if other.ours else _PEER if other.verdict.passed else _WRONG
         axes.barh(y, ratio - 1, left=1, height=0.72, color=color)
         inside = ratio > axes.get_xlim()[1] / 4
         axes.text(

@@ -11,10 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.case import Verdict, Work
-from bench.machine import Ceiling, slug
+from bench.ceiling import Ceiling
+from bench.machine import slug
+from bench.ours import OURS
 from bench.timing import Timing
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a time means, by the least work the case can do with."""
+
+    pairs: float  # per second
+    flops: float  # per second
+    bytes: float  # per second
+    of_peak: float  # least time by arithmetic or traffic at the measured ceilings, over the time taken
 
 
 @dataclass
@@ -25,8 +37,10 @@ class Measurement:
     version: str
     ours: bool
     setting: dict[str, Any]
+    arithmetic: str  # whose ceiling it is held against
     verdict: Verdict
     timing: Timing | None  # None: not timed because the gate was red
+    rates: Rates | None
     peak_bytes: int | None  # beyond the inputs; None: not measured
 
 
@@ -45,13 +59,22 @@ class CaseRecord:
 
     @property
     def ours(self) -> Measurement:
-        return next(m for m in self.measurements if m.ours)
+        """The default backend's."""
+        return next(m for m in self.measurements if m.implementation == OURS)
+
+    @property
+    def green(self) -> bool:
+        return all(m.verdict.passed for m in self.measurements if m.ours)
 
     @property
     def best_peer(self) -> Measurement | None:
         """The fastest other implementation whose answers passed the gate."""
-        fit = [m for m in self.measurements if not m.ours and m.verdict.passed and m.timing]
-        return min(fit, key=seconds, default=None)
+        return min((m for m in self._timed_peers() if m.verdict.passed), key=seconds, default=None)
+
+    @property
+    def best_inexact(self) -> Measurement | None:
+        """The fastest other implementation whose answers did not."""
+        return min((m for m in self._timed_peers() if not m.verdict.passed), key=seconds, default=None)
 
     @property
     def speedup(self) -> float | None:
@@ -64,10 +87,18 @@ class CaseRecord:
             return None
         return measurement.timing.median / self.ours.timing.median
 
-    def efficiency(self, measurement: Measurement) -> float:
-        """The least time this work needs here, by arithmetic or by traffic, over the time taken."""
-        floor = max(self.work.flops / self.ceiling.flops, self.work.bytes / self.ceiling.bytes)
-        return floor / seconds(measurement)
+    def _timed_peers(self) -> list[Measurement]:
+        return [m for m in self.measurements if not m.ours and m.timing]
+
+
+def rates(work: Work, ceiling: Ceiling, arithmetic: str, timing: Timing | None) -> Rates | None:
+    """What a time means."""
+    if timing is None:
+        return None
+    # a ceiling without this arithmetic (a rehearsal) is that of float32
+    peak = ceiling.flops.get(arithmetic, ceiling.flops["fp32"])
+    floor = max(work.flops / peak, work.bytes / ceiling.bytes)
+    return Rates(*(amount / timing.median for amount in (work.pairs, work.flops, work.bytes, floor)))
 
 
 @dataclass
@@ -84,12 +115,17 @@ class Run:
 
     @property
     def green(self) -> bool:
-        return all(case.ours.verdict.passed for case in self.cases)
+        return all(case.green for case in self.cases)
 
     def file_name(self) -> str:
         stamp = self.environment
         dirty = "-dirty" if stamp["dirty"] else ""
-        return f"{slug(stamp['cpu'])}_{stamp['date'][:10]}_{stamp['commit']}{dirty}.json"
+        return f"{slug(stamp)}_{stamp['date'][:10]}_{stamp['commit']}{dirty}.json"
+
+    @property
+    def device(self) -> str:
+        """Kind of the device."""
+        return str(self.environment["device"]["kind"])
 
 
 def seconds(measurement: Measurement) -> float:
@@ -137,6 +173,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return build(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
     if origin is list and isinstance(value, list):
         return [_build(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict) and args[1] is not Any:
+        return {key: _build(args[1], item, f"{where}.{key}") for key, item in value.items()}
     plain = (int, float) if kind is float else origin or kind
     if not isinstance(value, plain) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where}: expected {kind}, got {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from bench.case import OpCase
 from bench.record import CaseRecord, Measurement, Run, seconds
@@ -43,31 +44,35 @@ def sizes(case: CaseRecord | OpCase) -> str:
 
 def case_table(case: CaseRecord) -> str:
     """Everything measured on one case."""
-    header = ("", "median", "20-80 %", "Gpair/s", "GFLOP/s", "% peak", "time", "memory", "indices", "setting")
+    header = ("", "median", "20-80 %", "Gpair/s", "GFLOP/s", "GB/s", "% peak", "time", "memory", "indices", "setting")
     rows = [_row(case, m) for m in case.measurements]
     lines = [
         f"{case.name}: {sizes(case)}  ({case.note})",
-        align(header, rows, right=range(1, 8)),
+        align(header, rows, right=range(1, 9)),
         *(f"  {name}: not run, {reason}" for name, reason in case.skipped.items()),
-        f"  ceiling {case.ceiling.flops / 1e9:.0f} GFLOP/s ({case.ceiling.flops_source}), "
-        f"copy {case.ceiling.bytes / 1e9:.1f} GB/s; time is relative to ours",
+        f"  ceiling {ceilings(case)}; time is relative to ours",
         f"  {verdict_line(case)}",
     ]
     return "\n".join(lines)
 
 
+def ceilings(case: CaseRecord) -> str:
+    """The measured ceilings of a case."""
+    flops = ", ".join(f"{unit} {rate / 1e9:.0f}" for unit, rate in case.ceiling.flops.items())
+    return f"{flops} GFLOP/s ({case.ceiling.source}), copy {case.ceiling.bytes / 1e9:.1f} GB/s"
+
+
 def _row(case: CaseRecord, m: Measurement) -> tuple[str, ...]:
     memory = "-" if m.peak_bytes is None else f"{m.peak_bytes / 2**20:.1f} MiB"
     setting = " ".join(f"{key}={value}" for key, value in m.setting.items())
-    if m.timing is None:
-        return (m.implementation, *["-"] * 6, memory, str(m.verdict), setting)
+    if m.timing is None or m.rates is None:
+        return (m.implementation, *["-"] * 7, memory, str(m.verdict), setting)
     return (
         m.implementation,
         duration(m.timing.median),
         f"{duration(m.timing.q20)} - {duration(m.timing.q80)}",
-        f"{case.work.pairs / seconds(m) / 1e9:.3g}",
-        f"{case.work.flops / seconds(m) / 1e9:.3g}",
-        f"{100 * case.efficiency(m):.0f}",
+        *(f"{rate / 1e9:.3g}" for rate in (m.rates.pairs, m.rates.flops, m.rates.bytes)),
+        percent(m),
         times(case.ratio(m)),
         memory,
         str(m.verdict),
@@ -75,9 +80,17 @@ def _row(case: CaseRecord, m: Measurement) -> tuple[str, ...]:
     )
 
 
+def percent(m: Measurement) -> str:
+    """Share of the ceiling."""
+    return f"{100 * m.rates.of_peak:.0f}" if m.rates else "-"
+
+
 def verdict_line(case: CaseRecord) -> str:
-    if not case.ours.verdict.passed:
-        return f"RED GATE: {case.ours.implementation} is not exact ({case.ours.verdict}); it was not timed"
+    if not case.green:
+        red = ", ".join(
+            f"{m.implementation} ({m.verdict})" for m in case.measurements if m.ours and not m.verdict.passed
+        )
+        return f"RED GATE: not exact, and not timed: {red}"
     if case.best_peer is None:
         return "no peer gave right answers"
     return f"{times(case.speedup)} the speed of the best peer, {case.best_peer.implementation}"
@@ -95,7 +108,7 @@ def summary(run: Run) -> str:
                 duration(seconds(case.ours)) if case.ours.timing else "RED GATE",
                 duration(seconds(peer)) if peer else "-",
                 times(case.speedup),
-                f"{100 * case.efficiency(case.ours):.0f}" if case.ours.timing else "-",
+                percent(case.ours),
                 peer.implementation if peer else "none was right",
                 sizes(case),
             )
@@ -108,33 +121,57 @@ def conditions(run: Run) -> str:
     stamp = run.environment
     packages = dict(stamp["packages"])
     isa = stamp["build"].get("isa", "") if stamp["isa"] == "auto" else stamp["isa"]
-    ours = f"vqkernels {packages.pop('vqkernels')} ({' '.join(filter(None, (stamp['backend'], isa)))})"
+    backends = dict.fromkeys(str(case.ours.setting["backend"]) for case in run.cases)
+    detail = " ".join([*backends, *([isa] if isa and "cpu" in backends else [])])
+    ours = f"vqkernels {packages.pop('vqkernels')} ({detail})"
     commit = stamp["commit"] + (" with local changes" if stamp["dirty"] else "")
     peers = ", ".join(f"{name} {version}" for name, version in packages.items())
     part = "" if run.complete else "; not a complete run"
-    return (
-        f"{stamp['cpu']['model']}, {stamp['threads']} threads for everyone; {ours} at {commit}; {peers}; "
-        f"{stamp['date'][:10]}; medians of interleaved runs{part}."
-    )
+    return f"{_machine(stamp)}; {ours} at {commit}; {peers}; {stamp['date'][:10]}; medians of interleaved runs{part}."
+
+
+def _machine(stamp: dict[str, Any]) -> str:
+    device = stamp["device"]
+    if device["kind"] == "cpu":
+        return f"{stamp['cpu']['model']}, {stamp['threads']} threads for everyone"
+    facts = (("driver_version", "driver"), ("clocks.sm", "SM clock at the start"))
+    told = [f"{label} {device[fact]}" for fact, label in facts if fact in device]
+    return ", ".join([device.get("name", "no GPU: a rehearsal"), *told, f"CUDA {stamp['cuda']}"])
 
 
 def markdown(run: Run, source: str) -> str:
     """The README table; ``source`` is the path of the JSON it came from."""
-    lines = [
-        f"| case | N | K | D | G | vqkernels | % of peak | best peer | speed-up | vs {USUAL} |",
-        "|---|--:|--:|--:|--:|--:|--:|---|--:|--:|",
-    ]
+    letters = list(dict.fromkeys(letter for case in run.cases for letter in case.sizes))
+    usual = any(_named(case, USUAL) for case in run.cases)
+    inexact = run.device == "cuda"
+    header = ["case", *letters, "vqkernels", "% of peak", "best peer", "speed-up"]
+    header += [f"vs {USUAL}"] * usual + ["fastest inexact peer, wrong codes"] * inexact
+    right = {*range(1, len(letters) + 3), len(letters) + 4, *([len(letters) + 5] if usual else [])}
+    lines = [_line(header), "|" + "|".join("--:" if i in right else "---" for i in range(len(header))) + "|"]
     for case in run.cases:
-        peer = case.best_peer
-        usual = next((m for m in case.measurements if m.implementation == USUAL), None)
+        peer, rival = case.best_peer, case.best_inexact
         cells = [
             f"{case.name}: {case.note}".replace("|", "\\|"),
-            *(f"{case.sizes[letter]:,}" for letter in "NKDG"),
+            *(f"{case.sizes[letter]:,}" for letter in letters),
             duration(seconds(case.ours)) if case.ours.timing else "not exact",
-            f"{100 * case.efficiency(case.ours):.0f}" if case.ours.timing else "-",
+            percent(case.ours),
             f"{peer.implementation}, {duration(seconds(peer))}" if peer else "none was right",
             f"**{times(case.speedup)}**",
-            times(case.ratio(usual)) if usual else "-",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        if usual:
+            named = _named(case, USUAL)
+            cells.append(times(case.ratio(named)) if named else "-")
+        if inexact:
+            cells.append(
+                f"{rival.implementation}, {times(case.ratio(rival))}, {rival.verdict.share:.2%}" if rival else "-"
+            )
+        lines.append(_line(cells))
     return "\n".join([*lines, "", f"{conditions(run)} Generated from [`{source}`]({source}) by `bench.plot`."])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _named(case: CaseRecord, name: str) -> Measurement | None:
+    return next((m for m in case.measurements if m.implementation == name), None)

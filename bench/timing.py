@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench.case import Call
+from bench.device import Device
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Timing:
 
 def measure(
     calls: Mapping[str, Call],
+    device: Device,
     *,
     rounds: int,
     min_seconds: float,
-    settle_seconds: float = 0.05,
     between: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Timing]:
     """Time every call in ``rounds`` slices that add up to at least ``min_seconds`` each.
@@ -35,9 +35,9 @@ def measure(
 
     Args:
         calls: what to time, by name.
+        device: where they run; it has the clock.
         rounds: slices per implementation; each holds at least one call.
         min_seconds: time to spend in each implementation, all rounds together.
-        settle_seconds: pause before a slice; the thread pool of the one before spins on for milliseconds.
         between: called with the number of each round before it starts.
     """
     names = list(calls)
@@ -46,25 +46,11 @@ def measure(
         between(number)
         turn = number % max(1, len(names))
         for name in names[turn:] + names[:turn]:
-            time.sleep(settle_seconds)
-            samples[name] += _slice(calls[name], min_seconds / rounds)
+            device.settle()
+            samples[name] += device.samples(calls[name], min_seconds / rounds)
     return {name: summarize(seconds) for name, seconds in samples.items()}
-
-
-def once(call: Call) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def summarize(seconds: list[float]) -> Timing:
     q20, median, q80 = (float(q) for q in np.quantile(seconds, (0.2, 0.5, 0.8)))
     return Timing(median, q20, q80, len(seconds))
-
-
-def _slice(call: Call, seconds: float) -> list[float]:
-    samples = [once(call)]
-    while sum(samples) < seconds:
-        samples.append(once(call))
-    return samples

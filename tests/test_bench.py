@@ -16,27 +16,35 @@ import pytest
 import torch
 
 import vqkernels
-from bench import compare, plot, record, run, table
+from bench import compare, plot, readme, record, run, table
 from bench.case import Call, Implementation, OpCase, Verdict, Work
-from bench.machine import Ceiling, slug
+from bench.ceiling import Ceiling
+from bench.device import Cpu
+from bench.gate import SquaredL2, checked_rows
+from bench.machine import slug
 from bench.memory import peak_bytes
-from bench.nearest_code.gate import checked_rows, verify
+from bench.nearest_code.cases import verify
+from bench.ours import OURS
 from bench.registry import OPS, find_case
 from bench.timing import Timing, measure, summarize
 from vqkernels.testing import LookupProblem
 
-OPTIONS = run.Options(threads=1, rounds=1, min_seconds=0.0, seed=0, ceiling_seconds=0.02, settle_seconds=0.0)
+OPTIONS = run.Options(threads=1, rounds=1, min_seconds=0.0, seed=0, ceiling_seconds=0.02)
+DEVICE = Cpu(threads=1, settle_seconds=0.0)
+OUR_NAME = frozenset({"ours"})
 
 
-def test_every_case_runs_and_passes_its_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("op", [op for op in OPS if op in vqkernels.__all__])
+def test_every_case_runs_and_passes_its_gate(op: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"
-    assert run.main(["--op", "nearest_code", "--smoke", "--threads", "1", "--json", str(path)]) == 0
+    assert run.main(["--op", op, "--smoke", "--threads", "1", "--json", str(path)]) == 0
     result = record.load(path)
-    assert [case.name for case in result.cases] == [case.name for case in OPS["nearest_code"]]
+    assert [case.name for case in result.cases] == [case.name for case in OPS[op]]
     assert not result.complete  # tiny sizes are no result
-    for case, measured in zip(OPS["nearest_code"], result.cases, strict=True):
+    for case, measured in zip(OPS[op], result.cases, strict=True):
         present = {m.implementation for m in measured.measurements}
-        assert present | set(measured.skipped) == {i.name for i in case.implementations}
+        assert present | set(measured.skipped) == {i.name for i in case.on("cpu").implementations}
+        assert not any(reason.startswith("failed") for reason in measured.skipped.values())
         assert all(m.timing is not None and m.verdict.checked for m in measured.measurements)
         assert measured.ours.verdict.passed
         assert measured.ours.verdict.different == 0
@@ -64,10 +72,10 @@ def _injected(answer: Callable[[LookupProblem], torch.Tensor], *, ours: bool) ->
     def prepare(problem: LookupProblem) -> Call:
         return lambda: answer(problem)
 
-    right = next(i for i in find_case("nearest_code", "k8192-d8").implementations if i.ours)
-    injected = Implementation("injected", "torch", prepare, ours=ours)
-    peer = dataclasses.replace(right, name="right", ours=not ours)
     case = find_case("nearest_code", "k8192-d8").smoke()
+    right = next(i for i in case.implementations if i.name == OURS)
+    injected = dataclasses.replace(right, name=OURS if ours else "injected", prepare=prepare, ours=ours)
+    peer = dataclasses.replace(right, name="right" if ours else OURS, ours=not ours)
     return dataclasses.replace(case, implementations=(injected, peer))
 
 
@@ -89,7 +97,7 @@ def test_a_wrong_answer_of_ours_is_not_timed_and_fails_the_run(
 
 
 def test_a_wrong_peer_is_timed_flagged_and_never_the_best() -> None:
-    case = run.run_case(_injected(_one_off, ours=False), OPTIONS)
+    case = run.run_case(_injected(_one_off, ours=False), DEVICE, OPTIONS)
     peer = next(m for m in case.measurements if not m.ours)
     assert peer.timing is not None
     assert not peer.verdict.passed
@@ -104,7 +112,7 @@ def test_a_wrong_peer_is_timed_flagged_and_never_the_best() -> None:
 def test_an_answer_out_of_range_or_of_another_shape_is_wrong(answer: Callable[[LookupProblem], torch.Tensor]) -> None:
     problem = LookupProblem(torch.randn(20, 4), torch.randn(7, 4))
     answers = {"ours": vqkernels.nearest_code(*problem).indices, "peer": answer(problem)}
-    verdicts = verify(problem, answers, "ours")
+    verdicts = verify(problem, answers, OUR_NAME)
     assert verdicts["ours"].passed
     assert verdicts["peer"].wrong == 20
 
@@ -113,29 +121,29 @@ def test_the_gate_sees_rows_whose_truth_was_not_computed() -> None:
     # one wrong answer in a row outside the checked subset: only the peer's nearer code gives it away
     problem = LookupProblem(torch.randn(2000, 4), torch.randn(50, 4))
     right = vqkernels.nearest_code(*problem).indices
-    checked = set(checked_rows(2000, problem.codebook[None]).tolist())
+    checked = set(checked_rows(SquaredL2(*problem), 1).tolist())
     row = next(n for n in range(2000) if n not in checked)
     wrong = right.clone()
     wrong[row] = (right[row] + 1) % 50
-    verdicts = verify(problem, {"ours": wrong, "peer": right}, "ours")
-    assert verdicts["ours"] == Verdict(checked=512, different=0, wrong=0, beaten=1, passed=False)
-    assert verify(problem, {"ours": right, "peer": wrong}, "ours")["ours"].passed
+    verdicts = verify(problem, {"ours": wrong, "peer": right}, OUR_NAME)
+    assert verdicts["ours"] == Verdict(2000, checked=512, different=0, wrong=0, beaten=1, passed=False)
+    assert verify(problem, {"ours": right, "peer": wrong}, OUR_NAME)["ours"].passed
 
 
 def test_a_peer_may_miss_by_rounding_and_ours_may_not() -> None:
     # |x - c|^2 is 1 for code 0 and 1 + 2^-22 for code 1, less than a float32 evaluation can tell apart in general
     problem = LookupProblem(torch.zeros(3, 1), torch.tensor([[1.0], [-(1.0 + 2.0**-23)]]))
     first, second = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
-    verdicts = verify(problem, {"ours": first, "peer": second}, "ours")
+    verdicts = verify(problem, {"ours": first, "peer": second}, OUR_NAME)
     assert (verdicts["peer"].different, verdicts["peer"].wrong, verdicts["peer"].passed) == (3, 0, True)
-    assert not verify(problem, {"ours": second, "peer": first}, "ours")["ours"].passed
+    assert not verify(problem, {"ours": second, "peer": first}, OUR_NAME)["ours"].passed
 
 
 def test_ours_must_take_the_lower_of_equal_codes() -> None:
     problem = LookupProblem(torch.zeros(3, 2), torch.ones(4, 2))
     low, high = torch.zeros(3, dtype=torch.int64), torch.full((3,), 3)
-    assert not verify(problem, {"ours": high, "peer": low}, "ours")["ours"].passed
-    assert verify(problem, {"ours": low, "peer": high}, "ours")["peer"].passed
+    assert not verify(problem, {"ours": high, "peer": low}, OUR_NAME)["ours"].passed
+    assert verify(problem, {"ours": low, "peer": high}, OUR_NAME)["peer"].passed
 
 
 def test_cancellation_far_from_the_origin_is_called_wrong() -> None:
@@ -144,7 +152,7 @@ def test_cancellation_far_from_the_origin_is_called_wrong() -> None:
     x, codebook = (torch.randn(n, 8, generator=generator) + 1e4 for n in (200, 500))
     expanded = (codebook.square().sum(1) - 2 * x @ codebook.t()).argmin(1)
     answers = {"ours": vqkernels.nearest_code(x, codebook).indices, "peer": expanded}
-    verdicts = verify(LookupProblem(x, codebook), answers, "ours")
+    verdicts = verify(LookupProblem(x, codebook), answers, OUR_NAME)
     assert verdicts["ours"].passed
     assert verdicts["peer"].wrong > 100
 
@@ -153,7 +161,7 @@ def test_every_implementation_is_visited_in_every_round() -> None:
     order: list[str] = []
     calls: dict[str, Call] = {name: (lambda name=name: order.append(name)) for name in "abc"}  # type: ignore[misc]
     rounds: list[int] = []
-    timings = measure(calls, rounds=4, min_seconds=0.0, settle_seconds=0.0, between=rounds.append)
+    timings = measure(calls, DEVICE, rounds=4, min_seconds=0.0, between=rounds.append)
     assert "".join(order) == "abc" + "bca" + "cab" + "abc"
     assert rounds == [0, 1, 2, 3]
     assert all(timing.samples == 4 for timing in timings.values())
@@ -174,20 +182,24 @@ def test_memory_counts_what_a_lookup_allocates() -> None:
 
 def _run(**changes: Any) -> record.Run:
     """A result made by hand: ours at 10 ms, one peer four times slower, one wrong, one half as fast."""
-    right, wrong = Verdict(10, 0, 0, 0, True), Verdict(10, 5, 5, 50, False)
+    right, wrong = Verdict(10, 10, 0, 0, 0, True), Verdict(100, 10, 5, 5, 50, False)
+    work, ceiling = Work(pairs=200, flops=1600, bytes=500), Ceiling({"fp32": 3.2e5, "fp16": 3.2e6}, "FMA", 1e9)
 
     def measured(name: str, seconds: float | None, verdict: Verdict = right) -> record.Measurement:
         timing = None if seconds is None else Timing(seconds, 0.9 * seconds, 1.1 * seconds, 7)
-        return record.Measurement(name, "1.0", name == "vqkernels", {"pairs": 4}, verdict, timing, 2**20)
+        setting = {"backend": "cpu"} if name == OURS else {"pairs": 4}
+        rates = record.rates(work, ceiling, "fp32", timing)
+        return record.Measurement(name, "1.0", name == OURS, setting, "fp32", verdict, timing, rates, 2**20)
 
     def case(name: str, *more: record.Measurement) -> record.CaseRecord:
-        sizes, work = {"N": 10, "K": 20, "D": 4, "G": 1}, Work(pairs=200, flops=1600, bytes=500)
-        measurements = [measured("vqkernels", 0.01), measured("faiss", 0.04), *more]
+        sizes = {"N": 10, "K": 20, "D": 4, "G": 1}
+        measurements = [measured(OURS, 0.01), measured("faiss", 0.04), *more]
         return record.CaseRecord(
-            name, "made by hand", sizes, {"N": 99}, work, Ceiling(3.2e5, "FMA", 1e9), measurements, {"absent": "no"}
+            name, "made by hand", sizes, {"N": 99}, work, ceiling, measurements, {"absent": "no"}
         )
 
     environment = {
+        "device": {"kind": "cpu"},
         "cpu": {"model": "Example(R) CPU 7 @ 2.00GHz", "family": "x", "cores": 2, "flags": []},
         "threads": 2,
         "thread_pools": [],
@@ -195,7 +207,7 @@ def _run(**changes: Any) -> record.Run:
         "system": "Linux",
         "python": "3.11",
         "packages": {"vqkernels": "0.1", "faiss": "1.0"},
-        "backend": "cpu",
+        "cuda": None,
         "build": {"isa": "avx512"},
         "isa": "auto",
         "commit": "abc",
@@ -217,9 +229,21 @@ def test_derived_figures() -> None:
     assert (first.best_peer.implementation, first.speedup) == ("torch", 2.0)  # the cheat is faster and does not count
     assert second.speedup == 4.0
     # 1600 operations at 3.2e5 per second are 5 ms, half of ours
-    assert math.isclose(first.efficiency(first.ours), 0.5)
+    assert first.ours.rates is not None
+    assert math.isclose(first.ours.rates.of_peak, 0.5)
+    assert math.isclose(first.ours.rates.pairs, 2e4)
+    # the same time in half precision, whose ceiling is ten times higher; without arithmetic the traffic binds
+    timing = first.ours.timing
+    assert record.rates(first.work, first.ceiling, "fp16", None) is None
+    half, copied = (record.rates(w, first.ceiling, "fp16", timing) for w in (first.work, Work(0, 0, 5_000_000)))
+    assert half is not None
+    assert copied is not None
+    assert math.isclose(half.of_peak, 0.05)
+    assert math.isclose(copied.of_peak, 0.5)
     assert _run().file_name() == "example-7-2c_2020-01-02_abc.json"
-    assert slug({"model": "AMD EPYC 9B14 64-Core Processor", "cores": 4}) == "amd-epyc-9b14-64-core-4c"
+    stamp = {"device": {"kind": "cpu"}, "cpu": {"model": "AMD EPYC 9B14 64-Core Processor", "cores": 4}}
+    assert slug(stamp) == "amd-epyc-9b14-64-core-4c"
+    assert slug({**stamp, "device": {"kind": "cuda", "name": "NVIDIA H200"}}) == "nvidia-h200"
 
 
 def test_a_result_survives_the_file(tmp_path: Path) -> None:
@@ -232,7 +256,7 @@ def test_a_result_survives_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data.update(schema=0), "schema 1, got 0"),
+        (lambda data: data.update(schema=0), f"schema {record.SCHEMA}, got 0"),
         (lambda data: data.pop("cases"), "expected the fields"),
         (lambda data: data["cases"][1].update(name=7), r"cases\[1\].name: expected .*str.*, got 7"),
         (lambda data: data["cases"][0]["measurements"][0]["timing"].pop("q20"), "timing: expected the fields"),
@@ -251,12 +275,12 @@ def test_a_damaged_result_is_refused(
 
 
 def test_plot_and_readme_come_from_the_file(tmp_path: Path) -> None:
-    result, readme, charts = tmp_path / "r.json", tmp_path / "README.md", tmp_path / "assets"
+    result, page, charts = tmp_path / "r.json", tmp_path / "README.md", tmp_path / "assets"
     record.save(_run(), result)
-    readme.write_text("before\n<!-- bench:nearest_code:begin -->\nold\n<!-- bench:nearest_code:end -->\nafter\n")
-    arguments = [str(result), "--out", str(charts), "--readme", str(readme)]
+    page.write_text("before\n<!-- bench:nearest_code:begin -->\nold\n<!-- bench:nearest_code:end -->\nafter\n")
+    arguments = [str(result), "--out", str(charts), "--readme", str(page)]
     assert plot.main(arguments) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n<!-- bench:nearest_code:begin -->\n| case |")
     assert text.endswith("<!-- bench:nearest_code:end -->\nafter\n")
     assert "old" not in text
@@ -268,14 +292,14 @@ def test_plot_and_readme_come_from_the_file(tmp_path: Path) -> None:
     # drawn again, the same bytes: the repository does not change without a new result
     before = svg.read_bytes(), png.read_bytes(), text
     assert plot.main(arguments) == 0
-    assert (svg.read_bytes(), png.read_bytes(), readme.read_text()) == before
+    assert (svg.read_bytes(), png.read_bytes(), page.read_text()) == before
 
 
 def test_a_readme_without_markers_is_refused(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- bench:nearest_code:end --> <!-- bench:nearest_code:begin -->")
+    page = tmp_path / "README.md"
+    page.write_text("<!-- bench:nearest_code:end --> <!-- bench:nearest_code:begin -->")
     with pytest.raises(ValueError, match="once each"):
-        plot.write_between_markers(readme, "bench:nearest_code", "table")
+        readme.write_between_markers(page, "bench:nearest_code", "table")
 
 
 def test_compare_names_ratios_and_differences() -> None:
@@ -289,9 +313,10 @@ def test_compare_names_ratios_and_differences() -> None:
     lines = [line.split() for line in text.splitlines()]
     assert "environment: threads 2 -> 4" in text
     assert "commit" not in text  # that is what one compares
-    assert ["first", "vqkernels", "10", "ms", "5", "ms", "0.500"] in lines
-    assert ["first", "torch", "20", "ms", "20", "ms", "1.000", "~"] in lines
+    assert ["first", "vqkernels", "10", "ms", "5", "ms", "0.500", "faster"] in lines
+    assert ["first", "torch", "20", "ms", "20", "ms", "1.000", "same"] in lines
     assert ["first", "faiss", "40", "ms", "missing", "-"] in lines
+    assert "vqkernels: 1 faster, 0 same, 0 slower" in text
     assert "second N=10 K=20 D=4 G=1: only in OLD" in text
     with pytest.raises(ValueError, match="NEW"):
         compare.compare(old, _run(op="code_stats"))
@@ -300,8 +325,8 @@ def test_compare_names_ratios_and_differences() -> None:
 def test_a_peer_that_is_not_installed_is_reported() -> None:
     absent = Implementation("absent", "no_such_package", lambda problem: lambda: None)
     case = find_case("nearest_code", "k8192-d8").smoke()
-    ours = tuple(i for i in case.implementations if i.ours)
-    measured = run.run_case(dataclasses.replace(case, implementations=(*ours, absent)), OPTIONS)
+    ours = tuple(i for i in case.implementations if i.name == OURS)
+    measured = run.run_case(dataclasses.replace(case, implementations=(*ours, absent)), DEVICE, OPTIONS)
     assert measured.skipped == {"absent": "package no_such_package is not installed"}
     assert "absent: not run, package no_such_package is not installed" in table.case_table(measured)
 

@@ -1,1 +1,1 @@
-"""The lookup benchmark: ``cases`` (problems), ``lookups`` (contestants), ``gate`` (float64 truth)."""
+"""The lookup benchmark: ``cases`` (problems), ``lookups`` and ``gpu_lookups`` (contestants)."""

@@ -1,7 +1,7 @@
 """The problems: lookups that published tokenizers do in every training step.
 
-N is scaled down to what two cores do in a moment; K, D and G are never touched, because they decide which
-implementation wins.
+N is scaled down to what two cores do in a moment, and true on a GPU; K, D and G are never touched, because they
+decide which implementation wins.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import partial
 
 import torch
 
-from bench.case import OpCase, Work
-from bench.nearest_code.gate import verify
+from bench.case import OpCase, Verdict, Work
+from bench.gate import SquaredL2, judge
 from bench.nearest_code.lookups import LOOKUPS
 from vqkernels.testing import LookupProblem, lookup_problem
 
@@ -26,6 +26,11 @@ def _inputs(data: str, sizes: Mapping[str, int], seed: int) -> LookupProblem:
     problem = lookup_problem("gaussian", n, k, d, groups=groups, seed=seed)
     uniform = torch.rand(problem.codebook.shape, generator=torch.Generator().manual_seed(seed))
     return problem._replace(codebook=(2 * uniform - 1) / k)
+
+
+def verify(problem: LookupProblem, answers: Mapping[str, torch.Tensor], ours: frozenset[str]) -> dict[str, Verdict]:
+    """Hold the indices of every implementation against the truth."""
+    return judge(SquaredL2(*problem), answers, ours)
 
 
 def _work(sizes: Mapping[str, int]) -> Work:
@@ -42,6 +47,7 @@ def _case(
     g: int = 1,
     *,
     true_n: int | None = None,
+    cuda_n: int | None = None,
     data: str = "gaussian",
     note: str,
 ) -> OpCase:
@@ -55,6 +61,7 @@ def _case(
         work=_work,
         smoke_sizes={"N": 50, "K": 301},
         true_sizes={} if true_n is None else {"N": true_n},
+        cuda_sizes={} if cuda_n is None else {"N": cuda_n},
         note=note,
     )
 
@@ -73,7 +80,15 @@ CASES = (
     _case("mgvq-g8", 8192, 2048, 4, 8, true_n=32768, note="MGVQ f16, 8 groups, one step"),
     _case("concept-tokens", 16384, 8192, 16, true_n=524_288, note="discrete concept tokens, one step"),
     _case("ibq", 2048, 262_144, 32, true_n=65536, note="IBQ-sized codebook"),
-    _case("kmeans-768", 512, 100_000, 768, true_n=20_500_000, note="one E-step of a codebook of CLIP features"),
+    _case(
+        "kmeans-768",
+        512,
+        100_000,
+        768,
+        true_n=20_500_000,
+        cuda_n=262_144,
+        note="one E-step of a codebook of CLIP features",
+    ),
     _case("uniform-init", 4096, 16384, 256, data="uniform-init", note="VQGAN before its first step: near-ties"),
     _case(
         "offset-100-sigma",

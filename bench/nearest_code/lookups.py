@@ -1,54 +1,28 @@
-"""The lookups that compete: ours and what people use on a CPU.
+"""The lookups that compete: ours and what people use, on a CPU and on a GPU.
 
 A peer is a lookup of one codebook, ``(x [N, D], codebook [K, D], **setting) -> call -> indices [N]``, which
-:func:`_per_group` runs once per group. Whatever it can derive from the codebook alone (index, norms,
+:func:`bench.chunks.per_group` runs once per group. Whatever it can derive from the codebook alone (index, norms,
 transposed copies) is made outside the clock, in its favour; ours derives everything inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-import vqkernels
-from bench.case import Call, Implementation
+from bench.case import DEVICES, Call, Implementation
+from bench.chunks import CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
+from bench.nearest_code.gpu_lookups import GPU_LOOKUPS
+from bench.ours import ours
 from vqkernels.testing import LookupProblem
 
-_CHUNKS = (1 << 24, 1 << 22, 1 << 20)  # pairs held at once by the peers that fill a distance matrix
-_MIN_CHUNK_ROWS = 64  # a product of fewer rows spends its time reading the codebook
 
-
-def _vqkernels(problem: LookupProblem) -> Call:
-    return lambda: vqkernels.nearest_code(problem.x, problem.codebook).indices
-
-
-def _per_group(lookup: Callable[..., Call]) -> Callable[..., Call]:
-    """Turn a lookup of one codebook into one of a problem, grouped or not."""
-
-    def prepare(problem: LookupProblem, **setting: Any) -> Call:
-        if problem.codebook.dim() == 2:
-            return lookup(problem.x, problem.codebook, **setting)
-        pairs = zip(problem.x.unbind(1), problem.codebook, strict=True)
-        calls = [lookup(x.contiguous(), codebook, **setting) for x, codebook in pairs]
-        return lambda: torch.stack([call() for call in calls], dim=1)
-
-    return prepare
-
-
-def _chunk_rows(codebook: torch.Tensor, pairs: int) -> int:
-    return max(_MIN_CHUNK_ROWS, pairs // codebook.shape[0])
-
-
-def _in_chunks(
-    x: torch.Tensor,  # [N, D]
-    rows: int,
-    lookup: Callable[[torch.Tensor], torch.Tensor],  # [n, D] -> [n]
-) -> Call:
-    """Split N so that the distances of only ``rows`` vectors exist at a time."""
-    chunks = x.split(rows)
-    return lambda: torch.cat([lookup(chunk) for chunk in chunks])
+def canonical(problem: LookupProblem) -> Sequence[Any]:
+    """What the backends of the op receive."""
+    grouped = problem.codebook if problem.codebook.dim() == 3 else problem.codebook[None]
+    return problem.x.reshape(-1, grouped.shape[0], grouped.shape[2]), grouped, "l2"
 
 
 def _faiss(
@@ -76,16 +50,9 @@ def _torch_addmm(
     *,
     pairs: int,
 ) -> Call:
-    norms = codebook.square().sum(1)
-    # one buffer for all chunks: allocating each anew costs more than filling it
-    rows = _chunk_rows(codebook, pairs)
-    buffer = codebook.new_empty(rows, codebook.shape[0])
-
-    def lookup(chunk: torch.Tensor) -> torch.Tensor:
-        distance = torch.addmm(norms, chunk, codebook.t(), alpha=-2, out=buffer[: chunk.shape[0]])
-        return distance.argmin(1)
-
-    return _in_chunks(x, rows, lookup)
+    rows = chunk_rows(codebook.shape[0], pairs)
+    distance = Expanded(codebook, rows)
+    return in_chunks(rows, lambda chunk: distance(chunk).argmin(1), x)
 
 
 def _torch_folded(
@@ -96,14 +63,14 @@ def _torch_folded(
 ) -> Call:
     # [x, 1] . [-2c, |c|^2] is the distance up to |x|^2; on the CPU min(1) is twice as fast as argmin(1)
     folded = torch.cat([-2 * codebook, codebook.square().sum(1, keepdim=True)], dim=1).t().contiguous()
-    rows = _chunk_rows(codebook, pairs)
+    rows = chunk_rows(codebook.shape[0], pairs)
     buffer = codebook.new_empty(rows, codebook.shape[0])
 
     def lookup(chunk: torch.Tensor) -> torch.Tensor:
         ones = torch.nn.functional.pad(chunk, (0, 1), value=1.0)
         return torch.mm(ones, folded, out=buffer[: chunk.shape[0]]).min(1).indices
 
-    return _in_chunks(x, rows, lookup)
+    return in_chunks(rows, lookup, x)
 
 
 def _torch_cdist(
@@ -112,7 +79,7 @@ def _torch_cdist(
     *,
     pairs: int,
 ) -> Call:
-    return _in_chunks(x, _chunk_rows(codebook, pairs), lambda chunk: torch.cdist(chunk, codebook).argmin(1))
+    return in_chunks(chunk_rows(codebook.shape[0], pairs), lambda chunk: torch.cdist(chunk, codebook).argmin(1), x)
 
 
 def _torch_compile(
@@ -131,7 +98,7 @@ def _torch_compile(
     norms = codebook.square().sum(1)
     torch.compiler.reset()  # past a few shapes of one function it would silently run it uncompiled
     lookup = torch.compile({"expanded": expanded, "direct": direct}[form], dynamic=False)
-    return _in_chunks(x, _chunk_rows(codebook, pairs), lookup)
+    return in_chunks(chunk_rows(codebook.shape[0], pairs), lookup, x)
 
 
 def _sklearn_argmin(
@@ -175,74 +142,76 @@ def _vector_quantize_pytorch(
     from vector_quantize_pytorch import VectorQuantize
 
     num_codes, dim = codebook.shape
-    quantizer = VectorQuantize(dim=dim, codebook_size=num_codes).eval().requires_grad_(False)
+    quantizer = VectorQuantize(dim=dim, codebook_size=num_codes).to(x.device).eval().requires_grad_(False)
     quantizer.codebook = codebook
-    return _in_chunks(x, _chunk_rows(codebook, pairs), lambda chunk: quantizer(chunk[None])[1][0])
-
-
-def _chunked(*pairs: int, **fixed: Any) -> tuple[dict[str, Any], ...]:
-    return tuple({"pairs": size, **fixed} for size in pairs)
+    return in_chunks(chunk_rows(num_codes, pairs), lambda chunk: quantizer(chunk[None])[1][0], x)
 
 
 LOOKUPS = (
-    Implementation("vqkernels", "vqkernels", _vqkernels, ours=True, note="codebook packed inside the clock"),
+    *ours("nearest_code", canonical),
     Implementation(
         "faiss",
         "faiss",
-        _per_group(_faiss),
+        per_group(_faiss),
         ({"blas_threshold": 128_000},),
         note="IndexFlatL2.search as it comes; index built outside the clock",
     ),
     Implementation(
         "faiss tuned",
         "faiss",
-        _per_group(_faiss),
+        per_group(_faiss),
         ({"blas_threshold": 0},),
         note="distance_compute_blas_threshold = 0: never the sequential path that small N * D falls into",
     ),
     Implementation(
         "torch addmm+argmin",
         "torch",
-        _per_group(_torch_addmm),
-        _chunked(*_CHUNKS),
+        per_group(_torch_addmm),
+        chunked(*CHUNKS),
         note="the usual PyTorch code, chunked over N, one buffer, norms outside the clock",
+        devices=DEVICES,
     ),
     Implementation(
         "torch tuned",
         "torch",
-        _per_group(_torch_folded),
-        _chunked(*_CHUNKS),
+        per_group(_torch_folded),
+        chunked(*CHUNKS),
         note="norms folded into one matrix product, min(1) in place of argmin(1), chunked over N",
+        devices=DEVICES,
     ),
     Implementation(
         "torch.cdist+argmin",
         "torch",
-        _per_group(_torch_cdist),
-        _chunked(*_CHUNKS),
+        per_group(_torch_cdist),
+        chunked(*CHUNKS),
         note="chunked over N so that memory stays bounded",
+        devices=DEVICES,
     ),
     Implementation(
         "torch.compile",
         "torch",
-        _per_group(_torch_compile),
-        (*_chunked(1 << 22, form="expanded"), *_chunked(1 << 22, form="direct")),
+        per_group(_torch_compile),
+        (*chunked(1 << 22, form="expanded"), *chunked(1 << 22, form="direct")),
         flag="--compile",
         note="inductor; the faster of the expanded and the direct form, chunked over N",
+        devices=DEVICES,
     ),
     Implementation(
         "sklearn argmin",
         "sklearn",
-        _per_group(_sklearn_argmin),
+        per_group(_sklearn_argmin),
         note="pairwise_distances_argmin, float32, no checks",
     ),
     Implementation(
-        "sklearn KMeans", "sklearn", _per_group(_sklearn_kmeans), note="KMeans.predict, float32, no checks"
+        "sklearn KMeans", "sklearn", per_group(_sklearn_kmeans), note="KMeans.predict, float32, no checks"
     ),
     Implementation(
         "vector-quantize-pytorch",
         "vector_quantize_pytorch",
-        _per_group(_vector_quantize_pytorch),
-        _chunked(*_CHUNKS[1:]),
+        per_group(_vector_quantize_pytorch),
+        chunked(*CHUNKS[1:]),
         note="VectorQuantize.eval() forward (lookup and gather), chunked over N so that memory stays bounded",
+        devices=DEVICES,
     ),
+    *GPU_LOOKUPS,
 )

@@ -1,0 +1,1 @@
+"""The benchmark of the multi-level lookup: ``cases`` (problems), ``lookups`` (contestants)."""

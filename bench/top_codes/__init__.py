@@ -1,0 +1,1 @@
+"""The benchmark of the M nearest codes: ``cases`` (problems), ``searches`` (contestants)."""
