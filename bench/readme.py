@@ -17,12 +17,10 @@ GPU_BLOCK = "bench:gpu"
 
 def newest(folder: Path = RESULTS) -> dict[tuple[str, str], Path]:
     """The latest complete result of every op and kind of device that has one: ``(op, kind) -> path``."""
-    runs = [(path, load(path)) for path in sorted(folder.glob("*/*.json"))]
-    complete = sorted(
-        ((run.environment["date"], path, run) for path, run in runs if run.complete), key=lambda r: r[0]
-    )
-    order = [(op, device) for op in OPS for device in DEVICES]
-    found = {(run.op, run.device): path for _, path, run in complete}
+    runs = {path: load(path) for path in folder.glob("*/*.json")}
+    by_date = sorted(runs, key=lambda path: runs[path].environment["date"])
+    found = {(runs[path].op, runs[path].device): path for path in by_date if runs[path].complete}
+    order = ((op, device) for op in OPS for device in DEVICES)
     return {key: found[key] for key in order if key in found}
 
 

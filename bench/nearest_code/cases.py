@@ -39,7 +39,7 @@ def _work(sizes: Mapping[str, int]) -> Work:
     return Work(pairs=n * k * g, flops=2 * n * k * d * g, bytes=4 * (n + k) * d * g + 12 * n * g)
 
 
-def _case(
+def lookup_case(
     name: str,
     n: int,
     k: int,
@@ -51,6 +51,7 @@ def _case(
     data: str = "gaussian",
     note: str,
 ) -> OpCase:
+    """A lookup; ``true_n`` where ``n`` was scaled down, ``cuda_n`` where a GPU gets yet another."""
     return OpCase(
         op="nearest_code",
         name=name,
@@ -67,20 +68,20 @@ def _case(
 
 
 CASES = (
-    _case("k8192-d8", 16384, 8192, 8, note="a middling codebook of short codes"),
-    _case("k16384-d32", 16384, 16384, 32, note="a middling codebook of longer codes"),
-    _case("vqgan-f8", 4096, 16384, 256, true_n=10240, note="VQGAN and CVQ, one step"),
-    _case("vqgan-lc-f16", 4096, 100_000, 8, true_n=65536, note="VQGAN-LC, one step"),
-    _case("vqgan-lc-f8", 4096, 100_000, 4, true_n=262_144, note="VQGAN-LC at f8, one step"),
-    _case("vqgan-lc-image", 256, 100_000, 8, note="VQGAN-LC, the tokens of one image"),
-    _case("fc-ema-f16", 16384, 16384, 8, true_n=65536, note="factorized-code and EMA baselines, one step"),
-    _case("seqgan", 16384, 1024, 256, true_n=65536, note="SeQ-GAN, one step"),
-    _case("sgc", 5760, 8192, 32, note="SGC-VQGAN with its two levels concatenated, one step per device"),
-    _case("mgvq-g4", 8192, 8192, 8, 4, true_n=32768, note="MGVQ f16, 4 groups, one step"),
-    _case("mgvq-g8", 8192, 2048, 4, 8, true_n=32768, note="MGVQ f16, 8 groups, one step"),
-    _case("concept-tokens", 16384, 8192, 16, true_n=524_288, note="discrete concept tokens, one step"),
-    _case("ibq", 2048, 262_144, 32, true_n=65536, note="IBQ-sized codebook"),
-    _case(
+    lookup_case("k8192-d8", 16384, 8192, 8, note="a middling codebook of short codes"),
+    lookup_case("k16384-d32", 16384, 16384, 32, note="a middling codebook of longer codes"),
+    lookup_case("vqgan-f8", 4096, 16384, 256, true_n=10240, note="VQGAN and CVQ, one step"),
+    lookup_case("vqgan-lc-f16", 4096, 100_000, 8, true_n=65536, note="VQGAN-LC, one step"),
+    lookup_case("vqgan-lc-f8", 4096, 100_000, 4, true_n=262_144, note="VQGAN-LC at f8, one step"),
+    lookup_case("vqgan-lc-image", 256, 100_000, 8, note="VQGAN-LC, the tokens of one image"),
+    lookup_case("fc-ema-f16", 16384, 16384, 8, true_n=65536, note="factorized-code and EMA baselines, one step"),
+    lookup_case("seqgan", 16384, 1024, 256, true_n=65536, note="SeQ-GAN, one step"),
+    lookup_case("sgc", 5760, 8192, 32, note="SGC-VQGAN with its two levels concatenated, one step per device"),
+    lookup_case("mgvq-g4", 8192, 8192, 8, 4, true_n=32768, note="MGVQ f16, 4 groups, one step"),
+    lookup_case("mgvq-g8", 8192, 2048, 4, 8, true_n=32768, note="MGVQ f16, 8 groups, one step"),
+    lookup_case("concept-tokens", 16384, 8192, 16, true_n=524_288, note="discrete concept tokens, one step"),
+    lookup_case("ibq", 2048, 262_144, 32, true_n=65536, note="IBQ-sized codebook"),
+    lookup_case(
         "kmeans-768",
         512,
         100_000,
@@ -89,8 +90,8 @@ CASES = (
         cuda_n=262_144,
         note="one E-step of a codebook of CLIP features",
     ),
-    _case("uniform-init", 4096, 16384, 256, data="uniform-init", note="VQGAN before its first step: near-ties"),
-    _case(
+    lookup_case("uniform-init", 4096, 16384, 256, data="uniform-init", note="VQGAN before its first step: near-ties"),
+    lookup_case(
         "offset-100-sigma",
         4096,
         8192,
