@@ -15,6 +15,7 @@ from bench.ceiling import Ceiling, cpu_ceiling, cuda_ceiling
 
 _FLUSH = 1 << 28  # bytes, four times the second level cache of the largest GPU
 _BATCH = 10  # calls enqueued between two looks at the clock
+_MOST = 100  # calls that settle a median; of a short one many more would fit, each with a flush
 _STATE = (
     "name",
     "driver_version",
@@ -95,14 +96,14 @@ class Cuda:
         self._flush = torch.empty(_FLUSH, dtype=torch.uint8, device="cuda")
 
     def place(self, problem: Any) -> Any:
-        return type(problem)(*(_to_cuda(field) for field in problem))
+        return moved(problem, torch.device("cuda"))
 
     def samples(self, call: Call, seconds: float) -> list[float]:
-        samples: list[float] = []
-        while not samples or sum(samples) < seconds:
-            # one call alone tells how many fit into the time
-            count = 1 if not samples else min(_BATCH, 1 + int((seconds - sum(samples)) / max(samples[0], 1e-6)))
-            samples += self._batch(call, count)
+        samples = self._batch(call, 1)
+        while sum(samples) < seconds and len(samples) < _MOST:
+            # the first call tells how many fit into what is left
+            count = 1 + int((seconds - sum(samples)) / max(samples[0], 1e-6))
+            samples += self._batch(call, min(_BATCH, count))
         return samples
 
     def _batch(self, call: Call, count: int) -> list[float]:
@@ -170,9 +171,11 @@ def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)
 
 
-def _to_cuda(field: Any) -> Any:
-    if isinstance(field, torch.Tensor):
-        return field.cuda()
-    if isinstance(field, tuple) and any(isinstance(item, torch.Tensor) for item in field):
-        return tuple(_to_cuda(item) for item in field)
-    return field
+def moved(value: Any, device: torch.device) -> Any:
+    """A problem, tensors of a tuple however deep, on a device; what is no tensor stays as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if not isinstance(value, tuple):
+        return value
+    items = (moved(item, device) for item in value)
+    return value._make(items) if hasattr(value, "_make") else tuple(items)

@@ -17,7 +17,8 @@ import torch
 from bench.case import Verdict
 
 _PRODUCTS = 1 << 29  # float64 work the truth may take
-_ENTRIES = 1 << 23  # distances that may be sorted, and held at a time
+_SORTED = 1 << 23  # distances that the truth of several answers may sort
+_PART = 1 << 20  # distances, or elements of codes, held at a time
 _MIN_ROWS, _MAX_ROWS = 8, 512
 U32 = 2.0**-24
 
@@ -83,7 +84,7 @@ def checked_rows(geometry: Geometry, m: int) -> torch.Tensor:
     """Vectors whose truth is computed: random but fixed, as many as the work allows, at least a few."""
     n, g, k, d = geometry.shape
     # one winner takes a minimum, several take a sort
-    affordable = min(_PRODUCTS // (g * k * d), _MAX_ROWS if m == 1 else _ENTRIES // (g * k))
+    affordable = min(_PRODUCTS // (g * k * d), _MAX_ROWS if m == 1 else _SORTED // (g * k))
     wanted = min(_MAX_ROWS, max(_MIN_ROWS, affordable))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     return order[:wanted].sort().values
@@ -92,7 +93,7 @@ def checked_rows(geometry: Geometry, m: int) -> torch.Tensor:
 def _truth(geometry: Geometry, rows: torch.Tensor, m: int) -> torch.Tensor:  # [n] -> [n, G, M]
     _, g, k, _ = geometry.shape
     parts = []
-    for part in rows.split(max(1, _ENTRIES // (g * k))):
+    for part in rows.split(max(1, _PART // (g * k))):
         distance = geometry.all_distances(part)
         # both give the lowest index where distances are equal
         winners = distance.min(2, keepdim=True).indices if m == 1 else distance.sort(dim=2, stable=True).indices
@@ -105,7 +106,7 @@ def _beaten(geometry: Geometry, given: Mapping[str, torch.Tensor]) -> dict[str, 
     n, g, k, d = geometry.shape
     m = next(iter(given.values())).shape[2]
     beaten = dict.fromkeys(given, 0)
-    for rows in torch.arange(n, device=geometry.device).split(max(1, _ENTRIES // (g * m * d))):
+    for rows in torch.arange(n, device=geometry.device).split(max(1, _PART // (g * m * d))):
         part = {name: indices[rows] for name, indices in given.items()}
         value = {name: _valid_distances(geometry, rows, indices) for name, indices in part.items()}
         nearest = torch.stack(list(value.values())).amin(0)
@@ -193,9 +194,9 @@ def _sqrt(value: torch.Tensor) -> torch.Tensor:
 class WeightedL2:
     """``sum_l w_l |x_l - c_l|``, levels added in order.
 
-    A float32 evaluation of ``|x_l - c_l|^2`` errs by ``e_l``, the budget of :class:`SquaredL2`, and its root by at
-    most ``sqrt(e_l)``, which is what the expanded formula really does where a level is near zero; the product and
-    the sum over L levels round L + 2 times more.
+    A float32 evaluation of ``s = |x_l - c_l|^2`` errs by at most ``e``, half the budget of :class:`SquaredL2`, and
+    its root by ``e / sqrt(s)`` and by ``sqrt(e)`` at most: where a level is near zero the expanded formula really
+    does that. The product and the sum over L levels round L + 2 times more.
     """
 
     def __init__(
@@ -214,11 +215,20 @@ class WeightedL2:
         return self._combine([level.distances(rows, indices) for level in self.levels])
 
     def budget(self, rows: torch.Tensor, answer: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        # twice the error of one evaluation: of the answer's distance and of the truth's
-        roots = [2 * (level.budget(rows, answer, truth) / 2).sqrt() for level in self.levels]
         farther = torch.maximum(self.distances(rows, answer), self.distances(rows, truth))
         rounding = (len(self.levels) + 2) * U32
-        return self._weighted(roots) + 2 * rounding / (1 - rounding) * farther
+        # the answer was taken too near and the truth too far
+        roots = sum(self._weighted(self._root_errors(rows, indices, answer, truth)) for indices in (answer, truth))
+        return roots + 2 * rounding / (1 - rounding) * farther
+
+    def _root_errors(
+        self, rows: torch.Tensor, indices: torch.Tensor, answer: torch.Tensor, truth: torch.Tensor
+    ) -> list[torch.Tensor]:
+        errors = []
+        for level in self.levels:
+            error = level.budget(rows, answer, truth) / 2
+            errors.append(torch.minimum(error.sqrt(), error / level.distances(rows, indices).sqrt()))
+        return errors
 
     def _combine(self, squares: list[torch.Tensor]) -> torch.Tensor:
         return self._weighted([_sqrt(square) for square in squares])

@@ -35,9 +35,6 @@ findings so far are kept when it is cut off. A later run into the same DIR leave
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     deadline = time.monotonic() + 60 * args.minutes
-    if args.smoke:
-        # before anything imports Triton: its kernels then run in the interpreter
-        os.environ["TRITON_INTERPRET"] = "1"
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         device: Device = Rehearsal(threads=1) if args.smoke else Cuda()
@@ -53,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if suite["steps"].get(step.name, {}).get("state") == "done" and step.name not in args.only:
             continue
         limit = min(step.seconds, deadline - time.monotonic())
-        outcome = _run(step, args.out, limit, args.smoke) if limit >= _LEAST else {"state": "no time left"}
+        outcome = run_step(step, args.out, limit, args.smoke) if limit >= _LEAST else {"state": "no time left"}
         suite["steps"][step.name] = outcome
         _write(args.out / "suite.json", suite)
         print(f"{step.name:24} {outcome['state']:14} {outcome.get('reason', '')}", flush=True)
@@ -72,13 +69,13 @@ def _resumed(path: Path, stamp: dict[str, Any], *, smoke: bool) -> dict[str, Any
     return {"schema": SCHEMA, "smoke": smoke, "environment": stamp, "steps": {}}
 
 
-def _run(step: Step, out: Path, limit: float, smoke: bool) -> dict[str, Any]:
+def run_step(step: Step, out: Path, limit: float, smoke: bool) -> dict[str, Any]:
     """Run a step in a process of its own: it may hang, crash or spoil the device for whoever shares its process."""
     part = out / "running.json"
     part.write_text("{}")
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload(["bench.gpu.steps"])  # torch is loaded once, and no CUDA in the server
-    process = fork.Process(target=_child, args=(step.name, out, part, limit, smoke))
+    process = fork.Process(target=_child, args=(step, out, part, limit, smoke))
     began = time.monotonic()
     process.start()
     process.join(limit)
@@ -92,16 +89,23 @@ def _run(step: Step, out: Path, limit: float, smoke: bool) -> dict[str, Any]:
     findings = json.loads(part.read_text())
     part.unlink()
     ending = findings.pop("ending", {"state": "failed", "reason": f"the process ended with {process.exitcode}"})
+    # a step may do what it can and leave out the rest
+    parts = ((name, finding) for name, finding in findings.items() if isinstance(finding, dict))
+    left_out = [f"{name}: {finding['not available']}" for name, finding in parts if "not available" in finding]
+    if left_out:
+        ending.setdefault("reason", "; ".join(left_out))
     return {**ending, **outcome, "seconds": round(time.monotonic() - began, 1), "findings": findings}
 
 
-def _child(name: str, out: Path, part: Path, limit: float, smoke: bool) -> None:
+def _child(step: Step, out: Path, part: Path, limit: float, smoke: bool) -> None:
     os.setsid()
+    if smoke:
+        # before anything imports Triton: its kernels then run in the interpreter
+        os.environ["TRITON_INTERPRET"] = "1"
     with open(out / "suite.log", "a") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    print(f"\n=== {name}", flush=True)
-    step = next(step for step in STEPS if step.name == name)
+    print(f"\n=== {step.name}", flush=True)
     context = Context(out, part, limit, smoke)
     torch.set_num_threads(1)
     try:

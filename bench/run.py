@@ -200,7 +200,9 @@ def _weigh(
     peaks = {}
     for i in able:
         setting = settings[i.name]
-        seen = None if i.own_memory else device.peak_bytes(partial(i.prepare, problem, **setting))
+        # what is compiled would be compiled once more
+        unseen = i.own_memory or bool(i.flag)
+        seen = None if unseen else device.peak_bytes(partial(i.prepare, problem, **setting))
         if seen is None and options.memory and device.kind == "cpu":
             _progress(f"    {i.name}: memory")
             seen = memory.peak_bytes(case, i.name, setting, threads=options.threads, seed=options.seed)

@@ -30,7 +30,7 @@ class Step:
 
 
 def _tests(context: Context) -> None:
-    arguments = ["--collect-only", "tests/ops/test_nearest_code.py"] if context.smoke else []
+    arguments = ["--collect-only", "tests/test_bench_gpu.py"] if context.smoke else []
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(done.stdout, flush=True)
@@ -68,11 +68,11 @@ STEPS = (
     Step("tests", "does everything marked gpu pass?", 240, _tests),
     Step("ceilings", "matrix products in four arithmetics, copy", 30, _ceilings),
     Step("rates", "integer minima of three, float minima, exponentials", 60, probes.instruction_rates),
-    Step("lookup", "lookup against flash-kmeans over D and K", 240, probes.lookup_against_flash_kmeans),
-    Step("tiles", "shapes of a program of the Triton lookup", 180, probes.tile_shapes),
-    Step("split", "pairs of halves against single halves", 90, probes.split_or_single),
+    Step("lookup", "lookup against flash-kmeans over D and K", 300, probes.lookup_against_flash_kmeans),
+    Step("tiles", "shapes of a program of the Triton lookup", 200, probes.tile_shapes),
+    Step("split", "pairs of halves against single halves", 150, probes.split_or_single),
     Step("ambiguity", "what coarse passes leave undecided", 90, probes.ambiguity),
-    Step("updates", "sums per code under uniform and Zipf usage", 90, probes.updates),
-    Step("entropy", "soft assignment entropy against a lookup", 90, probes.entropy),
-    *(Step(op, f"all cases of {op}", 500, partial(_cases, op)) for op in OPS),
+    Step("updates", "sums per code under uniform and Zipf usage", 120, probes.updates),
+    Step("entropy", "soft assignment entropy against a lookup", 120, probes.entropy),
+    *(Step(op, f"all cases of {op}", 540, partial(_cases, op)) for op in OPS),
 )

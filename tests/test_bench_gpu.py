@@ -1,0 +1,187 @@
+"""The plan of a GPU session, rehearsed on the processor: every step runs, and none takes the others with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import gpu_suite, readme, run
+from bench.case import DEVICES, Implementation
+from bench.device import Rehearsal, moved
+from bench.gpu.coarse import ARITHMETICS, undecided
+from bench.gpu.context import Context, Unavailable
+from bench.gpu.probes import usage
+from bench.gpu.steps import STEPS, Step
+from bench.gpu_suite import run_step
+from bench.multilevel_nearest_code.problem import MultilevelProblem
+from bench.ours import backend_obstacle, op_obstacle
+from bench.registry import OPS
+
+ROOT = Path(__file__).parents[1]
+
+
+def suite(out: Path, *arguments: str) -> dict[str, Any]:
+    """What a rehearsal of the suite leaves behind."""
+    code = gpu_suite.main(["--smoke", "--out", str(out), *arguments])
+    found: dict[str, Any] = json.loads((out / "suite.json").read_text())
+    assert code == 0, {name: step.get("reason") for name, step in found["steps"].items()}
+    return found
+
+
+def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = suite(tmp_path)
+    state = {name: step["state"] for name, step in found["steps"].items()}
+    assert list(state) == [step.name for step in STEPS]
+    # what needs an op or a backend that does not exist says so; everything else was done
+    assert set(state.values()) <= {"done", "not available"}
+    assert all(found["steps"][name]["reason"] for name in state if state[name] == "not available")
+    assert {"tests", "ceilings", "rates", "ambiguity", "updates"} <= {name for name in state if state[name] == "done"}
+    for op in OPS:
+        assert (state[op] == "done") == (not all(backend_obstacle(op, name) for name in ("cuda", "triton")))
+    rates = found["steps"]["rates"]["findings"]
+    assert all(rates[name]["per second"] > 0 for name in ("integer minimum", "float minimum", "exponential"))
+    assert all(f["within rounding"] for name, f in found["steps"]["updates"]["findings"].items() if "torch" in name)
+    assert found["environment"]["device"] == {"kind": "cuda", "rehearsal": "on the processor"}
+    # a second run has nothing left to do but what could not be done, unless it is asked to
+    capsys.readouterr()
+    assert suite(tmp_path, "--skip", *(name for name in state if state[name] != "done")) == found
+    assert capsys.readouterr().out == ""
+    again = suite(tmp_path, "--only", "ceilings")["steps"]
+    assert capsys.readouterr().out.split() == ["ceilings", "done"]
+    assert again["ceilings"] != found["steps"]["ceilings"]
+    assert again["updates"] == found["steps"]["updates"]
+
+
+def _fails(context: Context) -> None:
+    context.record("before", 1)
+    raise ValueError("as planned")
+
+
+def _hangs(context: Context) -> None:
+    context.record("before", 1)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (context.out / "child").write_text(str(child.pid))
+    time.sleep(600)
+
+
+def _dies(context: Context) -> None:
+    context.record("before", 1)
+    os._exit(3)
+
+
+def _lacks(context: Context) -> None:
+    context.record("before", 1)
+    raise Unavailable("no such op")
+
+
+@pytest.mark.parametrize(
+    ("function", "state", "reason"),
+    [
+        (_fails, "failed", "ValueError: as planned"),
+        (_hangs, "cut off", "at 4 s"),
+        (_dies, "failed", "the process ended with 3"),
+        (_lacks, "not available", "no such op"),
+    ],
+)
+def test_a_step_takes_nothing_with_it(function: Any, state: str, reason: str, tmp_path: Path) -> None:
+    run_step(Step("warm", "starts the server", 600, _lacks), tmp_path, 60.0, True)
+    outcome = run_step(Step("planned", "a step of the test", 600, function), tmp_path, 4.0, True)
+    assert (outcome["state"], outcome["reason"]) == (state, reason)
+    assert outcome["findings"] == {"before": 1}  # what was found before is kept
+    if state == "failed" and "ended" not in reason:
+        assert "as planned" in (tmp_path / "suite.log").read_text()
+    if state == "cut off":
+        # what the step had started is gone with it
+        child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
+        assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_a_gpu_gets_the_true_sizes() -> None:
+    for case in (case for cases in OPS.values() for case in cases):
+        full = case.on("cuda")
+        assert dict(full.sizes) == {**case.sizes, **case.true_sizes, **case.cuda_sizes}
+        assert dict(full.true_sizes) == ({} if not case.cuda_sizes else dict(case.true_sizes))
+        assert dict(case.on("cpu").sizes) == dict(case.sizes)
+        for device in DEVICES:
+            able = case.on(device).implementations
+            assert able
+            assert all(device in i.devices for i in able)
+
+
+def test_obstacles_have_reasons() -> None:
+    assert op_obstacle("no_such_op") == "vqkernels.no_such_op does not exist yet"
+    assert backend_obstacle("no_such_op", "triton") == op_obstacle("no_such_op")
+    assert backend_obstacle("ema_update_", "triton") == "vqkernels.ema_update_ has no backend 'triton' yet"
+    assert backend_obstacle("nearest_code", "reference") == ""
+    if not torch.cuda.is_available():
+        peers = [
+            i for i in OPS["nearest_code"][0].on("cuda").implementations if not i.ours and "cpu" not in i.devices
+        ]
+        assert peers
+        assert all(peer.missing("cuda") for peer in peers)
+
+
+def test_a_peer_that_dies_is_reported_and_the_others_measured() -> None:
+    def dies(problem: Any) -> Any:
+        raise RuntimeError("out of\nmemory")
+
+    case = OPS["nearest_code"][0].on("cpu").smoke()
+    broken = Implementation("broken", "torch", dies)
+    case = dataclasses.replace(case, implementations=(case.implementations[0], broken))
+    options = run.Options(threads=1, rounds=1, min_seconds=0.0, seed=0, ceiling_seconds=0.01)
+    measured = run.run_case(case, Rehearsal(threads=1, settle_seconds=0.0), options)
+    assert measured.skipped == {"broken": "failed: RuntimeError: out of"}
+    assert measured.ours.timing is not None
+
+
+def test_a_problem_moves_whole() -> None:
+    problem = MultilevelProblem((torch.zeros(2), torch.zeros(3)), (torch.zeros(4),), (0.5, 1.0))
+    placed = moved(problem, torch.device("meta"))
+    assert isinstance(placed, MultilevelProblem)
+    assert all(tensor.is_meta for tensors in placed[:2] for tensor in tensors)
+    assert placed.weights == (0.5, 1.0)
+
+
+def test_what_a_coarse_pass_leaves_undecided() -> None:
+    # the scores of codes 2^-5 apart differ by 2^-11: nothing to 11 bits of mantissa, much to 22
+    codebook = torch.tensor([[-1.0], [1.0], [1.0 + 2.0**-5], [-1.0 - 2.0**-5]])
+    x = torch.tensor([[1.0], [1.0 + 2.0**-5], [-1.0], [0.5]]).repeat(64, 1)
+    found = {name: undecided(x, codebook, arithmetic) for name, arithmetic in ARITHMETICS.items()}
+    assert found["bf16"]["more than one candidate"] >= 0.75
+    assert found["fp16 pairs"] == {"wrong": 0.0, "more than one candidate": 0.0, "candidates": 1.0}
+    # finer arithmetic never leaves more, and the true code is always a candidate
+    left = [found[name]["candidates"] for name in ("bf16", "fp16", "fp16 pairs")]
+    assert left == sorted(left, reverse=True)
+    assert found["tf32"]["candidates"] == found["fp16"]["candidates"]
+
+
+def test_usage_follows_its_law() -> None:
+    n, k = 200_000, 50
+    counts = torch.bincount(usage("zipf", n, k), minlength=k).sort(descending=True).values.double()
+    expected = n / torch.arange(1, k + 1) / (1 / torch.arange(1, k + 1)).sum()
+    # five standard deviations of a count
+    assert bool(((counts - expected).abs() <= 5 * expected.sqrt()).all())
+    assert usage("one code", 3, k).tolist() == [25, 25, 25]
+
+
+def test_the_readme_says_what_was_measured_on_a_gpu() -> None:
+    text = (ROOT / "README.md").read_text()
+    told = text.partition(f"<!-- {readme.GPU_BLOCK}:begin -->")[2].partition(f"<!-- {readme.GPU_BLOCK}:end -->")[0]
+    assert told.strip() == readme.gpu_status(), "run `python -m bench.plot --readme README.md`"
+    assert "not measured yet" in readme.gpu_status({})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", [op for op in OPS if not op_obstacle(op)])
+def test_every_case_runs_on_a_gpu(op: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert run.main(["--op", op, "--device", "cuda", "--smoke", "--json", str(path)]) == 0
