@@ -50,7 +50,7 @@ def ours(op: str, canonical: Callable[[Any], Sequence[Any]]) -> tuple[Implementa
 
 def op_obstacle(op: str, _: str = "") -> str:
     """Why an op cannot run at all, or the empty string."""
-    return "" if op in vqkernels.__all__ else f"vqkernels.{op} does not exist yet"
+    return "" if hasattr(vqkernels, op) else f"vqkernels.{op} does not exist yet"
 
 
 def backend_obstacle(op: str, backend: str, _: str = "") -> str:

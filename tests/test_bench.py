@@ -34,7 +34,7 @@ DEVICE = Cpu(threads=1, settle_seconds=0.0)
 OUR_NAME = frozenset({"ours"})
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op in vqkernels.__all__])
+@pytest.mark.parametrize("op", [op for op in OPS if hasattr(vqkernels, op)])
 def test_every_case_runs_and_passes_its_gate(op: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"
     assert run.main(["--op", op, "--smoke", "--threads", "1", "--json", str(path)]) == 0
@@ -320,6 +320,57 @@ def test_compare_names_ratios_and_differences() -> None:
     assert "second N=10 K=20 D=4 G=1: only in OLD" in text
     with pytest.raises(ValueError, match="NEW"):
         compare.compare(old, _run(op="code_stats"))
+
+
+def _sped_up(result: record.Run, name: str, factor: float) -> record.Run:
+    for measurement in (m for case in result.cases for m in case.measurements if m.implementation == name):
+        if (t := measurement.timing) is not None:
+            measurement.timing = Timing(factor * t.median, factor * t.q20, factor * t.q80, t.samples)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("ours", "peers", "verdict"),
+    [
+        (0.5, 1.0, "faster"),
+        (1.05, 1.0, "same"),  # within the noise
+        (2.0, 1.0, "slower"),
+        (2.0, 2.0, "same"),  # the machine is slower, for everyone
+        (1.0, 2.0, "same"),  # better than the machine, but nothing measured is faster
+    ],
+)
+def test_compare_tells_noise_and_drift(ours: float, peers: float, verdict: str) -> None:
+    new = _sped_up(_sped_up(_sped_up(_run(), OURS, ours), "torch", peers), "faiss", peers)
+    lines = [line.split() for line in compare.compare(_run(), new).splitlines()]
+    assert [line[-1] for line in lines if line[:2] == ["first", OURS]] == [verdict]
+    assert ["first", "drift", f"{peers:.3f}"] in lines
+
+
+def test_a_gpu_result_has_its_own_table_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = _run(cases=_run().cases[:1])
+    gpu.environment = {**gpu.environment, "device": {"kind": "cuda", "name": "Example 9", "driver_version": "5.0"}}
+    results = tmp_path / "results"
+    for number, result in enumerate((_run(), gpu)):
+        record.save(result, results / "nearest_code" / f"{number}.json")
+    record.save(_run(complete=False), results / "nearest_code" / "later.json")
+    found = readme.newest(results)
+    assert {key: path.name for key, path in found.items()} == {
+        ("nearest_code", "cpu"): "0.json",
+        ("nearest_code", "cuda"): "1.json",
+    }
+    monkeypatch.setattr(readme, "newest", lambda: found)
+    blocks = ("bench:nearest_code", "bench:nearest_code_cuda", "bench:gpu")
+    page = tmp_path / "README.md"
+    page.write_text("\n".join(f"<!-- {block}:begin -->\n<!-- {block}:end -->" for block in blocks))
+    assert plot.main(["--out", str(tmp_path), "--readme", str(page)]) == 0
+    text = page.read_text()
+    # the cheat is the fastest, and its share of wrong codes stands beside it
+    assert "| cheat, 0.10x, 50.00% |" in text
+    assert "Example 9, driver 5.0" in text
+    assert "- `nearest_code`: 2.00x to 2.00x the best peer" in text
+    assert "GPU figures are not measured yet" not in text
+    assert "`top_codes`" in text
+    assert {path.name for path in tmp_path.glob("*.png")} == {"bench_nearest_code.png", "bench_nearest_code_cuda.png"}
 
 
 def test_a_peer_that_is_not_installed_is_reported() -> None:
