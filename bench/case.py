@@ -66,6 +66,7 @@ class Implementation:
     module: str  # import name of the package it measures
     prepare: Callable[..., Call]
     settings: tuple[Setting, ...] = ({},)  # the fastest on the case is the one measured
+    cuda_settings: tuple[Setting, ...] = ()  # in their place on a GPU, where others are worth trying
     ours: bool = False
     flag: str = ""  # takes part only with this command line flag
     note: str = ""
@@ -108,6 +109,7 @@ class OpCase:
         able = tuple(i for i in self.implementations if device in i.devices)
         if device == "cpu":
             return replace(self, implementations=able)
+        able = tuple(replace(i, settings=i.cuda_settings or i.settings) for i in able)
         sizes = {**self.sizes, **self.true_sizes, **self.cuda_sizes}
         still = {letter: size for letter, size in self.true_sizes.items() if size != sizes[letter]}
         return replace(self, implementations=able, sizes=sizes, true_sizes=still)

@@ -9,7 +9,8 @@ import torch
 
 from bench.case import Call
 
-CHUNKS = (1 << 24, 1 << 22, 1 << 20)  # pairs held at once
+CHUNKS = (1 << 24, 1 << 22, 1 << 20)  # pairs held at once, worth trying on a CPU
+CUDA_CHUNKS = (1 << 30, 1 << 28, 1 << 26)  # the same on a GPU, up to 4 GiB of distances
 _MIN_ROWS = 64  # a product of fewer rows spends its time reading the codebook
 
 
@@ -18,8 +19,9 @@ def chunked(*pairs: int, **fixed: Any) -> tuple[dict[str, Any], ...]:
     return tuple({"pairs": size, **fixed} for size in pairs)
 
 
-def chunk_rows(num_codes: int, pairs: int) -> int:
-    return max(_MIN_ROWS, pairs // num_codes)
+def chunk_rows(x: torch.Tensor, codebook: torch.Tensor, pairs: int) -> int:
+    """Rows of ``x [N, D]`` whose distances to ``codebook [K, D]`` are held at once."""
+    return max(1, min(x.shape[0], max(_MIN_ROWS, pairs // codebook.shape[0])))
 
 
 def in_chunks(

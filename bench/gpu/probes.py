@@ -193,7 +193,7 @@ def _index_add(x: torch.Tensor, indices: torch.Tensor, k: int) -> torch.Tensor: 
 def _flash_update(x: torch.Tensor, indices: torch.Tensor, k: int) -> torch.Tensor:  # [K, D]
     from flash_kmeans import triton_centroid_update_sorted_euclid
 
-    total, count = (x.new_zeros(1, k, *more) for more in ((x.shape[1],), ()))
+    total, count = x.new_zeros(1, k, x.shape[1]), x.new_zeros(1, k, dtype=torch.int32)
     triton_centroid_update_sorted_euclid(
         x[None], indices[None], total, centroid_sums=total, centroid_cnts=count, calculate_new=False
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.case import DEVICES, Call, Implementation
-from bench.chunks import CHUNKS, Expanded, chunk_rows, chunked, in_chunks
+from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked, in_chunks
 from bench.multilevel_nearest_code.problem import MultilevelProblem
 from bench.ours import ours
 
@@ -23,7 +23,7 @@ def canonical(problem: MultilevelProblem) -> Sequence[Any]:
 
 
 def _cdist(problem: MultilevelProblem, *, pairs: int) -> Call:
-    rows = chunk_rows(problem.codebooks[0].shape[0], pairs)
+    rows = chunk_rows(problem.xs[0], problem.codebooks[0], pairs)
     return in_chunks(rows, lambda *chunk: _sum_of_distances(chunk, problem).argmin(1), *problem.xs)
 
 
@@ -33,7 +33,7 @@ def _sum_of_distances(chunk: Sequence[torch.Tensor], problem: MultilevelProblem)
 
 
 def _tuned(problem: MultilevelProblem, *, pairs: int) -> Call:
-    rows = chunk_rows(problem.codebooks[0].shape[0], pairs)
+    rows = chunk_rows(problem.xs[0], problem.codebooks[0], pairs)
     expanded = [Expanded(codebook, rows) for codebook in problem.codebooks]
 
     def lookup(*chunk: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ def _compiled(problem: MultilevelProblem, *, pairs: int, form: str) -> Call:
     norms = [codebook.square().sum(1) for codebook in problem.codebooks]
     torch.compiler.reset()  # past a few shapes of one function it would silently run it uncompiled
     lookup = torch.compile({"expanded": expanded, "cdist": cdist}[form], dynamic=False)
-    return in_chunks(chunk_rows(problem.codebooks[0].shape[0], pairs), lookup, *problem.xs)
+    return in_chunks(chunk_rows(problem.xs[0], problem.codebooks[0], pairs), lookup, *problem.xs)
 
 
 LOOKUPS = (
@@ -72,6 +72,7 @@ LOOKUPS = (
         "torch",
         _cdist,
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="cdist per level, weighted sum, argmin; chunked over N",
         devices=DEVICES,
     ),
@@ -80,6 +81,7 @@ LOOKUPS = (
         "torch",
         _tuned,
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="expanded form in reused buffers, norms of the codes outside the clock, min(1); chunked over N",
         devices=DEVICES,
     ),
@@ -88,6 +90,7 @@ LOOKUPS = (
         "torch",
         _compiled,
         (*chunked(1 << 22, form="expanded"), *chunked(1 << 22, form="cdist")),
+        (*chunked(1 << 28, form="expanded"), *chunked(1 << 28, form="cdist")),
         flag="--compile",
         note="inductor; the faster of the expanded form and cdist, chunked over N",
         devices=DEVICES,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.case import DEVICES, Call, Implementation
-from bench.chunks import CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
+from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
 from bench.nearest_code.gpu_lookups import GPU_LOOKUPS
 from bench.ours import ours
 from vqkernels.testing import LookupProblem
@@ -50,7 +50,7 @@ def _torch_addmm(
     *,
     pairs: int,
 ) -> Call:
-    rows = chunk_rows(codebook.shape[0], pairs)
+    rows = chunk_rows(x, codebook, pairs)
     distance = Expanded(codebook, rows)
     return in_chunks(rows, lambda chunk: distance(chunk).argmin(1), x)
 
@@ -63,7 +63,7 @@ def _torch_folded(
 ) -> Call:
     # [x, 1] . [-2c, |c|^2] is the distance up to |x|^2; on the CPU min(1) is twice as fast as argmin(1)
     folded = torch.cat([-2 * codebook, codebook.square().sum(1, keepdim=True)], dim=1).t().contiguous()
-    rows = chunk_rows(codebook.shape[0], pairs)
+    rows = chunk_rows(x, codebook, pairs)
     buffer = codebook.new_empty(rows, codebook.shape[0])
 
     def lookup(chunk: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ def _torch_cdist(
     *,
     pairs: int,
 ) -> Call:
-    return in_chunks(chunk_rows(codebook.shape[0], pairs), lambda chunk: torch.cdist(chunk, codebook).argmin(1), x)
+    return in_chunks(chunk_rows(x, codebook, pairs), lambda chunk: torch.cdist(chunk, codebook).argmin(1), x)
 
 
 def _torch_compile(
@@ -98,7 +98,7 @@ def _torch_compile(
     norms = codebook.square().sum(1)
     torch.compiler.reset()  # past a few shapes of one function it would silently run it uncompiled
     lookup = torch.compile({"expanded": expanded, "direct": direct}[form], dynamic=False)
-    return in_chunks(chunk_rows(codebook.shape[0], pairs), lookup, x)
+    return in_chunks(chunk_rows(x, codebook, pairs), lookup, x)
 
 
 def _sklearn_argmin(
@@ -144,7 +144,7 @@ def _vector_quantize_pytorch(
     num_codes, dim = codebook.shape
     quantizer = VectorQuantize(dim=dim, codebook_size=num_codes).to(x.device).eval().requires_grad_(False)
     quantizer.codebook = codebook
-    return in_chunks(chunk_rows(num_codes, pairs), lambda chunk: quantizer(chunk[None])[1][0], x)
+    return in_chunks(chunk_rows(x, codebook, pairs), lambda chunk: quantizer(chunk[None])[1][0], x)
 
 
 LOOKUPS = (
@@ -168,6 +168,7 @@ LOOKUPS = (
         "torch",
         per_group(_torch_addmm),
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="the usual PyTorch code, chunked over N, one buffer, norms outside the clock",
         devices=DEVICES,
     ),
@@ -176,6 +177,7 @@ LOOKUPS = (
         "torch",
         per_group(_torch_folded),
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="norms folded into one matrix product, min(1) in place of argmin(1), chunked over N",
         devices=DEVICES,
     ),
@@ -184,6 +186,7 @@ LOOKUPS = (
         "torch",
         per_group(_torch_cdist),
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="chunked over N so that memory stays bounded",
         devices=DEVICES,
     ),
@@ -192,6 +195,7 @@ LOOKUPS = (
         "torch",
         per_group(_torch_compile),
         (*chunked(1 << 22, form="expanded"), *chunked(1 << 22, form="direct")),
+        (*chunked(1 << 28, form="expanded"), *chunked(1 << 28, form="direct")),
         flag="--compile",
         note="inductor; the faster of the expanded and the direct form, chunked over N",
         devices=DEVICES,
@@ -210,6 +214,7 @@ LOOKUPS = (
         "vector_quantize_pytorch",
         per_group(_vector_quantize_pytorch),
         chunked(*CHUNKS[1:]),
+        chunked(*CUDA_CHUNKS),
         note="VectorQuantize.eval() forward (lookup and gather), chunked over N so that memory stays bounded",
         devices=DEVICES,
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.case import DEVICES, Call, Implementation, needs_cuda
-from bench.chunks import CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
+from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
 from bench.nearest_code.gpu_lookups import faiss_without_gpu
 from bench.ours import ours
 from bench.top_codes.problem import TopProblem
@@ -51,7 +51,7 @@ def _torch_addmm(
     *,
     pairs: int,
 ) -> Call:
-    rows = chunk_rows(codebook.shape[0], pairs)
+    rows = chunk_rows(x, codebook, pairs)
     distance = Expanded(codebook, rows)
     return in_chunks(rows, lambda chunk: distance(chunk).topk(m, dim=1, largest=False).indices, x)
 
@@ -66,7 +66,7 @@ def _torch_cdist(
     def search(chunk: torch.Tensor) -> torch.Tensor:
         return torch.cdist(chunk, codebook).topk(m, dim=1, largest=False).indices
 
-    return in_chunks(chunk_rows(codebook.shape[0], pairs), search, x)
+    return in_chunks(chunk_rows(x, codebook, pairs), search, x)
 
 
 def _sklearn(
@@ -138,6 +138,7 @@ _COMMON = (
         "torch",
         per_group(_torch_addmm),
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="the usual PyTorch code, chunked over N, one buffer, norms outside the clock",
         devices=DEVICES,
     ),
@@ -146,6 +147,7 @@ _COMMON = (
         "torch",
         per_group(_torch_cdist),
         chunked(*CHUNKS),
+        chunked(*CUDA_CHUNKS),
         note="chunked over N so that memory stays bounded",
         devices=DEVICES,
     ),
