@@ -17,6 +17,7 @@ import torch
 from bench import gpu_suite, readme, run
 from bench.case import DEVICES, Implementation
 from bench.device import Rehearsal, moved
+from bench.gpu import kernels
 from bench.gpu.coarse import ARITHMETICS, undecided
 from bench.gpu.context import Context, Unavailable
 from bench.gpu.probes import usage
@@ -25,6 +26,7 @@ from bench.gpu_suite import run_step
 from bench.multilevel_nearest_code.problem import MultilevelProblem
 from bench.ours import backend_obstacle, op_obstacle
 from bench.registry import OPS
+from vqkernels.testing.triton_report import KernelBuild, KernelReport, compile_reports
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,7 +122,7 @@ def test_a_gpu_gets_the_true_sizes() -> None:
 def test_obstacles_have_reasons() -> None:
     assert op_obstacle("no_such_op") == "vqkernels.no_such_op does not exist yet"
     assert backend_obstacle("no_such_op", "triton") == op_obstacle("no_such_op")
-    assert backend_obstacle("ema_update_", "triton") == "vqkernels.ema_update_ has no backend 'triton' yet"
+    assert backend_obstacle("nearest_code", "abacus") == "vqkernels.nearest_code has no backend 'abacus' yet"
     assert backend_obstacle("nearest_code", "reference") == ""
     if not torch.cuda.is_available():
         peers = [
@@ -162,6 +164,32 @@ def test_what_a_coarse_pass_leaves_undecided() -> None:
     left = [found[name]["candidates"] for name in ("bf16", "fp16", "fp16 pairs")]
     assert left == sorted(left, reverse=True)
     assert found["tf32"]["candidates"] == found["fp16"]["candidates"]
+
+
+def test_the_rate_kernels_hold_what_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: the machine code, compiled for sm_90; per element and round four multiply-adds, or none
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    sizes = {"BLOCK": 1024}
+    signature = {"out": "*fp32", "rounds": "i32", "step": "fp32"}
+    integer, floating, exponential = compile_reports(
+        KernelBuild("bench.gpu.kernels:min_rate", signature, {**sizes, "INTEGER": True}),
+        KernelBuild("bench.gpu.kernels:min_rate", signature, {**sizes, "INTEGER": False}),
+        KernelBuild("bench.gpu.kernels:exp_rate", signature, sizes),
+    )
+
+    def counts(report: KernelReport, inside: str) -> dict[str, int]:
+        loop = report.loop_with(inside)
+        assert report.spill_bytes == 0
+        return {name: report.count(rf"\b{name}\b", loop) for name in ("VIMNMX3", "VIMNMX", "FMNMX", "FFMA", "MUFU")}
+
+    found = counts(integer, "VIMNMX3")
+    rounds = found["FFMA"] // 4
+    assert rounds > 0
+    assert (found["VIMNMX3"] * 2, found["VIMNMX"], found["FMNMX"]) == (kernels.MIN_INPUTS * rounds, 0, 0)
+    found = counts(floating, "FMNMX")
+    assert (found["FMNMX"], found["VIMNMX"], found["VIMNMX3"]) == (kernels.MIN_INPUTS * found["FFMA"] // 4, 0, 0)
+    # 1024 elements are eight per thread
+    assert counts(exponential, "MUFU")["MUFU"] % (8 * kernels.EXPONENTIALS) == 0
 
 
 def test_usage_follows_its_law() -> None:

@@ -17,8 +17,8 @@ EXPONENTIALS = 4  # the same of `exp_rate`
 @triton.jit
 def min_rate(
     out,  # [programs * BLOCK]
-    step,  # read at run time, so that nothing is computed ahead
-    ROUNDS: tl.constexpr,
+    rounds,  # and the step: known at run time alone, so that nothing is computed ahead or rearranged
+    step,
     INTEGER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -26,7 +26,7 @@ def min_rate(
     a, b, c, d = lane, lane + 1.0, lane + 2.0, lane + 3.0
     zero = tl.zeros([BLOCK], tl.int32 if INTEGER else tl.float32)
     m0, m1, m2, m3, m4, m5 = zero, zero, zero, zero, zero, zero
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         # new values on the multiply-add pipe, four for six minima
         a, b, c, d = a * step + 1.0, b * step + 1.0, c * step + 1.0, d * step + 1.0
         if INTEGER:
@@ -52,12 +52,12 @@ def min_rate(
 @triton.jit
 def exp_rate(
     out,  # [programs * BLOCK]
+    rounds,
     step,
-    ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     lane = tl.arange(0, BLOCK).to(tl.float32) * step
     a, b, c, d = lane, lane + 1.0, lane + 2.0, lane + 3.0
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         a, b, c, d = tl.exp2(-a), tl.exp2(-b), tl.exp2(-c), tl.exp2(-d)
     tl.store(out + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), a + b + c + d)

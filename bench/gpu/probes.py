@@ -19,6 +19,7 @@ from bench.gpu import internals
 from bench.gpu.coarse import ARITHMETICS, undecided
 from bench.gpu.context import Context, Unavailable
 from bench.nearest_code.cases import lookup_case
+from bench.ours import backend_obstacle
 from bench.run import last_line, run_case
 from vqkernels.testing import LookupProblem, lookup_problem
 
@@ -28,6 +29,8 @@ _ENTROPY = "soft_assignment_entropy"
 
 def instruction_rates(context: Context) -> None:
     """How many three-input integer minima, float minima and exponentials per second?"""
+    if obstacle := backend_obstacle("nearest_code", "triton"):
+        raise Unavailable(f"Triton kernels cannot run here: {obstacle}")
     from bench.gpu import kernels
 
     block, programs, rounds = (64, 2, 3) if context.smoke else (1024, 8 * _multiprocessors(), 4096)
@@ -37,8 +40,7 @@ def instruction_rates(context: Context) -> None:
         ("float minimum", kernels.min_rate, {"INTEGER": False}, kernels.MIN_INPUTS),
         ("exponential", kernels.exp_rate, {}, kernels.EXPONENTIALS),
     ):
-        sizes = {"ROUNDS": rounds, "BLOCK": block, "num_warps": _WARPS}
-        launch = partial(kernel[(programs,)], out, 0.5, **constants, **sizes)
+        launch = partial(kernel[(programs,)], out, rounds, 0.5, **constants, BLOCK=block, num_warps=_WARPS)
         compiled = launch()
         timing = context.time(launch)
         rate = counted * block * programs * rounds / timing["median"]
