@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqkernels import NearestCode, nearest_code
@@ -21,6 +24,8 @@ from vqkernels.testing import (
     PROBLEMS,
     LookupProblem,
     assert_bitwise_equal,
+    call_on,
+    interpreted,
     lookup_problem,
     strided,
     usable_backends,
@@ -32,7 +37,7 @@ K = (1, 2, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000)
 D = (1, 2, 3, 4, 7, 8, 9, 16, 31, 32, 33, 64, 65, 256, 1024)
 METRICS = ("l2", "cosine", "dot")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-THREADS = (1, 2, 3)
+THREADS = (1, 2, 3, 7)
 
 ISA_FLAGS = {
     "portable": set(),
@@ -59,6 +64,16 @@ def variants() -> list[tuple[str, str]]:
 
 
 each_variant = pytest.mark.parametrize(("backend", "isa"), variants())
+each_cpu_variant = pytest.mark.parametrize("isa", [isa for backend, isa in variants() if backend == "cpu"])
+
+
+def look_up(x: torch.Tensor, codebook: torch.Tensor, metric: str, backend: str) -> NearestCode:
+    result: NearestCode = call_on(backend, partial(nearest_code, metric=metric), x, codebook)
+    return result
+
+
+def thread_counts(backend: str) -> tuple[int, ...]:
+    return THREADS if backend == "cpu" else THREADS[:1]
 
 
 def assert_same_bits(actual: NearestCode, expected: NearestCode) -> None:
@@ -88,13 +103,16 @@ def test_covering_cases_cover() -> None:
 @pytest.mark.parametrize("n", N)
 def test_sizes(n: int, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
-    for _, k, d, metric, problem, (x_dtype, codebook_dtype) in [c for c in covering_cases() if c[0] == n]:
+    cases = [case for case in covering_cases() if case[0] == n]
+    if interpreted(backend):  # slow: every second K, the others at the next N
+        cases = cases[N.index(n) % 2 :: 2]
+    for _, k, d, metric, problem, (x_dtype, codebook_dtype) in cases:
         x, codebook = lookup_problem(problem, n, k, d, dtype=torch.float64)
         x, codebook = x.to(x_dtype), codebook.to(codebook_dtype)
         expected = nearest_code(x, codebook, metric=metric, backend="reference")
-        for threads in THREADS:
+        for threads in thread_counts(backend):
             torch.set_num_threads(threads)
-            assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+            assert_same_bits(look_up(x, codebook, metric, backend), expected)
 
 
 @each_variant
@@ -104,17 +122,18 @@ def test_adversarial_inputs(
     problem: str, metric: str, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
-    for (n, k, d), dtype in itertools.product(((210, 300, 3), (37, 700, 40)), DTYPES[:3]):
+    cases = list(itertools.product(((210, 300, 3), (37, 700, 40)), DTYPES[:3]))
+    if interpreted(backend):  # slow: one case, turning with the problem and the metric
+        cases = [cases[(PROBLEMS.index(problem) + 2 * METRICS.index(metric)) % len(cases)]]
+    for (n, k, d), dtype in cases:
         x, codebook = lookup_problem(problem, n, k, d, groups=2, dtype=dtype)
         expected = nearest_code(x, codebook, metric=metric, backend="reference")
-        assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+        assert_same_bits(look_up(x, codebook, metric, backend), expected)
 
 
-@each_variant
+@each_cpu_variant
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_enough_vectors_to_search_a_tree(
-    problem: str, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_enough_vectors_to_search_a_tree(problem: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With many vectors of few dimensions the C++ kernels order the codes and skip those that are too far.
 
     The definition is evaluated for one vector in 20; it treats each alone.
@@ -127,7 +146,7 @@ def test_enough_vectors_to_search_a_tree(
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(nearest_code(x, codebook, metric=metric, backend=backend))
+        results.append(nearest_code(x, codebook, metric=metric, backend="cpu"))
     assert_same_bits(NearestCode(*(t[::20] for t in results[0])), expected)
     assert_same_bits(results[1], results[0])
 
@@ -142,7 +161,7 @@ def test_float64_beyond_the_range_of_its_squares(
     x, codebook = lookup_problem("gaussian", 40, 100, 6, dtype=torch.float64)
     for vectors, codes in ((x * scale, codebook), (x, codebook * scale), (x * scale, codebook * scale)):
         expected = nearest_code(vectors, codes, metric=metric, backend="reference")
-        assert_same_bits(nearest_code(vectors, codes, metric=metric, backend=backend), expected)
+        assert_same_bits(look_up(vectors, codes, metric, backend), expected)
 
 
 @each_variant
@@ -157,9 +176,9 @@ def test_few_vectors_many_codes(
     monkeypatch.setenv("VQKERNELS_ISA", isa)
     x, codebook = lookup_problem(problem, 5, (1 << 16) + 3, 4)
     expected = nearest_code(x, codebook, metric=metric, backend="reference")
-    for threads in (*THREADS, 7):
+    for threads in thread_counts(backend):
         torch.set_num_threads(threads)
-        assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+        assert_same_bits(look_up(x, codebook, metric, backend), expected)
 
 
 @pytest.mark.parametrize("isa", ISA_FLAGS)
@@ -190,25 +209,36 @@ def lookups(draw: st.DrawFn) -> tuple[LookupProblem, str]:
     return LookupProblem(draw(layout)(problem.x), draw(layout)(codebook)), draw(st.sampled_from(METRICS))
 
 
+def for_all(backend: str, check: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:
+    """Run a property; an interpreted backend gets a tenth of the examples."""
+    examples = settings.default.max_examples // (10 if interpreted(backend) else 1)  # type: ignore[union-attr]
+    settings(max_examples=examples)(given(**strategies)(check))()
+
+
 @pytest.mark.parametrize("backend", [b for b in usable_backends("nearest_code") if b != "reference"])
-@given(lookup=lookups())
-def test_any_lookup(backend: str, lookup: tuple[LookupProblem, str]) -> None:
-    (x, codebook), metric = lookup
-    expected = nearest_code(x, codebook, metric=metric, backend="reference")
-    assert_same_bits(nearest_code(x, codebook, metric=metric, backend=backend), expected)
+def test_any_lookup(backend: str) -> None:
+    def check(lookup: tuple[LookupProblem, str]) -> None:
+        (x, codebook), metric = lookup
+        expected = nearest_code(x, codebook, metric=metric, backend="reference")
+        assert_same_bits(look_up(x, codebook, metric, backend), expected)
+
+    for_all(backend, check, lookup=lookups())
 
 
 @pytest.mark.parametrize("backend", usable_backends("nearest_code"))
-@given(lookup=lookups(), power=st.integers(-20, 20))
-def test_invariants(backend: str, lookup: tuple[LookupProblem, str], power: int) -> None:
+def test_invariants(backend: str) -> None:
     """Repeated codes are never used, vectors do not interact, exact scaling changes nothing."""
-    (x, codebook), metric = lookup
-    indices, distance = nearest_code(x, codebook, metric=metric, backend=backend)
-    twice = torch.cat([codebook, codebook], dim=-2)
-    assert_same_bits(nearest_code(x, twice, metric=metric, backend=backend), NearestCode(indices, distance))
-    backwards = nearest_code(x.flip(0), codebook, metric=metric, backend=backend)
-    assert_same_bits(NearestCode(*(t.flip(0) for t in backwards)), NearestCode(indices, distance))
-    if x.dtype == codebook.dtype == torch.float64:
-        # scaling by a power of two is exact and changes no comparison
-        scaled = nearest_code(x * 2.0**power, codebook * 2.0**power, metric=metric, backend=backend)
-        assert torch.equal(scaled.indices, indices)
+
+    def check(lookup: tuple[LookupProblem, str], power: int) -> None:
+        (x, codebook), metric = lookup
+        found = look_up(x, codebook, metric, backend)
+        twice = torch.cat([codebook, codebook], dim=-2)
+        assert_same_bits(look_up(x, twice, metric, backend), found)
+        backwards = look_up(x.flip(0), codebook, metric, backend)
+        assert_same_bits(NearestCode(*(t.flip(0) for t in backwards)), found)
+        if x.dtype == codebook.dtype == torch.float64:
+            # scaling by a power of two is exact and changes no comparison
+            scaled = look_up(x * 2.0**power, codebook * 2.0**power, metric, backend)
+            assert torch.equal(scaled.indices, found.indices)
+
+    for_all(backend, check, lookup=lookups(), power=st.integers(-20, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from triton.runtime import interpreter
 
 
 def mend_interpreter() -> None:
-    """Make loop bounds work under numpy 2.4, and calls of device functions cheap."""
+    """Make loop bounds work under numpy 2.4, and launches and calls of device functions cheap."""
     patch_tensor, patch_language = interpreter._patch_lang_tensor, interpreter._patch_lang
 
     def patch_tensor_and_index(tensor: Any, scope: Any) -> None:
@@ -18,13 +19,14 @@ def mend_interpreter() -> None:
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-    def patch_both_modules(function: Any) -> Any:
-        # all that any device function may use, so that the calls inside a launch need not patch again
-        return patch_language(SimpleNamespace(__globals__={"tl": language, "core": language.core}))
+    @functools.cache
+    def patch_for_good() -> None:
+        # the language as every kernel and device function sees it; a process that interprets never compiles
+        patch_language(SimpleNamespace(__globals__={"tl": language, "core": language.core}))
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.rewrite()(*args, **kwargs)
+    def patch_once(function: Any) -> Any:
+        patch_for_good()
+        return interpreter._LangPatchScope()  # nothing to restore
 
     interpreter._patch_lang_tensor = patch_tensor_and_index
-    interpreter._patch_lang = patch_both_modules
-    interpreter.InterpretedFunction.__call__ = call
+    interpreter._patch_lang = patch_once

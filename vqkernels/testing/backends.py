@@ -32,6 +32,26 @@ def usable_backends(*ops: str) -> list[str]:
     return [name for name in first if all(name in other for other in others)]
 
 
+def interpreted(backend: str) -> bool:
+    """Return whether a backend's kernels run in an interpreter, a thousand times slower than they are.
+
+    Args:
+        backend: name of a backend.
+
+    Returns:
+        True for ``"triton"`` where there is no GPU.
+
+    Raises:
+        ValueError: if the backend does not exist.
+
+    Example:
+        >>> from vqkernels.testing import interpreted
+        >>> interpreted("reference")
+        False
+    """
+    return backend == "triton" and backend_device(backend).type == "cpu"
+
+
 def backend_device(backend: str) -> torch.device:
     """Return the device a backend needs its tensors on: CUDA for ``"cuda"`` and, unless interpreted, ``"triton"``.
 

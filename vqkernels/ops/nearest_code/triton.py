@@ -32,16 +32,19 @@ class Config(NamedTuple):
     listed_codes: int = 64  # codes per step of the scan of listed vectors
 
 
-# target -> (largest number of packed columns, configuration), ascending.
-# cross-compiled for the fewest instructions per pair without spills; not yet measured on hardware
+# target -> (largest number of packed columns, configuration), ascending. Cross-compiled: no spills, no shuffles in
+# the loop over codes, fewest instructions per pair; not yet measured on hardware
+_INTERPRETER = Config(128, 512, 4, 1, prepare=512, step=1024, box_parts=1, decide=64, listed_codes=512)
+_MMA_V2 = ((80, Config(128, 128, 8, 3)), (1 << 20, Config(128, 128, 8, 2)))
 CONFIGS: dict[str, tuple[tuple[int, Config], ...]] = {
-    "sm_80": ((32, Config(128, 128, 4, 3)), (144, Config(128, 128, 8, 3)), (1 << 20, Config(128, 128, 8, 3))),
-    "sm_90": ((32, Config(128, 256, 8, 3)), (144, Config(128, 128, 8, 3)), (1 << 20, Config(128, 128, 8, 4))),
-    "sm_100": ((32, Config(128, 256, 8, 3)), (144, Config(128, 128, 8, 3)), (1 << 20, Config(128, 128, 8, 4))),
-    # small enough for 99 KiB of shared memory
-    "other": ((32, Config(128, 128, 4, 3)), (1 << 20, Config(64, 128, 4, 2))),
-    "interpreter": ((1 << 20, Config(128, 256, 4, 1, 256, 256, 1, 64, 256)),),
+    "sm_80": _MMA_V2,
+    "sm_90": ((32, Config(128, 256, 4, 3)), (48, Config(128, 128, 4, 3)), (1 << 20, Config(128, 128, 8, 3))),
+    "sm_100": ((32, Config(128, 256, 4, 3)), (1 << 20, Config(128, 128, 4, 3))),
+    "other": _MMA_V2,
+    "interpreter": ((1 << 20, _INTERPRETER),),
 }
+# targets where a row of accumulators stays in one warp only if two products follow one another: always a tail
+CHAINED = ("sm_80", "other")
 
 
 class Layout(NamedTuple):
@@ -57,21 +60,27 @@ class Layout(NamedTuple):
         return self.width * self.chunks + self.tail
 
 
-def layout(d: int) -> Layout:
-    """The narrowest layout of ``pieces * d + 3`` columns that tensor cores take.
+def layout(d: int, *, chained: bool = False) -> Layout:
+    """The narrowest layout of ``pieces * d + 3`` columns that tensor cores take; ``chained``: with a tail.
 
     Pairs of halves where they cost at most 32 columns: single halves would leave half of the vectors undecided
     at D = 4 and a sixth at D = 8 (K = 65536), but at most a twentieth from D = 16 on.
     """
     pieces = 3 if 3 * d + 3 <= 32 else 1
     needed = pieces * d + 3
-    if needed <= 144:
-        width = max(16, 1 << (needed - 1).bit_length())
-        if width > 32 and needed <= width // 2 + 16:
-            return Layout(pieces, width // 2, 1, 16)
-        return Layout(pieces, width, 1, 0)
-    chunks, rest = divmod(needed, 64)
-    return Layout(pieces, 64, chunks + (rest > 16), 16 if 0 < rest <= 16 else 0)
+    if needed > 144:
+        chunks, rest = divmod(needed, 64)
+        return Layout(pieces, 64, chunks + (rest > 16), 16 if chained or 0 < rest <= 16 else 0)
+    width = max(16, 1 << (needed - 1).bit_length())
+    if needed <= width // 2 + 16 and width > (16 if chained else 32):
+        return Layout(pieces, width // 2, 1, 16)
+    return Layout(pieces, width, 1, 16 if chained else 0)
+
+
+def choose(target: str, d: int) -> tuple[Layout, Config]:
+    """Layout and program shapes for vectors of D entries."""
+    packing = layout(d, chained=target in CHAINED)
+    return packing, next(config for columns, config in CONFIGS[target] if packing.columns <= columns)
 
 
 def score_error(packing: Layout) -> float:
@@ -131,10 +140,8 @@ def prepare_codes(codebook: torch.Tensor, metric: str) -> _Codes:
     from vqkernels.ops.nearest_code import triton_prepare as kernels
 
     g, k, d = codebook.shape
-    packing = layout(d)
     target = launch_target(codebook)
-    table = CONFIGS.get(target, CONFIGS["other"])
-    config = next(config for columns, config in table if packing.columns <= columns)
+    packing, config = choose(target if target in CONFIGS else "other", d)
     prepare = config.prepare
     padded = -(-k // config.block_k) * config.block_k
     new = codebook.new_empty
@@ -150,7 +157,7 @@ def prepare_codes(codebook: torch.Tensor, metric: str) -> _Codes:
     kernels.place_frame[(g,)](box, centre, scale, k, d, config.box_parts, width)
     kernels.pack_codes[(padded // prepare, g)](
         codebook, norm, centre, scale, packed, radius, k, *codebook.stride(),
-        d, metric, packing.pieces, packing.columns, prepare, config.step,
+        d, metric, packing.pieces, packing.columns, prepare, _step(packing, config),
     )  # fmt: skip
     interpreted = target == "interpreter"
     multiprocessors = 1 if interpreted else torch.cuda.get_device_properties(codebook.device).multi_processor_count
@@ -166,6 +173,10 @@ def prepare_codes(codebook: torch.Tensor, metric: str) -> _Codes:
         metric,
         4 * multiprocessors,
     )
+
+
+def _step(packing: Layout, config: Config) -> int:
+    return min(config.step, 1 << (packing.columns - 1).bit_length())
 
 
 class _Rows(NamedTuple):
@@ -187,7 +198,8 @@ def prepare_rows(x: torch.Tensor, codes: _Codes) -> _Rows:
     packed = x.new_empty(g, blocks * block, packing.columns, dtype=torch.float16)
     kernels.pack_rows[(blocks, g)](
         x, codes.centre, codes.scale, codes.radius, packed, slack, norm, n, *x.stride(),
-        d, codes.metric, packing.pieces, packing.columns, block, codes.config.step, score_error(packing), 2.0**-24 * d**0.5, **PLAIN,
+        d, codes.metric, packing.pieces, packing.columns, block, _step(packing, codes.config),
+        score_error(packing), 2.0**-24 * d**0.5, **PLAIN,
     )  # fmt: skip
     return _Rows(x, norm, slack, packed)
 

@@ -204,7 +204,7 @@ def scan_listed(
     ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Every code whose score is within a listed row's limit, evaluated. A fixed grid: the list's length is on the device."""
+    """Evaluate every code whose score is within a listed row's limit, on a grid that fits any length of the list."""
     COLUMNS: tl.constexpr = WIDTH * CHUNKS + TAIL
     group = tl.program_id(1).to(tl.int64)
     listed_rows = tl.load(count + group)
