@@ -59,7 +59,7 @@ __device__ inline void score_codes(const Lookup& call, const Workspace& work, st
 
 // Eight threads per row: each scores the codes of one step of the winning section again and evaluates those that are
 // near enough.
-__global__ void __launch_bounds__(decide_threads) decide(Lookup call, Workspace work) {
+__global__ void __launch_bounds__(decide_threads, 6) decide(Lookup call, Workspace work) {
     const int lane = threadIdx.x % code_lanes;
     const std::int64_t rows = call.n * call.g;
     const std::int64_t mine = (std::int64_t(blockIdx.x) * decide_threads + threadIdx.x) / code_lanes;
@@ -78,14 +78,15 @@ __global__ void __launch_bounds__(decide_threads) decide(Lookup call, Workspace 
     } else if (row.finite && any) {
         Record record = work.records[q];
         for (int split = 1; split < work.splits; ++split) record.merge(work.records[split * rows + q]);
-        limit = double(record.best) + score_band(call, facts, x, row.norm);
+        const double band = score_band(call, facts, x, row.norm);
+        limit = band < HUGE_VAL ? double(record.best) + band : HUGE_VAL;  // best may be -inf
         open = !(double(record.second) > limit);
         const std::int64_t tile = record.section / code_lanes;
         const std::int64_t code = tile * tile_codes + lane * step_codes + record.section % code_lanes * lane_codes;
         float score[lane_codes];
         score_codes(call, work, group, code, x, affine_of_vector(facts, call.metric, row.norm), score);
         for (int i = 0; i < lane_codes && !open; ++i) {
-            if (!(double(score[i]) <= limit)) continue;
+            if (double(score[i]) > limit) continue;
             winner.offer(canonical_key(x, code_of(call, group, code + i), call.d, call.metric), code + i);
         }
     }
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(decide_threads) decide(Lookup call, Workspace 
 // A block per row, its threads divide the codes. `Scanned`: the listed rows, and only codes within the limit are
 // evaluated. Otherwise every row and every code, without a scan before; the workspace is not touched.
 template <bool Scanned>
-__global__ void __launch_bounds__(open_threads) decide_open(Lookup call, Workspace work) {
+__global__ void __launch_bounds__(open_threads, 3) decide_open(Lookup call, Workspace work) {
     __shared__ double keys[open_threads / warp_lanes];
     __shared__ std::int64_t indices[open_threads / warp_lanes];
     const std::int64_t count = Scanned ? std::int64_t(*work.open) : call.n * call.g;
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(open_threads) decide_open(Lookup call, Workspa
                 float score[1];
                 score_codes(call, work, group, code, x, affine_of_vector(work.facts[group], call.metric, row.norm),
                             score);
-                if (!(double(score[0]) <= open.limit)) continue;
+                if (double(score[0]) > open.limit) continue;  // not for a NaN, where floats overflowed
             }
             const double key = canonical_key(x, code_of(call, group, code), call.d, call.metric);
             winner.offer(zero && key < HUGE_VAL ? 0.0 : key, code);

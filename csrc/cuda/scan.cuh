@@ -15,6 +15,11 @@ constexpr int thread_rows = 8;
 constexpr int scan_threads = 128;
 constexpr int block_rows = scan_threads / code_lanes * thread_rows;
 
+// blocks that a multiprocessor of 64K registers holds: what the rows, scores and records of D dimensions leave room for
+constexpr int resident_blocks(int dim) {
+    return dim <= 2 ? 5 : dim <= 4 ? 4 : dim <= 9 ? 3 : 2;
+}
+
 // starts the copy of a packed tile to shared memory
 template <int D>
 __device__ inline void fetch_tile(float* tile, const float* packed) {
@@ -56,7 +61,7 @@ __device__ inline void score_tile(const float* tile, const float (&negated)[thre
 
 // A block takes `block_rows` vectors of one group and one part of its codes.
 template <int D>
-__global__ void __launch_bounds__(scan_threads) scan(Lookup call, Workspace work) {
+__global__ void __launch_bounds__(scan_threads, resident_blocks(D)) scan(Lookup call, Workspace work) {
     alignas(16) __shared__ float tiles[2][(D + 1) * tile_codes];
     const int lane = threadIdx.x % code_lanes;
     const std::int64_t group = blockIdx.x % call.g;

@@ -78,8 +78,8 @@ __device__ inline unsigned long long to_bits(double value) {
 // s, a power of two that brings the largest code entry near 1
 __device__ inline double scale_of(const CodeFacts& facts, Metric metric) {
     if (metric == Metric::cosine) return 1.0;  // unit vectors need none
-    int exponent = 0;
-    frexp(from_bits(facts.largest), &exponent);
+    const double largest = from_bits(facts.largest);
+    int exponent = largest > 0 ? ilogb(largest) + 1 : 0;
     exponent = exponent < -1000 ? -1000 : exponent > 1000 ? 1000 : exponent;
     return ldexp(1.0, -exponent);
 }
