@@ -1,10 +1,14 @@
-// Asynchronous copies to shared memory: they happen as late as the waits allow.
+// Asynchronous copies to shared memory: at the wait for them, or in every other block at once.
 #pragma once
 
 #include "cuda_runtime.h"
 
 inline void __pipeline_memcpy_async(void* to, const void* from, std::size_t bytes) {
-    emulation::block.current->copies.push_back({to, from, bytes});
+    if (emulation::block.opposite) {
+        std::memcpy(to, from, bytes);
+    } else {
+        emulation::block.current->copies.push_back({to, from, bytes});
+    }
 }
 
 inline void __pipeline_commit() {}

@@ -2,8 +2,9 @@
 //
 // Blocks run one after the other. Every thread of a block is a fiber (a stack of its own, switched by hand), which
 // runs until it waits for others: at __syncthreads, or in a warp shuffle. So a forgotten barrier is not a matter of luck:
-// the thread reads what its neighbours have not yet written, the same way in every run. A barrier that not all threads
-// reach ends the program.
+// a thread reads what its neighbours have not yet written, the same way in every run. Every other block takes the
+// opposite extremes: its threads run from last to first, and asynchronous copies happen at once instead of at the wait.
+// A barrier that not all threads reach ends the program.
 #pragma once
 
 #include <ucontext.h>
@@ -47,7 +48,6 @@ struct Copy {
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[stack_bytes]};
-    unsigned thread = 0;
     bool done = false;
     std::vector<Copy> copies;  // asynchronous ones that nobody has waited for yet
 };
@@ -65,6 +65,7 @@ struct Block {
     Fiber* current = nullptr;
     ucontext_t scheduler;
     bool progress = false;
+    bool opposite = false;  // see above
     std::function<void()> kernel;
 };
 inline Block block;
@@ -87,9 +88,25 @@ inline void fiber_main() {
     yield();
 }
 
-// the threads of one block, from first to last instruction
+// lets every thread of a warp run until it waits; whether there was one that had not finished
+inline bool resume(unsigned warp) {
+    bool running = false;
+    const unsigned begin = warp * warp_size, count = block.warps[warp].expected;
+    for (unsigned i = 0; i < count; ++i) {
+        threadIdx.x = begin + (block.opposite ? count - 1 - i : i);
+        Fiber& fiber = block.fibers[threadIdx.x];
+        if (fiber.done) continue;
+        running = true;
+        block.current = &fiber;
+        swapcontext(&block.scheduler, &fiber.context);
+    }
+    return running;
+}
+
+// the threads of one block, from first to last instruction; a warp goes as far as it can alone
 inline void run_block() {
     const unsigned threads = unsigned(block.fibers.size());
+    block.opposite = !block.opposite;
     block.all = {threads};
     block.warps.assign((threads + warp_size - 1) / warp_size, {});
     for (unsigned t = 0; t < threads; ++t) ++block.warps[t / warp_size].expected;
@@ -101,15 +118,17 @@ inline void run_block() {
         makecontext(&fiber.context, fiber_main, 0);
     }
     for (bool running = true; running;) {
-        running = block.progress = false;
-        for (Fiber& fiber : block.fibers) {
-            if (fiber.done) continue;
-            running = true;
-            block.current = &fiber;
-            threadIdx.x = fiber.thread;
-            swapcontext(&block.scheduler, &fiber.context);
+        running = false;
+        bool progress = false;
+        for (unsigned w = 0; w < block.warps.size(); ++w) {
+            const unsigned warp = block.opposite ? unsigned(block.warps.size()) - 1 - w : w;
+            do {
+                block.progress = false;
+                running |= resume(warp);
+                progress |= block.progress;
+            } while (block.progress);
         }
-        if (running && !block.progress) {
+        if (running && !progress) {
             std::fprintf(stderr, "threads of a block wait for each other at different places\n");
             std::abort();
         }
@@ -119,7 +138,7 @@ inline void run_block() {
 template <class T>
 T shuffle(T value, unsigned lane) {
     static_assert(sizeof(T) <= 8, "shuffles move up to 8 bytes");
-    const unsigned thread = block.current->thread, warp = thread / warp_size;
+    const unsigned thread = threadIdx.x, warp = thread / warp_size;
     std::memcpy(&block.exchanged[thread], &value, sizeof value);
     wait(block.warps[warp]);
     std::memcpy(&value, &block.exchanged[warp * warp_size + lane], sizeof value);
@@ -187,7 +206,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     gridDim = config->gridDim;
     blockDim = config->blockDim;
     block.fibers = std::vector<emulation::Fiber>(blockDim.x);
-    for (unsigned t = 0; t < blockDim.x; ++t) block.fibers[t].thread = t;
     block.exchanged.assign((blockDim.x + 31) / 32 * 32, 0);
     block.kernel = [&] { kernel(arguments...); };
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) {
