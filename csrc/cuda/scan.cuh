@@ -17,7 +17,7 @@ constexpr int block_rows = scan_threads / code_lanes * thread_rows;
 
 // blocks that a multiprocessor of 64K registers holds: what the rows, scores and records of D dimensions leave room for
 constexpr int resident_blocks(int dim) {
-    return dim <= 2 ? 5 : dim <= 4 ? 4 : dim <= 9 ? 3 : 2;
+    return dim <= 4 ? 4 : dim <= 9 ? 3 : 2;
 }
 
 // starts the copy of a packed tile to shared memory
