@@ -107,9 +107,8 @@ PYBIND11_MODULE(_C, m) {
            std::int64_t d, int metric, address indices, address distance, address workspace, int device,
            int multiprocessors, address stream) {
             const char* error = vqk::cuda::nearest_code(
-                {pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
-                 vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), pointer<std::int64_t>(indices),
-                 pointer<float>(distance)},
+                {pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook), vqk::DType(codebook_type),
+                 n, g, k, d, vqk::Metric(metric), pointer<std::int64_t>(indices), pointer<float>(distance)},
                 pointer<void>(workspace), {device, multiprocessors, pointer<void>(stream)});
             if (error) throw std::runtime_error(std::string("CUDA: ") + error);
         },

@@ -1,5 +1,5 @@
-// From records to results: the float64 evaluation of the few codes that can be the nearest. Rows that their record does
-// not decide are listed, and a second kernel goes through all codes for them.
+// From records to results: the float64 evaluation of the few codes that can be the nearest. Rows that their record
+// does not decide are listed, and a second kernel goes through all codes for them.
 #pragma once
 
 #include "cuda/scan_data.cuh"
@@ -33,7 +33,9 @@ __device__ inline double score_band(const Lookup& call, const CodeFacts& facts, 
         square += value * value;
         shift_square += shift * shift;
     }
-    const double x = sqrt(square) * (1 + 1e-6), m = sqrt(shift_square) * (1 + 1e-6);
+    const double x = sqrt(square) * (1 + 1e-6);
+    // |m|, where the codes are shifted and the vectors are not
+    const double m = call.metric == Metric::dot ? sqrt(shift_square) * (1 + 1e-6) : 0.0;
     const double c = sqrt(from_bits(facts.widest)) * (1 + 1e-6);
     const double canonical = call.metric == Metric::l2 ? (x + c) * (x + c) : x * (c + m);
     // products that overflow float32 or float64, or lose their last bits to float64 underflow

@@ -6,8 +6,6 @@
 //   decide_open                               the rows where it leaves too many
 //
 // Beyond `max_dim` dimensions there is no scan, and decide_open evaluates every code for every row.
-#include "cuda/nearest_code.h"
-
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 #include <utility>
 
 #include "cuda/decide.cuh"
+#include "cuda/nearest_code.h"
 #include "cuda/pack_codes.cuh"
 #include "cuda/scan.cuh"
 

@@ -1,8 +1,8 @@
 // The float32 scan: scores of all codes for every row, D fused multiply-adds and one minimum per pair.
 //
-// A thread holds `thread_rows` rows in registers and scores `lane_codes` neighbouring codes at a time, one 16-byte load
-// of shared memory per dimension. Eight threads share their rows and divide each tile; their 32-code sections compete
-// only when the tile is done, so that tracking where a minimum was seen costs next to nothing.
+// A thread holds `thread_rows` rows in registers and scores `lane_codes` neighbouring codes at a time, one 16-byte
+// load of shared memory per dimension. Eight threads share their rows and divide each tile; their 32-code sections
+// compete only when the tile is done, so that tracking where a minimum was seen costs next to nothing.
 #pragma once
 
 #include <cuda_pipeline.h>
@@ -15,7 +15,7 @@ constexpr int thread_rows = 8;
 constexpr int scan_threads = 128;
 constexpr int block_rows = scan_threads / code_lanes * thread_rows;
 
-// blocks that a multiprocessor of 64K registers holds: what the rows, scores and records of D dimensions leave room for
+// blocks that fit on a multiprocessor of 64K registers, given those for rows, scores and records
 constexpr int resident_blocks(int dim) {
     return dim <= 4 ? 4 : dim <= 9 ? 3 : 2;
 }

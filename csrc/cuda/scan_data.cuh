@@ -1,5 +1,5 @@
-// What the kernels of one lookup hand to each other: codes packed for the scan, what is known of them, and the records
-// that the scan leaves per row. A row is one vector of one group; its number is n * G + g.
+// What the kernels of one lookup hand to each other: codes packed for the scan, what is known of them, and the
+// records that the scan leaves per row. A row is one vector of one group; its number is n * G + g.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,10 +1,10 @@
 // Runs CUDA kernels on the host, for tests: the part of the CUDA language that csrc/cuda uses, as plain C++.
 //
 // Blocks run one after the other. Every thread of a block is a fiber (a stack of its own, switched by hand), which
-// runs until it waits for others: at __syncthreads, or in a warp shuffle. So a forgotten barrier is not a matter of luck:
-// a thread reads what its neighbours have not yet written, the same way in every run. Every other block takes the
-// opposite extremes: its threads run from last to first, and asynchronous copies happen at once instead of at the wait.
-// A barrier that not all threads reach ends the program.
+// runs until it waits for others: at __syncthreads, or in a warp shuffle. So a forgotten barrier is not a matter of
+// luck: a thread reads what its neighbours have not yet written, the same way in every run. Every other block takes
+// the opposite extremes: its threads run from last to first, and asynchronous copies happen at once instead of at the
+// wait. A barrier that not all threads reach ends the program.
 #pragma once
 
 #include <ucontext.h>
@@ -70,7 +70,9 @@ struct Block {
 };
 inline Block block;
 
-inline void yield() { swapcontext(&block.current->context, &block.scheduler); }
+inline void yield() {
+    swapcontext(&block.current->context, &block.scheduler);
+}
 
 inline void wait(Barrier& barrier) {
     const unsigned long phase = barrier.phase;
@@ -148,7 +150,9 @@ T shuffle(T value, unsigned lane) {
 
 }  // namespace emulation
 
-inline void __syncthreads() { emulation::wait(emulation::block.all); }
+inline void __syncthreads() {
+    emulation::wait(emulation::block.all);
+}
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
@@ -169,12 +173,24 @@ T atomicMin(T* to, T value) {
 }
 
 // correctly rounded, given a compiler that does not contract; fminf and the like come from <cmath>
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __dsqrt_rn(double a) { return std::sqrt(a); }
-inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline double __dadd_rn(double a, double b) {
+    return a + b;
+}
+inline double __dsub_rn(double a, double b) {
+    return a - b;
+}
+inline double __dmul_rn(double a, double b) {
+    return a * b;
+}
+inline double __ddiv_rn(double a, double b) {
+    return a / b;
+}
+inline double __dsqrt_rn(double a) {
+    return std::sqrt(a);
+}
+inline float __fmaf_rn(float a, float b, float c) {
+    return std::fma(a, b, c);
+}
 inline long long __double_as_longlong(double value) {
     long long bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -196,8 +212,12 @@ struct cudaLaunchConfig_t {
     cudaStream_t stream = nullptr;
 };
 
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration argument"; }
+inline cudaError_t cudaSetDevice(int) {
+    return cudaSuccess;
+}
+inline const char* cudaGetErrorString(cudaError_t) {
+    return "invalid configuration argument";
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),

@@ -14,7 +14,8 @@ std::int64_t workspace_bytes(std::int64_t n, std::int64_t g, std::int64_t k, std
 const char* nearest_code(const void* x, int x_type, const void* codebook, int codebook_type, std::int64_t n,
                          std::int64_t g, std::int64_t k, std::int64_t d, int metric, void* workspace,
                          int multiprocessors, std::int64_t* indices, float* distance) {
-    const Lookup call{x, DType(x_type), codebook, DType(codebook_type), n, g, k, d, Metric(metric), indices, distance};
+    const Lookup call{x,       DType(x_type), codebook, DType(codebook_type), n, g, k, d, Metric(metric),
+                      indices, distance};
     return vqk::cuda::nearest_code(call, workspace, {0, multiprocessors, nullptr});
 }
 }

@@ -56,7 +56,9 @@ class Emulator:
         self._workspace_bytes.argtypes = [size] * 4 + [integer]
         self._workspace_bytes.restype = size
         self._nearest_code = library.nearest_code
-        self._nearest_code.argtypes = [pointer, integer] * 2 + [size] * 4 + [integer, pointer, integer] + [pointer] * 2
+        self._nearest_code.argtypes = (
+            [pointer, integer] * 2 + [size] * 4 + [integer, pointer, integer] + [pointer] * 2
+        )
         self._nearest_code.restype = ctypes.c_char_p
 
     def nearest_code(

@@ -1,7 +1,8 @@
 """The CUDA lookup returns the bits of the definition: executed on the host by an emulation, and on a GPU if asked.
 
 Oracle: the ``reference`` backend, itself held to an independent one by ``test_nearest_code.py``. The emulation
-(tests/cuda_emulation) compiles the very kernels and launchers of csrc/cuda; ``-m gpu`` runs the same tests on a device.
+(tests/cuda_emulation) compiles the very kernels and launchers of csrc/cuda; ``-m gpu`` runs the same tests on a
+device.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pytest
 import torch
 from cuda_emulator import Emulator, compile_emulated
 
-from vqkernels import NearestCode, nearest_code
+from vqkernels import NearestCode, explain, nearest_code
+from vqkernels.ops.nearest_code import cuda
 from vqkernels.testing import PROBLEMS, assert_bitwise_equal, lookup_problem
 
 METRICS = ("l2", "cosine", "dot")
@@ -101,7 +103,7 @@ def test_float64_beyond_the_range_of_its_squares(scale: float, metric: str, look
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_vectors_of_all_kinds_in_one_block(metric: str, lookup: Lookup) -> None:
-    """Decided by their record, listed, zero, and not finite: neighbours in a warp that must not disturb each other."""
+    """Decided by their record, listed, zero, not finite: neighbours in a warp must not disturb each other."""
     x, codebook = lookup_problem("gaussian", 48, 300, 7)
     x[1::6], x[2::6, 3], x[4::6] = 0.0, torch.inf, 1e30 * x[4::6]
     codebook[200:260] = codebook[:60]
@@ -160,6 +162,25 @@ def test_the_emulation_finds_missing_and_divergent_barriers(tmp_path: Path) -> N
     divergent = subprocess.run([tmp_path / "broken", "divergent"], capture_output=True, text=True)
     assert divergent.returncode != 0
     assert "wait for each other at different places" in divergent.stderr
+
+
+def test_tensors_elsewhere_are_refused() -> None:
+    x, codebook = lookup_problem("gaussian", 2, 3, 4)
+    (choice,) = (c for c in explain("nearest_code", x, codebook, "l2") if c.backend == "cuda")
+    assert "tensor on cpu, this backend needs cuda" in choice.reasons
+    with pytest.raises(NotImplementedError, match="tensor on cpu, this backend needs cuda"):
+        nearest_code(x, codebook, backend="cuda")
+
+
+def test_a_measured_shape_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    measured = cuda.Measured(capability=(9, 0), dim=(2, 8), fewest_codes=1000, source="none")
+    monkeypatch.setattr(cuda, "MEASURED_FASTER", (measured,))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for k, d, by_name in ((1000, 8, False), (999, 8, True), (1000, 9, True), (5000, 1, True)):
+        reasons = cuda.by_name_only_reasons(torch.zeros(0, 1, d), torch.empty(1, k, d), "l2")
+        assert bool(reasons) == by_name, (k, d)
+    assert cuda.by_name_only_reasons()
 
 
 @pytest.mark.gpu

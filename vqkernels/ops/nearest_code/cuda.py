@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.util
+from typing import NamedTuple
+
 import torch
 
 from vqkernels._core.extension import DTYPE_CODES, METRIC_CODES, cuda_unsupported_reasons, extension
 
 
+class Measured(NamedTuple):
+    """Shapes on which these kernels beat Triton's, and the benchmark result that shows it."""
+
+    capability: tuple[int, int]
+    dim: tuple[int, int]  # smallest and largest D
+    fewest_codes: int
+    source: str  # a file in bench/results
+
+    def covers(self, codebook: torch.Tensor) -> bool:  # [G, K, D]
+        _, k, d = codebook.shape
+        here = torch.cuda.get_device_capability(codebook.device)
+        return here == self.capability and self.dim[0] <= d <= self.dim[1] and k >= self.fewest_codes
+
+
+MEASURED_FASTER: tuple[Measured, ...] = ()  # nothing is measured yet
+
+
 def unsupported_reasons(*args: object) -> list[str]:
     return cuda_unsupported_reasons(*args)
+
+
+def by_name_only_reasons(*args: object) -> list[str]:
+    """Where Triton can run too, it goes first unless a measurement says otherwise."""
+    codebooks = [arg for arg in args if isinstance(arg, torch.Tensor)][1:]
+    if importlib.util.find_spec("triton") is None or any(
+        measured.covers(codebook) for measured in MEASURED_FASTER for codebook in codebooks
+    ):
+        return []
+    return ["not measured faster than triton on this shape"]
 
 
 def run(
