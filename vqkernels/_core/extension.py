@@ -11,9 +11,11 @@ try:
     from vqkernels import _C as _loaded
 
     _module: ModuleType | None = _loaded
+    _with_cuda = bool(_loaded.build_info()["cuda"])
     load_error = ""
 except ImportError as error:  # a pure Python install; the text is shown by info, explain and every raise
     _module = None
+    _with_cuda = False
     load_error = str(error)
 
 # codes shared with csrc/types.h
@@ -45,7 +47,7 @@ def cpu_unsupported_reasons(*args: object) -> list[str]:
 def cuda_unsupported_reasons(*args: object) -> list[str]:
     """Why the compiled CUDA kernels cannot run on the tensors among these arguments; initialises no CUDA."""
     reasons = []
-    if _module is not None and not build_info()["cuda"]:
+    if _module is not None and not _with_cuda:
         reasons.append("extension built without CUDA kernels (VQKERNELS_BUILD=cuda builds them)")
     if not torch.cuda.is_available():
         reasons.append("no CUDA device")
