@@ -11,6 +11,7 @@ import itertools
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from cuda_emulator import Emulator, compile_emulated
 
 from vqkernels import NearestCode, explain, nearest_code
 from vqkernels.ops.nearest_code import cuda
-from vqkernels.testing import PROBLEMS, assert_bitwise_equal, lookup_problem
+from vqkernels.testing import PROBLEMS, assert_bitwise_equal, call_on, lookup_problem
 
 METRICS = ("l2", "cosine", "dot")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -34,8 +35,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 
 
 def on_device(x: torch.Tensor, codebook: torch.Tensor, metric: str = "l2") -> NearestCode:
-    found = nearest_code(x.cuda(), codebook.cuda(), metric=metric, backend="cuda")
-    return NearestCode(found.indices.cpu(), found.distance.cpu())
+    found: NearestCode = call_on("cuda", partial(nearest_code, metric=metric), x, codebook)
+    return found
 
 
 @pytest.fixture(
@@ -172,15 +173,15 @@ def test_tensors_elsewhere_are_refused() -> None:
         nearest_code(x, codebook, backend="cuda")
 
 
-def test_a_measured_shape_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
+@pytest.mark.parametrize("triton", ["usable", "missing"])
+def test_triton_goes_first_except_on_measured_shapes(triton: str, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = cuda.Measured(capability=(9, 0), dim=(2, 8), fewest_codes=1000, source="none")
     monkeypatch.setattr(cuda, "MEASURED_FASTER", (measured,))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    for k, d, by_name in ((1000, 8, False), (999, 8, True), (1000, 9, True), (5000, 1, True)):
-        reasons = cuda.by_name_only_reasons(torch.zeros(0, 1, d), torch.empty(1, k, d), "l2")
-        assert bool(reasons) == by_name, (k, d)
-    assert cuda.by_name_only_reasons()
+    monkeypatch.setattr(cuda, "triton_unsupported_reasons", lambda *_: [] if triton == "usable" else [triton])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for k, d, slower in ((1000, 8, False), (999, 8, True), (1000, 9, True), (5000, 1, True)):
+        reasons = cuda.by_name_only_reasons(torch.empty(0, 1, d), torch.empty(1, k, d), "l2")
+        assert bool(reasons) == (slower and triton == "usable"), (k, d)
 
 
 @pytest.mark.gpu

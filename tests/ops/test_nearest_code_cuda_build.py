@@ -9,11 +9,11 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from vqkernels.testing.triton_report import KernelReport
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "csrc" / "cuda" / "nearest_code.cu"
@@ -34,33 +34,6 @@ def find_cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or shutil.which("cuobjdump", path=str(shipped))
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One compiled kernel."""
-
-    registers: int
-    spilled: int  # bytes
-    ptx: str
-    code: tuple[tuple[int, str], ...]  # (address, instruction)
-
-    def inner_loop(self) -> Counter[str]:
-        """Instructions of the shortest loop with an FFMA, counted by name."""
-        loops = []
-        for address, text in self.code:
-            target = re.search(r"\bBRA\S*\s.*?(0x[0-9a-f]+)", text)
-            if target and (start := int(target[1], 16)) < address:
-                names = Counter(name(text) for at, text in self.code if start <= at <= address)
-                if names["FFMA"] + names["FFMA2"]:
-                    loops.append(names)
-        return min(loops, key=Counter.total)
-
-
-def name(instruction: str) -> str:
-    """``@!P0 LDS.128 R4, [R5]`` -> ``LDS``."""
-    words = instruction.split()
-    return words[1 if words[0].startswith("@") else 0].partition(".")[0]
-
-
 def short(mangled: str) -> str:
     """``_ZN3vqk4cuda4scanILi8EE...`` -> ``scan8``."""
     found = re.match(r"_ZN3vqk4cuda\d+([a-z_]+)(?:IL[ib](\d+)E)?", mangled)
@@ -68,7 +41,7 @@ def short(mangled: str) -> str:
     return found[1] + (found[2] or "")
 
 
-def compile_kernels(architecture: int, folder: Path) -> dict[str, Kernel]:
+def compile_kernels(architecture: int, folder: Path) -> dict[str, KernelReport]:
     cuobjdump = find_cuobjdump()
     if cuobjdump is None:
         pytest.skip("cuobjdump is neither on PATH nor installed with Triton")
@@ -77,9 +50,10 @@ def compile_kernels(architecture: int, folder: Path) -> dict[str, Kernel]:
     command += ["--keep", f"--keep-dir={folder}", "-cubin", str(SOURCE), "-o", str(cubin)]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     usage = {
-        short(kernel): (int(registers), int(stores) + int(loads))
-        for kernel, stores, loads, registers in re.findall(
-            r"entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        short(kernel): (int(registers), int(stores) + int(loads), int(shared or 0))
+        for kernel, stores, loads, registers, shared in re.findall(
+            r"entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+            r"Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
             told,
             flags=re.DOTALL,
         )
@@ -92,12 +66,12 @@ def compile_kernels(architecture: int, folder: Path) -> dict[str, Kernel]:
         kernel = short(part.split()[0])
         code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S[^;]*);", part)
         instructions = tuple((int(address, 16), text) for address, text in code)
-        kernels[kernel] = Kernel(*usage[kernel], source[kernel], instructions)
+        kernels[kernel] = KernelReport(*usage[kernel], source[kernel], instructions)
     return kernels
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda architecture: f"sm_{architecture}")
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, KernelReport]:
     return compile_kernels(request.param, tmp_path_factory.mktemp("cubin"))
 
 
@@ -106,29 +80,32 @@ def resident_blocks(d: int) -> int:
     return 4 if d <= 4 else 3 if d <= 9 else 2
 
 
-def test_nothing_is_spilled(kernels: dict[str, Kernel]) -> None:
+def test_nothing_is_spilled(kernels: dict[str, KernelReport]) -> None:
     assert {kernel for kernel in kernels if kernel.startswith("scan")} == {f"scan{d + 1}" for d in range(LARGEST_DIM)}
-    assert {kernel: found.spilled for kernel, found in kernels.items() if found.spilled} == {}
+    assert {kernel: found.spill_bytes for kernel, found in kernels.items() if found.spill_bytes} == {}
 
 
-def test_enough_blocks_are_resident(kernels: dict[str, Kernel]) -> None:
+def test_enough_blocks_are_resident(kernels: dict[str, KernelReport]) -> None:
     for d in range(1, LARGEST_DIM + 1):
         per_warp = -(-kernels[f"scan{d}"].registers * 32 // 256) * 256  # what a warp gets is rounded up
         assert 65536 // (4 * per_warp) >= resident_blocks(d), d
 
 
-def test_the_scan_loop_is_multiply_adds_and_minima(kernels: dict[str, Kernel]) -> None:
+def test_the_scan_loop_is_multiply_adds_and_minima(kernels: dict[str, KernelReport]) -> None:
     """Per pair D multiply-adds and a minimum; per step D + 1 loads of 16 bytes and the loop's own counting."""
     for d in range(1, LARGEST_DIM + 1):
-        loop = kernels[f"scan{d}"].inner_loop()
-        assert loop["FFMA"] + 2 * loop["FFMA2"] == PAIRS * d, (d, loop)
-        assert loop["FMNMX"] + 2 * loop["FMNMX3"] == PAIRS, (d, loop)
-        assert loop["LDS"] == d + 1, (d, loop)
-        busy = {"FFMA", "FFMA2", "FMNMX", "FMNMX3", "LDS"}
-        assert sum(count for kind, count in loop.items() if kind not in busy) <= 6, (d, loop)
+        scan = kernels[f"scan{d}"]
+        loop = scan.loop_with("FFMA")
+        single, double = scan.count(r"\bFFMA\b", loop), scan.count(r"\bFFMA2\b", loop)
+        pairwise, threefold = scan.count(r"\bFMNMX\b", loop), scan.count(r"\bFMNMX3\b", loop)
+        loads = scan.count(r"\bLDS\.128\b", loop)
+        assert single + 2 * double == PAIRS * d, (d, loop)
+        assert pairwise + 2 * threefold == PAIRS, (d, loop)
+        assert loads == d + 1, (d, loop)
+        assert len(loop) <= single + double + pairwise + threefold + loads + 6, (d, loop)
 
 
-def test_the_canonical_sum_has_no_fused_multiply_add(kernels: dict[str, Kernel]) -> None:
+def test_the_canonical_sum_has_no_fused_multiply_add(kernels: dict[str, KernelReport]) -> None:
     """In PTX: division and square root, single instructions there, become fused steps later, and round correctly."""
     ptx = kernels["decide_open0"].ptx  # the canonical evaluation and nothing else in float64
     assert "fma.rn.f64" not in ptx

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import NamedTuple
 
 import torch
 
 from vqkernels._core.extension import DTYPE_CODES, METRIC_CODES, cuda_unsupported_reasons, extension
+from vqkernels._core.triton import triton_unsupported_reasons
 
 
 class Measured(NamedTuple):
@@ -34,11 +34,8 @@ def unsupported_reasons(*args: object) -> list[str]:
 def by_name_only_reasons(*args: object) -> list[str]:
     """Where Triton can run too, it goes first unless a measurement says otherwise."""
     codebooks = [arg for arg in args if isinstance(arg, torch.Tensor)][1:]
-    if importlib.util.find_spec("triton") is None or any(
-        measured.covers(codebook) for measured in MEASURED_FASTER for codebook in codebooks
-    ):
-        return []
-    return ["not measured faster than triton on this shape"]
+    faster = any(measured.covers(codebook) for measured in MEASURED_FASTER for codebook in codebooks)
+    return [] if faster or triton_unsupported_reasons(*args) else ["not measured faster than triton on this shape"]
 
 
 def run(
