@@ -123,8 +123,9 @@ def test_ties_in_every_section(lookup: Lookup) -> None:
 def test_parts_of_the_codebook_scanned_apart(problem: str, emulator: Emulator) -> None:
     """Few vectors on many multiprocessors: up to 64 parts, of at least 8 tiles of 256 codes, whose records merge."""
     x, codebook = lookup_problem(problem, 6, 4900, 4)
+    each_tile = codebook.flip(0)[::128].clamp(-9, 9)  # nearest to a code of their own, two in every tile
     for multiprocessors in (1, 132):
-        check(emulator.nearest_code, x, codebook, multiprocessors=multiprocessors)
+        check(emulator.nearest_code, torch.cat([x, each_tile]), codebook, multiprocessors=multiprocessors)
 
 
 BROKEN_KERNELS = """
