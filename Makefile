@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 ENV := $(VENV)/.environment
 BUILT := $(VENV)/.built
 KERNELS := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test test-slow bench lint format clean
 

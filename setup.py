@@ -50,8 +50,8 @@ def build_mode() -> str:
     mode = os.environ.get("VQKERNELS_BUILD", "auto")
     if mode not in {"auto", "cpu", "cuda", "none"}:
         raise SystemExit(f"VQKERNELS_BUILD: expected auto, cpu, cuda or none, got {mode!r}")
-    if mode == "cuda" and not CUDA_SOURCES:
-        raise SystemExit("VQKERNELS_BUILD=cuda: this version has no CUDA kernels; expected auto, cpu or none")
+    if mode == "cuda" and shutil.which("nvcc") is None:
+        raise SystemExit("VQKERNELS_BUILD=cuda: expected nvcc on PATH, got none")
     return mode
 
 
@@ -91,11 +91,13 @@ class BuildKernels(build_ext):
             if source.suffix == ".cu":
                 archs = os.environ.get("VQKERNELS_CUDA_ARCHS", CUDA_ARCHS).split(";")
                 gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+                # what newer devices compile for themselves
+                gencode.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
                 command = [
                     "nvcc",
                     "-std=c++17",
                     "-O3",
-                    "-Xcompiler=-fPIC",
+                    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
                     *defines,
                     *gencode,
                     f"-I{ROOT / 'csrc'}",
@@ -118,11 +120,10 @@ class BuildKernels(build_ext):
 
 
 def cuda_library_flags() -> list[str]:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise OSError("VQKERNELS_BUILD=cuda: nvcc is not on PATH")
-    home = Path(os.environ.get("CUDA_HOME", Path(nvcc).resolve().parent.parent))
-    return [f"-L{path}" for path in (home / "lib64", home / "targets" / "x86_64-linux" / "lib") if path.is_dir()]
+    # the nvcc on PATH may be a script elsewhere: only the compiler knows its own home
+    told = subprocess.run(["nvcc", "--dryrun", "-c", "x.cu"], check=True, capture_output=True, text=True).stderr
+    home = Path(next(line.partition("TOP=")[2] for line in told.splitlines() if "TOP=" in line))
+    return [f"-L{path}" for path in (home / "lib64", *home.glob("targets/*/lib")) if path.is_dir()]
 
 
 def run_ninja(ninja: str, work: Path, jobs: list[tuple[list[str], Path, Path]], link: list[str], out: Path) -> None:

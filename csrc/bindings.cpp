@@ -4,6 +4,8 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cpu/code_stats.h"
@@ -12,6 +14,7 @@
 #include "cpu/nearest_code.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
+#include "cuda/nearest_code.h"
 
 namespace py = pybind11;
 using address = std::uintptr_t;
@@ -90,4 +93,25 @@ PYBIND11_MODULE(_C, m) {
                              eps, normalize, threads});
         },
         release());
+
+#if VQK_WITH_CUDA
+    m.def("nearest_code_cuda_workspace",
+          [](std::int64_t n, std::int64_t g, std::int64_t k, std::int64_t d, int multiprocessors) {
+              return vqk::cuda::workspace_bytes({nullptr, {}, nullptr, {}, n, g, k, d, {}, nullptr, nullptr},
+                                                multiprocessors);
+          });
+
+    m.def(
+        "nearest_code_cuda",
+        [](address x, int x_type, address codebook, int codebook_type, std::int64_t n, std::int64_t g, std::int64_t k,
+           std::int64_t d, int metric, address indices, address distance, address workspace, int device,
+           int multiprocessors, address stream) {
+            const char* error = vqk::cuda::nearest_code(
+                {pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook), vqk::DType(codebook_type),
+                 n, g, k, d, vqk::Metric(metric), pointer<std::int64_t>(indices), pointer<float>(distance)},
+                pointer<void>(workspace), {device, multiprocessors, pointer<void>(stream)});
+            if (error) throw std::runtime_error(std::string("CUDA: ") + error);
+        },
+        release());
+#endif
 }

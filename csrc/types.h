@@ -4,6 +4,13 @@
 #include <cstdint>
 #include <cstring>
 
+// functions that kernels call on either side
+#ifdef __CUDACC__
+#define VQK_HOST_DEVICE __host__ __device__
+#else
+#define VQK_HOST_DEVICE
+#endif
+
 namespace vqk {
 
 enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
@@ -16,14 +23,14 @@ struct bfloat16_t {
     std::uint16_t bits;
 };
 
-inline float bits_to_float(std::uint32_t bits) {
+VQK_HOST_DEVICE inline float bits_to_float(std::uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
 
 // exact: every half and bfloat16 is a float
-inline float widen(half_t h) {
+VQK_HOST_DEVICE inline float widen(half_t h) {
     const std::uint32_t sign = std::uint32_t(h.bits & 0x8000u) << 16;
     const std::uint32_t exponent = (h.bits >> 10) & 0x1fu;
     const std::uint32_t mantissa = h.bits & 0x3ffu;
@@ -34,13 +41,13 @@ inline float widen(half_t h) {
     }
     return bits_to_float(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
-inline float widen(bfloat16_t b) {
+VQK_HOST_DEVICE inline float widen(bfloat16_t b) {
     return bits_to_float(std::uint32_t(b.bits) << 16);
 }
-inline float widen(float value) {
+VQK_HOST_DEVICE inline float widen(float value) {
     return value;
 }
-inline double widen(double value) {
+VQK_HOST_DEVICE inline double widen(double value) {
     return value;
 }
 

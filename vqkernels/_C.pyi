@@ -51,3 +51,23 @@ def ema_update(
     normalize: bool,
     threads: int,
 ) -> None: ...
+
+# only if built with VQKERNELS_BUILD=cuda; addresses on the device
+def nearest_code_cuda_workspace(n: int, g: int, k: int, d: int, multiprocessors: int) -> int: ...
+def nearest_code_cuda(
+    x: int,
+    x_type: int,
+    codebook: int,
+    codebook_type: int,
+    n: int,
+    g: int,
+    k: int,
+    d: int,
+    metric: int,
+    indices: int,
+    distance: int,
+    workspace: int,
+    device: int,
+    multiprocessors: int,
+    stream: int,
+) -> None: ...

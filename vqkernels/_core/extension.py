@@ -11,9 +11,11 @@ try:
     from vqkernels import _C as _loaded
 
     _module: ModuleType | None = _loaded
+    _with_cuda = bool(_loaded.build_info()["cuda"])
     load_error = ""
 except ImportError as error:  # a pure Python install; the text is shown by info, explain and every raise
     _module = None
+    _with_cuda = False
     load_error = str(error)
 
 # codes shared with csrc/types.h
@@ -39,12 +41,26 @@ def build_info() -> dict[str, Any]:
 
 def cpu_unsupported_reasons(*args: object) -> list[str]:
     """Why the C++ CPU kernels cannot run on the tensors among these arguments."""
+    return _unsupported_reasons("cpu", args)
+
+
+def cuda_unsupported_reasons(*args: object) -> list[str]:
+    """Why the compiled CUDA kernels cannot run on the tensors among these arguments; initialises no CUDA."""
+    reasons = []
+    if _module is not None and not _with_cuda:
+        reasons.append("extension built without CUDA kernels (VQKERNELS_BUILD=cuda builds them)")
+    if not torch.cuda.is_available():
+        reasons.append("no CUDA device")
+    return reasons + _unsupported_reasons("cuda", args)
+
+
+def _unsupported_reasons(device: str, args: tuple[object, ...]) -> list[str]:
     reasons = [] if _module is not None else [f"compiled extension not available ({load_error})"]
     for tensor in args:
         if not isinstance(tensor, torch.Tensor):
             continue
-        if tensor.device.type != "cpu":
-            reasons.append(f"tensor on {tensor.device}, this backend needs cpu")
+        if tensor.device.type != device:
+            reasons.append(f"tensor on {tensor.device}, this backend needs {device}")
         if tensor.is_floating_point() and tensor.dtype not in DTYPE_CODES:
             reasons.append(f"dtype {tensor.dtype} not supported")
     return list(dict.fromkeys(reasons))

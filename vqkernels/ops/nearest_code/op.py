@@ -9,6 +9,7 @@ from vqkernels._core.library import define_op
 
 register_backends(
     "nearest_code",
+    cuda="vqkernels.ops.nearest_code.cuda",
     triton="vqkernels.ops.nearest_code.triton",
     cpu="vqkernels.ops.nearest_code.cpu",
     reference="vqkernels.ops.nearest_code.reference",
