@@ -9,6 +9,7 @@ from vqkernels._core.library import define_op
 
 register_backends(
     "top_codes",
+    triton="vqkernels.ops.top_codes.triton",
     cpu="vqkernels.ops.top_codes.cpu",
     reference="vqkernels.ops.top_codes.reference",
 )
