@@ -14,6 +14,7 @@
 #include "cpu/nearest_code.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
+#include "cpu/top_codes.h"
 #include "cuda/nearest_code.h"
 
 namespace py = pybind11;
@@ -62,6 +63,17 @@ PYBIND11_MODULE(_C, m) {
             return vqk::nearest_code({pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
                                       vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads,
                                       vqk::Isa(isa), pointer<std::int64_t>(indices), pointer<float>(distance)});
+        },
+        release());
+
+    m.def(
+        "top_codes",
+        [](address x, int x_type, address codebook, int codebook_type, std::int64_t n, std::int64_t g, std::int64_t k,
+           std::int64_t d, std::int64_t top, int metric, int threads, int isa, address indices, address distance) {
+            vqk::top_codes({pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
+                            vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads, vqk::Isa(isa),
+                            pointer<std::int64_t>(indices), pointer<float>(distance)},
+                           top);
         },
         release());
 

@@ -19,6 +19,22 @@ def nearest_code(
     indices: int,
     distance: int,
 ) -> float: ...
+def top_codes(
+    x: int,
+    x_type: int,
+    codebook: int,
+    codebook_type: int,
+    n: int,
+    g: int,
+    k: int,
+    d: int,
+    top: int,
+    metric: int,
+    threads: int,
+    isa: int,
+    indices: int,
+    distance: int,
+) -> None: ...
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...

@@ -1,6 +1,6 @@
 """vqkernels: vector quantization for learned tokenizers, exact, without the N x K matrix.
 
-Functions: :func:`nearest_code`, :func:`quantize`, :func:`gather_codes`, :func:`estimate_gradient`,
+Functions: :func:`nearest_code`, :func:`top_codes`, :func:`quantize`, :func:`gather_codes`, :func:`estimate_gradient`,
 :func:`code_stats`, :func:`ema_update_`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook
 parts. ``python -m vqkernels.info`` tells what is built and which backend serves which op.
 
@@ -16,6 +16,7 @@ from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
 from vqkernels.ops.reanchor import reanchor_
+from vqkernels.ops.top_codes import TopCodes, top_codes
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "OnlineClustering",
     "Quantized",
     "QuantizerOutput",
+    "TopCodes",
     "Usage",
     "VectorQuantizer",
     "__version__",
@@ -42,5 +44,6 @@ __all__ = [
     "nearest_code",
     "quantize",
     "reanchor_",
+    "top_codes",
     "use_backend",
 ]

@@ -10,7 +10,6 @@
 #include <memory>
 #include <numeric>
 #include <stdexcept>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -246,32 +245,6 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     return scored / double(call.g);
 }
 
-template <class Value>
-double with_vectors(const Lookup& call, const Value* codebook) {
-    double scored = 0;
-    with_dtype(call.x_type,
-               [&](auto* tag) { scored = lookup<Value>(call, codebook, static_cast<decltype(tag)>(call.x)); });
-    return scored;
-}
-
-// the codebook as Value: a view if it already is, else a copy (exact: halves widen, float widens to double)
-template <class Value>
-double with_codebook(const Lookup& call) {
-    double scored = 0;
-    with_dtype(call.codebook_type, [&](auto* tag) {
-        using Input = std::remove_cv_t<std::remove_pointer_t<decltype(tag)>>;
-        const auto* given = static_cast<const Input*>(call.codebook);
-        if constexpr (std::is_same_v<Input, Value>) {
-            scored = with_vectors<Value>(call, given);
-        } else {
-            std::vector<Value> copy(std::size_t(call.g * call.k * call.d));
-            for (std::size_t i = 0; i < copy.size(); ++i) copy[i] = Value(widen(given[i]));
-            scored = with_vectors<Value>(call, copy.data());
-        }
-    });
-    return scored;
-}
-
 }  // namespace
 
 const ScanKernel& scan_kernel(Isa isa) {
@@ -296,8 +269,9 @@ const ScanKernel& scan_kernel(Isa isa) {
 }
 
 double nearest_code(const Lookup& call) {
-    const bool wide = call.x_type == DType::f64 || call.codebook_type == DType::f64;
-    return wide ? with_codebook<double>(call) : with_codebook<float>(call);
+    double scored = 0;
+    with_arrays(call, [&](auto* codebook, auto* x) { scored = lookup(call, codebook, x); });
+    return scored;
 }
 
 }  // namespace vqk

@@ -78,25 +78,15 @@ void OrderedCodes<Value>::grow(int threads) {
 
 template <class Value>
 void OrderedCodes<Value>::pack(int threads) {
-    constexpr std::int64_t chunk = 16;  // blocks of a task
     const std::int64_t dim = frame.dim, leaf_groups = (blocks_ + lanes_ - 1) / lanes_;
     packed_.emplace_back(blocks_, dim, kernel_);
     leaves_ = make_aligned<float>(std::size_t(leaf_groups * 2 * dim * lanes_));
     groups_ = make_aligned<float>(std::size_t((leaf_groups + lanes_ - 1) / lanes_ * 2 * dim * lanes_));
     // boxes behind the last block are empty: infinitely far from everything
     std::fill_n(leaves_.get(), leaf_groups * 2 * dim * lanes_, std::numeric_limits<float>::infinity());
-    std::vector<double> widest((blocks_ + chunk - 1) / chunk);
-    const int useful = useful_threads(threads, double(order.size()) * double(dim));
-    parallel_for(std::int64_t(widest.size()), useful, [&](std::int64_t c) {
-        BlockPacker<Value> packer(frame, kernel_, order.data(), std::int64_t(order.size()));
-        for (std::int64_t b = c * chunk; b < std::min(blocks_, (c + 1) * chunk); ++b) {
-            packer.pack(b, packed_.front().codes(b), packed_.front().bias(b));
-            box_leaf(b);
-        }
-        widest[c] = packer.radius();
-    });
+    radius = pack_all(packed_.front(), frame, kernel_, order.data(), std::int64_t(order.size()), threads,
+                      [&](std::int64_t b) { box_leaf(b); });
     box_groups();
-    radius = *std::max_element(widest.begin(), widest.end());
 }
 
 template <class Value>

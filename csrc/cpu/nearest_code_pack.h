@@ -11,6 +11,7 @@
 #include "cpu/aligned.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_scan.h"
+#include "cpu/parallel.h"
 
 namespace vqk {
 
@@ -109,8 +110,27 @@ class BlockBuffer {
     AlignedArray<float> codes_, bias_;
 };
 
+// Packs all blocks, calling each(b) after block b; returns the radius.
+template <class Value, class Each>
+double pack_all(BlockBuffer& buffer, const CodeFrame<Value>& frame, const ScanKernel& kernel,
+                const std::int32_t* order, std::int64_t positions, int threads, Each&& each) {
+    constexpr std::int64_t chunk = 16;  // blocks of a task
+    const std::int64_t blocks = (positions + kernel.block_codes - 1) / kernel.block_codes;
+    std::vector<double> radius((blocks + chunk - 1) / chunk);
+    const int useful = useful_threads(threads, double(positions) * double(frame.dim));
+    parallel_for(std::int64_t(radius.size()), useful, [&](std::int64_t c) {
+        BlockPacker<Value> packer(frame, kernel, order, positions);
+        for (std::int64_t b = c * chunk; b < std::min(blocks, (c + 1) * chunk); ++b) {
+            packer.pack(b, buffer.codes(b), buffer.bias(b));
+            each(b);
+        }
+        radius[c] = packer.radius();
+    });
+    return *std::max_element(radius.begin(), radius.end());
+}
+
 // Walks over the blocks [begin, end), packing as many at a time as the L2 cache keeps, and calls
-// visit(packed blocks, first of them). The codebook is never packed as a whole: its copy stays in the cache.
+// visit(packed blocks, first of them): their copy stays in the cache.
 template <class Value, class Visit>
 void for_each_chunk(BlockPacker<Value>& packer, std::int64_t begin, std::int64_t end, int section_blocks,
                     std::int64_t dim, const ScanKernel& kernel, Visit&& visit) {

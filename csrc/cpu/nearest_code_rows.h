@@ -134,12 +134,13 @@ void Rows<Value>::merge(const Rows& other) {
     }
 }
 
-// Canonical evaluation of (row, code) pairs, a quad of codes at a time, several quads together.
-template <class Value>
+// Canonical evaluation of (row, code) pairs, a quad of codes at a time, several quads together; take(row, key, code)
+// gets the results, the last code of a row several times.
+template <class Value, class Take>
 class Evaluator {
   public:
-    Evaluator(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel)
-        : winners(rows.count), rows_(rows), frame_(frame), kernel_(kernel) {}
+    Evaluator(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel, Take take)
+        : rows_(rows), frame_(frame), kernel_(kernel), take_(take) {}
 
     void add(int r, std::int64_t code) {
         if (filled_ % quad && row_[filled_ / quad] != r) pad();
@@ -166,12 +167,10 @@ class Evaluator {
                 const double norm = frame_.norms[index_[i]];
                 keys[i] = norm > 0 ? keys[i] / norm : 0.0;
             }
-            winners[row_[i / quad]].offer(keys[i], index_[i]);
+            take_(row_[i / quad], keys[i], index_[i]);
         }
         filled_ = 0;
     }
-
-    std::vector<Winner> winners;  // [rows]
 
   private:
     // a quad that is not full repeats its last code
@@ -183,15 +182,16 @@ class Evaluator {
     const Rows<Value>& rows_;
     const CodeFrame<Value>& frame_;
     const ScanKernel& kernel_;
+    Take take_;
     int filled_ = 0;
     int row_[batch];
     std::int64_t index_[batch * quad];
 };
 
 // Rows whose lanes do not name every candidate: a second pass over all codes collects them.
-template <class Value>
+template <class Value, class Take>
 void collect_all(const Rows<Value>& rows, const std::vector<int>& which, const float* threshold,
-                 const CodeFrame<Value>& frame, const ScanKernel& kernel, Evaluator<Value>& evaluator) {
+                 const CodeFrame<Value>& frame, const ScanKernel& kernel, Evaluator<Value, Take>& evaluator) {
     if (which.empty()) return;
     BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
     std::vector<std::int64_t> found;
@@ -211,8 +211,10 @@ void collect_all(const Rows<Value>& rows, const std::vector<int>& which, const f
 template <class Value>
 std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel,
                            double radius, int section_blocks, const std::int32_t* order, std::int64_t positions) {
-    Evaluator<Value> evaluator(rows, frame, kernel);
-    if (frame.empty()) return std::move(evaluator.winners);
+    std::vector<Winner> winners(rows.count);
+    if (frame.empty()) return winners;
+    Evaluator evaluator(rows, frame, kernel,
+                        [&](int r, double key, std::int64_t code) { winners[r].offer(key, code); });
     const Tolerance tolerance(frame, radius);
     std::vector<double> band(rows.count);
     for (int r = 0; r < rows.count; ++r)
@@ -246,9 +248,9 @@ std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& fram
     evaluator.flush();
     for (int r = 0; r < rows.count && !rows.norm.empty(); ++r) {
         // a zero vector is equally far from every code
-        if (rows.norm[r] == 0) evaluator.winners[r] = {0.0, frame.first_usable};
+        if (rows.norm[r] == 0) winners[r] = {0.0, frame.first_usable};
     }
-    return std::move(evaluator.winners);
+    return winners;
 }
 
 }  // namespace vqk

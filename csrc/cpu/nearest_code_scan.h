@@ -44,6 +44,19 @@ struct Shortlist {
     std::int32_t* hits;       // [rows * W] row * W + lane whose recorded section has one, ascending
 };
 
+struct Candidate {
+    float score;
+    std::int32_t position;  // of the code
+};
+
+// For each query, the codes so far whose scores are not above a threshold of its own, by ascending position.
+struct CandidateLists {
+    const float* threshold;  // [rows] finite or -inf
+    Candidate* list;         // [rows][capacity]
+    std::int32_t* count;     // [rows]
+    std::int64_t capacity;
+};
+
 // The functions that are worth compiling once per instruction set. Codes and queries given
 // as float64 use their plain templates instead (cpu/canonical.h, cpu/affine.h).
 struct ScanKernel {
@@ -82,6 +95,10 @@ struct ScanKernel {
     // positions of the codes in blocks [begin, end) whose score is <= threshold, ascending; returns how many
     std::int64_t (*collect)(const float* negated, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                             float threshold, std::int64_t* found);
+
+    // appends the codes in blocks [begin, end) to the lists of `rows` negated queries; there must be room for all
+    void (*append)(const float* negated, int rows, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
+                   const CandidateLists& lists);
 
     // cpu/canonical.h
     void (*sums)(const float* const* x, const float* const* codes, int quads, std::int64_t dim, bool l2,

@@ -286,6 +286,46 @@ std::int64_t collect(const float* negated, const PackedCodes& codes, std::int64_
     return count;
 }
 
+// adds the codes of one block to one query's list
+template <class Simd, int V>
+inline void append_block(const typename Simd::F (&score)[V], float threshold, std::int32_t first, Candidate* list,
+                         std::int32_t& count) {
+    constexpr int W = Simd::W;
+    static_assert(V * W <= 64, "a block is one mask");
+    float scores[V * W];
+    std::uint64_t mask = 0;
+    for (int v = 0; v < V; ++v) {
+        Simd::store(scores + v * W, score[v]);
+        mask |= std::uint64_t(Simd::at_most(score[v], threshold)) << (v * W);
+    }
+    for (; mask; mask &= mask - 1) {
+        const int j = __builtin_ctzll(mask);
+        list[count++] = {scores[j], first + j};
+    }
+}
+
+template <class Simd, int Q, int V>
+void append(const float* negated, int rows, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
+            const CandidateLists& lists) {
+    constexpr int W = Simd::W;
+    const std::int64_t block_floats = std::int64_t(codes.dim) * V * W;
+    for (int row = 0; row < rows; row += Q) {
+        const float* tile = negated + std::int64_t(row) * codes.dim;
+        for (std::int64_t block = begin; block < end; ++block) {
+            typename Simd::F score[Q][V];
+            block_scores<Simd, Q, V>(tile, codes.dim, codes.codes + block * block_floats, codes.bias + block * V * W,
+                                     score);
+            for (int q = 0; q < Q; ++q) {
+                const float threshold = lists.threshold[row + q];
+                // most blocks have no candidate
+                if (!Simd::at_most(fold<Simd, V>(score[q]), threshold)) continue;
+                append_block<Simd, V>(score[q], threshold, std::int32_t(block * V * W),
+                                      lists.list + (row + q) * lists.capacity, lists.count[row + q]);
+            }
+        }
+    }
+}
+
 template <class Simd>
 double spin_fma(std::int64_t rounds) {
     constexpr int chains = 16;  // enough independent ones to hide the latency on two ports
@@ -319,6 +359,7 @@ ScanKernel make_kernel(const char* name) {
     kernel.scan_near = scan_near<Simd, V>;
     kernel.shortlist = shortlist<Simd>;
     kernel.collect = collect<Simd, V>;
+    kernel.append = append<Simd, Q, V>;
     kernel.sums = Simd::canonical_sums;
     kernel.norms = Simd::canonical_norms;
     kernel.spin_fma = spin_fma<Simd>;

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vqkernels import code_stats, ema_update_, estimate_gradient, gather_codes, nearest_code, quantize
+from vqkernels import code_stats, ema_update_, estimate_gradient, gather_codes, nearest_code, quantize, top_codes
 
 zeros = torch.zeros
 INDICES = torch.zeros(4, dtype=torch.int64)
@@ -103,6 +103,27 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "device: expected one device, got x on cpu, codebook on meta",
     ),
+    (partial(top_codes, zeros(4, 2), zeros(3, 2), 0), ValueError, "m: expected 1 <= m <= min(K, 1024) = 3, got 0"),
+    (partial(top_codes, zeros(4, 2), zeros(3, 2), 4), ValueError, "m: expected 1 <= m <= min(K, 1024) = 3, got 4"),
+    (
+        partial(top_codes, zeros(4, 2), zeros(9999, 2), 1025),
+        ValueError,
+        "m: expected 1 <= m <= min(K, 1024) = 1024, got 1025",
+    ),
+    (partial(top_codes, zeros(4, 2), zeros(3, 2), 2.0), TypeError, "m: expected an integer, got float"),
+    (partial(top_codes, zeros(4, 2), zeros(3, 2), True), TypeError, "m: expected an integer, got bool"),
+    (partial(top_codes, [0.0], zeros(3, 2), 1), TypeError, "x: expected a torch.Tensor, got list"),
+    (
+        partial(top_codes, zeros(4, 3), zeros(3, 2), 1),
+        ValueError,
+        "x: expected [..., D] ending in [2] for codebook [3, 2], got [4, 3]",
+    ),
+    (
+        partial(top_codes, zeros(4, 2), zeros(3, 2), 1, metric="euclid"),
+        ValueError,
+        "metric: expected one of l2, cosine, dot, got 'euclid'",
+    ),
+    (partial(top_codes, zeros(4, 2), zeros(3, 2), 1, backend="x"), ValueError, "backend: expected None or one of"),
     (
         partial(gather_codes, zeros(3, 2).long(), INDICES),
         TypeError,

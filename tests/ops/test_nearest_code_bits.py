@@ -7,17 +7,16 @@ The oracle is ``vqkernels/ops/nearest_code/reference.py``, itself held to an ind
 from __future__ import annotations
 
 import itertools
-import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from variants import ISA_FLAGS, processor_flags, variants
 
 from vqkernels import NearestCode, nearest_code
 from vqkernels.testing import (
@@ -39,32 +38,10 @@ METRICS = ("l2", "cosine", "dot")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 THREADS = (1, 2, 3, 7)
 
-ISA_FLAGS = {
-    "portable": set(),
-    "avx2": {"avx2", "fma", "f16c"},
-    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
-}
-
-
-def processor_flags() -> set[str]:
-    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
-        return set()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return set(next(line for line in lines if line.startswith("flags")).split())
-
-
-def variants() -> list[tuple[str, str]]:
-    isas = [isa for isa, needed in ISA_FLAGS.items() if needed <= processor_flags()]
-    return [
-        (backend, isa)
-        for backend in usable_backends("nearest_code")
-        if backend != "reference"
-        for isa in (isas if backend == "cpu" else ["auto"])
-    ]
-
-
-each_variant = pytest.mark.parametrize(("backend", "isa"), variants())
-each_cpu_variant = pytest.mark.parametrize("isa", [isa for backend, isa in variants() if backend == "cpu"])
+each_variant = pytest.mark.parametrize(("backend", "isa"), variants("nearest_code"))
+each_cpu_variant = pytest.mark.parametrize(
+    "isa", [isa for backend, isa in variants("nearest_code") if backend == "cpu"]
+)
 
 
 def look_up(x: torch.Tensor, codebook: torch.Tensor, metric: str, backend: str) -> NearestCode:
@@ -162,6 +139,26 @@ def test_float64_beyond_the_range_of_its_squares(
     for vectors, codes in ((x * scale, codebook), (x, codebook * scale), (x * scale, codebook * scale)):
         expected = nearest_code(vectors, codes, metric=metric, backend="reference")
         assert_same_bits(look_up(vectors, codes, metric, backend), expected)
+
+
+@each_variant
+def test_float64_cosine_of_products_that_underflow(backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    x, codebook = lookup_problem("gaussian", 60, 3000, 3, dtype=torch.float64)
+    expected = nearest_code(x * 1e-161, codebook * 1e-160, metric="cosine", backend="reference")
+    assert_same_bits(look_up(x * 1e-161, codebook * 1e-160, "cosine", backend), expected)
+
+
+@each_variant
+def test_float64_dot_that_overflows_on_its_way(backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    x = torch.full((1, 3), 1.2e154, dtype=torch.float64)
+    # the second code has the lowest dot product, but float64 sums it to inf - inf
+    codebook = 1e154 * torch.tensor([[0.0, 0.0, 0.0], [-1.25, -1.25, 2.9], [0.1, 0.0, 0.0]], dtype=torch.float64)
+    for order in ([0, 1, 2], [2, 1, 0]):
+        expected = nearest_code(x, codebook[order], metric="dot", backend="reference")
+        assert expected.indices.item() == order.index(2)
+        assert_same_bits(look_up(x, codebook[order], "dot", backend), expected)
 
 
 @each_variant

@@ -41,6 +41,15 @@ def test_lookup_of_4096_vectors_in_262144_codes() -> None:
 
 
 @needs_cpu
+def test_the_64_nearest_of_262144_codes() -> None:
+    n, k, d, m = 4096, 262144, 4, 64
+    # beyond the lookup above: the result, and lists of candidates for every thread
+    budget = 8 * (n + k) * (d + 8) + 12 * n * m + 2 * (2 << 20) + FIXED
+    assert 2 * budget < n * k / 8
+    assert growth(n, k, d, f"return vqkernels.top_codes(x, codebook, {m}, backend='cpu')") < budget
+
+
+@needs_cpu
 def test_training_step_of_16384_vectors_with_100000_codes() -> None:
     n, k, d = 16384, 100000, 8
     step = """

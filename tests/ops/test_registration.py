@@ -6,13 +6,14 @@ Oracles: torch's own ``opcheck`` for the registration, the eager call for compil
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vqkernels import code_stats, ema_update_, nearest_code, quantize
+from vqkernels import code_stats, ema_update_, nearest_code, quantize, top_codes
 from vqkernels._core.backend import registered_ops
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget, lookup_problem, usable_backends
 
@@ -25,6 +26,11 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
         lambda: (X, CODEBOOK, "l2"),
         lambda: (X.half(), CODEBOOK, "cosine"),
         lambda: (X[:0], CODEBOOK, "dot"),
+    ],
+    "top_codes": [
+        lambda: (X, CODEBOOK, 3, "l2"),
+        lambda: (X.bfloat16(), CODEBOOK, 7, "cosine"),
+        lambda: (X[:0], CODEBOOK, 1, "dot"),
     ],
     "code_stats": [
         lambda: (X, INDICES, 7, None, True, True),
@@ -121,10 +127,36 @@ def test_export_with_dynamic_n() -> None:
             assert_bitwise_equal(actual, expected)
 
 
-def test_fake_tensors_run_no_kernel() -> None:
+class Neighbours(torch.nn.Module):
+    """Mean of the three nearest codes."""
+
+    def __init__(self, codebook: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codebook", codebook)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [N, D]
+        indices, distance = top_codes(x, self.codebook, 3)
+        return self.codebook[indices].mean(1), indices, distance
+
+
+def test_top_codes_compile_and_export_with_dynamic_n() -> None:
+    x, codebook = lookup_problem("gaussian", 10, 6, 4)
+    eager = Neighbours(codebook)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend="aot_eager")
+    dynamic = {"x": {0: torch.export.Dim("n", min=2)}}
+    exported = torch.export.export(eager, (x,), dynamic_shapes=dynamic).module()
+    for n in (10, 3, 40):
+        x = torch.randn(n, 4)
+        for program in (compiled, exported):
+            for actual, expected in zip(program(x), eager(x), strict=True):
+                assert_bitwise_equal(actual, expected)
+
+
+@pytest.mark.parametrize(("lookup", "tail"), [(nearest_code, ()), (partial(top_codes, m=3), (3,))])
+def test_fake_tensors_run_no_kernel(lookup: Callable[..., Any], tail: tuple[int, ...]) -> None:
     with torch._subclasses.FakeTensorMode() as mode:
         x, codebook = mode.from_tensor(X), mode.from_tensor(CODEBOOK)
-        result = nearest_code(x, codebook)
+        result = lookup(x, codebook)
     assert isinstance(result.indices, torch._subclasses.FakeTensor)
-    assert result.indices.shape == result.distance.shape == (12, 2)
+    assert result.indices.shape == result.distance.shape == (12, 2, *tail)
     assert (result.indices.dtype, result.distance.dtype) == (torch.int64, torch.float32)

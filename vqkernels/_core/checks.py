@@ -61,3 +61,11 @@ def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
         raise ValueError(
             f"x: expected {legend} ending in {list(tail)} for codebook {list(codebook.shape)}, got {list(x.shape)}"
         )
+
+
+def check_integer(name: str, value: object, low: int, high: int, legend: str) -> None:
+    """An integer from ``low`` to ``high``; ``legend`` says what the upper limit is."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} <= {name} <= {legend} = {high}, got {value}")

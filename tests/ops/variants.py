@@ -1,0 +1,32 @@
+"""Ways to run an op's kernels: a backend and, for the C++ kernels, an instruction set this processor has."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from vqkernels.testing import usable_backends
+
+ISA_FLAGS = {
+    "portable": set(),
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
+}
+
+
+def processor_flags() -> set[str]:
+    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
+        return set()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next(line for line in lines if line.startswith("flags")).split())
+
+
+def variants(op: str) -> list[tuple[str, str]]:
+    """Backends but the definition itself, each with its instruction sets."""
+    isas = [isa for isa, needed in ISA_FLAGS.items() if needed <= processor_flags()]
+    return [
+        (backend, isa)
+        for backend in usable_backends(op)
+        if backend != "reference"
+        for isa in (isas if backend == "cpu" else ["auto"])
+    ]
