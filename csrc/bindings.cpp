@@ -11,6 +11,7 @@
 #include "cpu/code_stats.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
+#include "cpu/multilevel.h"
 #include "cpu/nearest_code.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
@@ -25,6 +26,13 @@ namespace {
 template <class T>
 T* pointer(address a) {
     return reinterpret_cast<T*>(a);
+}
+
+template <class T>
+std::vector<T*> pointers(const std::vector<address>& addresses) {
+    std::vector<T*> found;
+    for (const address a : addresses) found.push_back(pointer<T>(a));
+    return found;
 }
 
 // fused multiply-add rate of this processor in FLOP/s, all threads busy for about `seconds`
@@ -74,6 +82,17 @@ PYBIND11_MODULE(_C, m) {
                             vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads, vqk::Isa(isa),
                             pointer<std::int64_t>(indices), pointer<float>(distance)},
                            top);
+        },
+        release());
+
+    m.def(
+        "multilevel_nearest_code",
+        [](const std::vector<address>& x, const std::vector<address>& codebook, int type,
+           const std::vector<std::int64_t>& d, const std::vector<double>& weight, std::int64_t n, std::int64_t k,
+           bool squared, int threads, int isa, address indices, address distance) {
+            vqk::multilevel_nearest_code({pointers<const void>(x), pointers<const void>(codebook), vqk::DType(type),
+                                          d, weight, n, k, squared, threads, vqk::Isa(isa),
+                                          pointer<std::int64_t>(indices), pointer<float>(distance)});
         },
         release());
 

@@ -35,6 +35,20 @@ def top_codes(
     indices: int,
     distance: int,
 ) -> None: ...
+def multilevel_nearest_code(
+    x: list[int],
+    codebook: list[int],
+    type: int,
+    d: list[int],
+    weight: list[float],
+    n: int,
+    k: int,
+    squared: bool,
+    threads: int,
+    isa: int,
+    indices: int,
+    distance: int,
+) -> None: ...
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...

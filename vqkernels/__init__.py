@@ -1,8 +1,8 @@
 """vqkernels: vector quantization for learned tokenizers, exact, without the N x K matrix.
 
-Functions: :func:`nearest_code`, :func:`top_codes`, :func:`quantize`, :func:`gather_codes`, :func:`estimate_gradient`,
-:func:`code_stats`, :func:`ema_update_`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook
-parts. ``python -m vqkernels.info`` tells what is built and which backend serves which op.
+Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
+:func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`, :func:`kmeans`.
+Modules: :class:`VectorQuantizer` and its codebook parts. ``python -m vqkernels.info`` tells what is built and which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups.
 """
@@ -13,6 +13,7 @@ from vqkernels.nn import Ema, Frozen, Learned, OnlineClustering, QuantizerOutput
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.gather_codes import gather_codes
+from vqkernels.ops.multilevel_nearest_code import multilevel_nearest_code
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
 from vqkernels.ops.reanchor import reanchor_
@@ -41,6 +42,7 @@ __all__ = [
     "explain",
     "gather_codes",
     "kmeans",
+    "multilevel_nearest_code",
     "nearest_code",
     "quantize",
     "reanchor_",

@@ -50,6 +50,19 @@ def test_the_64_nearest_of_262144_codes() -> None:
 
 
 @needs_cpu
+def test_lookup_in_two_levels_of_262144_codes() -> None:
+    n, k, d = 8192, 262144, 8
+    # a copy of the inputs as given, the scan's, and eight numbers of bookkeeping per vector and per code
+    budget = 8 * (n + k) * (d + 8) + FIXED
+    assert 3 * budget < n * k / 8
+    step = """
+    levels, codebooks = [x[:, :3], x[:, 3:]], [codebook[:, :3], codebook[:, 3:]]
+    return vqkernels.multilevel_nearest_code(levels, codebooks, (1.0, 2.0), backend='cpu')
+    """.strip()
+    assert growth(n, k, d, step) < budget
+
+
+@needs_cpu
 def test_training_step_of_16384_vectors_with_100000_codes() -> None:
     n, k, d = 16384, 100000, 8
     step = """

@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vqkernels import code_stats, ema_update_, nearest_code, quantize, top_codes
+from vqkernels import (
+    code_stats,
+    ema_update_,
+    gather_codes,
+    multilevel_nearest_code,
+    nearest_code,
+    quantize,
+    top_codes,
+)
 from vqkernels._core.backend import registered_ops
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget, lookup_problem, usable_backends
 
@@ -31,6 +39,11 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
         lambda: (X, CODEBOOK, 3, "l2"),
         lambda: (X.bfloat16(), CODEBOOK, 7, "cosine"),
         lambda: (X[:0], CODEBOOK, 1, "dot"),
+    ],
+    "multilevel_nearest_code": [
+        lambda: ([X[:, 0], X[:, 1, :3]], [CODEBOOK[0], CODEBOOK[1, :, :3]], [1.0, 0.5], False),
+        lambda: ([X[:, 0].double()], [CODEBOOK[0].half()], [2.0], True),
+        lambda: ([X[:0, 0]], [CODEBOOK[0]], [1.0], False),
     ],
     "code_stats": [
         lambda: (X, INDICES, 7, None, True, True),
@@ -150,6 +163,35 @@ def test_top_codes_compile_and_export_with_dynamic_n() -> None:
         for program in (compiled, exported):
             for actual, expected in zip(program(x), eager(x), strict=True):
                 assert_bitwise_equal(actual, expected)
+
+
+class Levels(torch.nn.Module):
+    """A lookup in the two halves of every vector, and the codes it finds."""
+
+    def __init__(self, codebook: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codebook", codebook)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [N, D]
+        half = x.shape[1] // 2
+        levels, codebooks = [x[:, :half], x[:, half:]], [self.codebook[:, :half], self.codebook[:, half:]]
+        indices, distance = multilevel_nearest_code(levels, codebooks, (1.0, 0.5))
+        return gather_codes(self.codebook, indices), indices, distance
+
+
+def test_multilevel_lookup_compiles_and_exports_with_dynamic_n() -> None:
+    _, codebook = lookup_problem("gaussian", 0, 6, 4)
+    eager = Levels(codebook)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend=counter)
+    shapes = {"x": {0: torch.export.Dim("n", min=2)}}
+    exported = torch.export.export(eager, (torch.randn(10, 4),), dynamic_shapes=shapes).module()
+    for n in (10, 3, 40):
+        x = torch.randn(n, 4)
+        for program in (compiled, exported):
+            for actual, expected in zip(program(x), eager(x), strict=True):
+                assert_bitwise_equal(actual, expected)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(("lookup", "tail"), [(nearest_code, ()), (partial(top_codes, m=3), (3,))])
