@@ -10,6 +10,7 @@ from vqkernels._core.library import define_op
 register_backends(
     "multilevel_nearest_code",
     cpu="vqkernels.ops.multilevel_nearest_code.cpu",
+    triton="vqkernels.ops.multilevel_nearest_code.triton",
     reference="vqkernels.ops.multilevel_nearest_code.reference",
 )
 
