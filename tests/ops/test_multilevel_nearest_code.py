@@ -1,4 +1,7 @@
-"""``multilevel_nearest_code`` on every backend. Oracle: ``assert_exact_multilevel``, the direct form in float64."""
+"""``multilevel_nearest_code`` on the CPU. Oracle: ``assert_exact_multilevel``, the direct form in float64.
+
+``test_multilevel_nearest_code_triton.py`` holds the Triton backend to the definition with fewer, smaller problems.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,17 @@ import torch
 from multilevel import MultilevelProblem, assert_exact_multilevel, multilevel_problem
 
 from vqkernels import NearestCode, gather_codes, multilevel_nearest_code, nearest_code
-from vqkernels.testing import PROBLEMS, assert_bitwise_equal, assert_within_budget, strided
+from vqkernels.testing import PROBLEMS, assert_bitwise_equal, assert_within_budget, strided, usable_backends
 
-OPS = ("multilevel_nearest_code",)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
+BACKENDS = [name for name in usable_backends("multilevel_nearest_code") if name in ("cpu", "reference")]
 each_power = pytest.mark.parametrize("squared", [False, True], ids=["distance", "squared"])
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def check(problem: MultilevelProblem, weights: tuple[float, ...], squared: bool, backend: str) -> NearestCode:

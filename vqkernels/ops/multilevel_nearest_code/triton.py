@@ -1,4 +1,4 @@
-"""Launcher of the Triton lookup in levels: lower bounds of sections of the codebook, then float64 where it decides."""
+"""Launcher of the Triton lookup in levels: lower bounds of sections of the codebook, then float64."""
 
 from __future__ import annotations
 

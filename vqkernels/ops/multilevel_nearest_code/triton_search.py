@@ -1,8 +1,8 @@
 """Kernels of the lookup in levels: a lower bound for every section of the codebook, then float64, best section first.
 
-Vectors and codes come transposed, with the levels one below the other, so that neighbours in memory are neighbours in a
-block. The scan adds up (x - c)^2 itself: a sum of positive terms has a relative error only, which the root keeps, and no
-copy has to be shifted or scaled.
+Vectors and codes come transposed, with the levels one below the other, so that neighbours in memory are neighbours
+in a block. The scan adds up (x - c)^2 itself: a sum of positive terms has a relative error only, which the root
+keeps, and no copy has to be shifted or scaled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _level_sums(
     SQUARED: tl.constexpr,
     FINITE_TERMS: tl.constexpr,  # whether a term that overflows counts as 0
 ):
-    """The sum over levels of weight times distance, in the dtype of the weights, ``[R, C]``; +inf for an unusable code."""
+    """The sum over levels of weight times distance, ``[R, C]``, in the weights' dtype; +inf for an unusable code."""
     dtype: tl.constexpr = weights.dtype.element_ty
     total = tl.zeros([x.shape[0], codes.shape[1]], dtype)
     nothing = tl.zeros([codes.shape[0], codes.shape[1]], dtype)
