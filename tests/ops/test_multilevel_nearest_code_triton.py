@@ -65,6 +65,14 @@ def test_sizes(n: int, backend: str) -> None:
 
 
 @each_backend
+@each_power
+def test_near_ties_in_different_sections(squared: bool, backend: str) -> None:
+    # hundreds of codes compete for a vector, some in every section of the codebook
+    for names, weights in ((("near-ties",), (1.0, 0.1)), (("near-ties", "all-equal"), (0.3, 0.7))):
+        check(multilevel_problem(names, 8, 3000, (3, 2)), weights, squared, backend)
+
+
+@each_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_eight_levels_of_any_dtype(dtype: torch.dtype, backend: str) -> None:
     xs, codebooks = multilevel_problem(("duplicates", "nonfinite"), 30, 200, (1, 2, 1, 3, 1, 2, 1, 1), dtype=dtype)
