@@ -2,9 +2,10 @@
 
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
 :func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`, :func:`kmeans`.
-Modules: :class:`VectorQuantizer` and its codebook parts. ``python -m vqkernels.info`` tells what is built and which backend serves which op.
+Modules: :class:`VectorQuantizer` and its codebook parts. ``python -m vqkernels.info`` tells what is built and which
+backend serves which op.
 
-Letters, package-wide: N vectors, K codes, D code dimension, G groups.
+Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
 """
 
 from vqkernels._core.backend import Choice, explain, use_backend
