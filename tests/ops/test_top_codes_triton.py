@@ -45,6 +45,20 @@ def test_more_candidates_than_room(arrange, m: int, dtype: torch.dtype, backend:
         assert_bitwise_equal(actual.distance, expected.distance)
 
 
+@each("backend", [b for b in usable_backends("top_codes") if b == "triton"])
+@each("tie", [1.0, 1.0 + 2.0**-20])
+def test_a_limit_one_step_too_high_would_lose_the_nearest(tie: float, backend: str) -> None:
+    """More equal codes than room, in so few lanes that the bound is above them, before the nearest ones."""
+    m = 100
+    number = torch.arange(LANES * (ROOM // (m - 1) + 2))
+    codebook = torch.where(number % LANES < m - 1, tie, 5.0)[:, None]
+    last = len(number) - LANES
+    codebook[last : last + 3] = 0.5
+    found = call_on(backend, partial(top_codes, m=m), torch.zeros(1, 1), codebook).indices[0]
+    ties = number[number % LANES < m - 1][: m - 3]
+    assert torch.equal(found, torch.cat([number[last : last + 3], ties]))
+
+
 INPUTS = {"x": "*fp32", "codes": "*fp32", "x_norm": "*fp64", "code_norm": "*fp64"}
 SIZES = {"num_rows": "i32", "num_codes": "i32"} | {f"stride_{name}": "i64" for name in ("xn", "xg", "cg", "ck")}
 FOUND = {"m": "i32", "lowest": "*fp64", "bound": "*fp64", "key": "*fp64", "index": "*i32"}

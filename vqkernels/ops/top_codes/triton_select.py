@@ -40,7 +40,7 @@ def measure(
 @triton.jit
 def _ordered(key):
     """int64 that compares as the float64 does; -0 counts as 0."""
-    bits = tl.where(key == 0, 0.0, key).to(tl.int64, bitcast=True)
+    bits = key.to(tl.int64, bitcast=True)
     return tl.where(bits < 0, -(bits & 0x7FFFFFFFFFFFFFFF), bits)
 
 
