@@ -15,6 +15,7 @@
 #include "cpu/nearest_code.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
+#include "cpu/soft_entropy.h"
 #include "cpu/top_codes.h"
 #include "cuda/nearest_code.h"
 
@@ -122,6 +123,44 @@ PYBIND11_MODULE(_C, m) {
             vqk::ema_update({pointer<void>(codebook), pointer<void>(cluster_size), pointer<void>(embed_sum),
                              pointer<const void>(count), pointer<const void>(total), vqk::DType(type), g, k, d, decay,
                              eps, normalize, threads});
+        },
+        release());
+
+    using vqk::SoftProblem;
+    py::class_<SoftProblem>(m, "SoftProblem")
+        .def(py::init([](address x, int x_type, address codebook, int codebook_type, address weight, std::int64_t n,
+                         std::int64_t g, std::int64_t k, std::int64_t d, int metric, double temperature, double floor,
+                         int threads, int isa) {
+            return SoftProblem{pointer<const void>(x),
+                               vqk::DType(x_type),
+                               pointer<const void>(codebook),
+                               vqk::DType(codebook_type),
+                               pointer<const double>(weight),
+                               n,
+                               g,
+                               k,
+                               d,
+                               vqk::SoftMetric(metric),
+                               temperature,
+                               floor,
+                               threads,
+                               vqk::Isa(isa)};
+        }));
+    m.def(
+        "soft_forward",
+        [](const SoftProblem& problem, address least, address log_sum, address entropy, address assigned) {
+            return vqk::soft_forward(problem, {pointer<double>(least), pointer<double>(log_sum),
+                                               pointer<double>(entropy), pointer<double>(assigned)});
+        },
+        release());
+    m.def(
+        "soft_backward",
+        [](const SoftProblem& problem, address least, address log_sum, address entropy, address grad_entropy,
+           address grad_assigned, address grad_x, address grad_codebook, address grad_log) {
+            vqk::soft_backward(problem, {pointer<const double>(least), pointer<const double>(log_sum),
+                                         pointer<const double>(entropy), pointer<const double>(grad_entropy),
+                                         pointer<const double>(grad_assigned), pointer<void>(grad_x),
+                                         pointer<void>(grad_codebook), pointer<double>(grad_log)});
         },
         release());
 

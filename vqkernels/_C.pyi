@@ -82,6 +82,38 @@ def ema_update(
     threads: int,
 ) -> None: ...
 
+class SoftProblem:
+    def __init__(
+        self,
+        x: int,
+        x_type: int,
+        codebook: int,
+        codebook_type: int,
+        weight: int,
+        n: int,
+        g: int,
+        k: int,
+        d: int,
+        metric: int,
+        temperature: float,
+        floor: float,
+        threads: int,
+        isa: int,
+    ) -> None: ...
+
+def soft_forward(problem: SoftProblem, least: int, log_sum: int, entropy: int, assigned: int) -> int: ...
+def soft_backward(
+    problem: SoftProblem,
+    least: int,
+    log_sum: int,
+    entropy: int,
+    grad_entropy: int,
+    grad_assigned: int,
+    grad_x: int,
+    grad_codebook: int,
+    grad_log: int,
+) -> None: ...
+
 # only if built with VQKERNELS_BUILD=cuda; addresses on the device
 def nearest_code_cuda_workspace(n: int, g: int, k: int, d: int, multiprocessors: int) -> int: ...
 def nearest_code_cuda(

@@ -73,3 +73,33 @@ def test_training_step_of_16384_vectors_with_100000_codes() -> None:
     budget = 8 * (n + k) * (4 * d + 8) + FIXED
     assert 3 * budget < n * k / 8
     assert growth(n, k, d, step) < budget
+
+
+ENTROPY_STEP = """
+    sample, usage, _ = vqkernels.soft_assignment_entropy(x.requires_grad_(), codebook, backend='cpu')
+    (sample - usage).backward()
+    return sample
+""".strip()
+
+
+def entropy_budget(n: int, k: int, d: int) -> int:
+    # gradients; a packed copy of both sides and 12 numbers of bookkeeping per vector and per code
+    return 8 * (n + k) * (d + 12) + FIXED
+
+
+@needs_cpu
+def test_entropy_of_2048_vectors_with_65536_codes() -> None:
+    n, k, d = 2048, 65536, 4
+    budget = entropy_budget(n, k, d)
+    assert 3 * budget < n * k
+    assert growth(n, k, d, ENTROPY_STEP) < budget
+
+
+@needs_cpu
+@pytest.mark.slow
+def test_entropy_of_8192_vectors_with_262144_codes() -> None:
+    n, k, d = 8192, 262144, 8
+    grown = growth(n, k, d, ENTROPY_STEP)
+    assert grown < entropy_budget(n, k, d)
+    # and less than 64 MiB beyond gradients
+    assert grown - 4 * (n + k) * d < 64 * MIB

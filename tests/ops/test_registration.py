@@ -5,6 +5,7 @@ Oracles: torch's own ``opcheck`` for the registration, the eager call for compil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -52,6 +53,17 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
     "gather_codes": [
         lambda: (CODEBOOK.clone().requires_grad_(), INDICES),
         lambda: (CODEBOOK.bfloat16(), INDICES[:0]),
+    ],
+    "soft_assignment_entropy": [
+        lambda: (
+            X.clone().requires_grad_(),
+            CODEBOOK.clone().requires_grad_(),
+            torch.rand(12, 2).double(),
+            torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
+            "l2",
+            -math.inf,
+        ),
+        lambda: (X.half(), CODEBOOK, torch.ones(12, 2).double(), torch.ones(()).double(), "euclidean", -3.0),
     ],
     "ema_update_": [
         lambda: (*(torch.rand(2, 7, *tail) for tail in ((4,), (), (4,), (), (4,))), 0.9, 1e-5, True),
