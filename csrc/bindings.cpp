@@ -11,10 +11,10 @@
 #include "cpu/code_stats.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
-#include "cpu/multilevel.h"
 #include "cpu/nearest_code.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
+#include "cpu/soft_entropy.h"
 #include "cpu/top_codes.h"
 #include "cuda/nearest_code.h"
 
@@ -26,13 +26,6 @@ namespace {
 template <class T>
 T* pointer(address a) {
     return reinterpret_cast<T*>(a);
-}
-
-template <class T>
-std::vector<T*> pointers(const std::vector<address>& addresses) {
-    std::vector<T*> found;
-    for (const address a : addresses) found.push_back(pointer<T>(a));
-    return found;
 }
 
 // fused multiply-add rate of this processor in FLOP/s, all threads busy for about `seconds`
@@ -86,17 +79,6 @@ PYBIND11_MODULE(_C, m) {
         release());
 
     m.def(
-        "multilevel_nearest_code",
-        [](const std::vector<address>& x, const std::vector<address>& codebook, int type,
-           const std::vector<std::int64_t>& d, const std::vector<double>& weight, std::int64_t n, std::int64_t k,
-           bool squared, int threads, int isa, address indices, address distance) {
-            vqk::multilevel_nearest_code({pointers<const void>(x), pointers<const void>(codebook), vqk::DType(type),
-                                          d, weight, n, k, squared, threads, vqk::Isa(isa),
-                                          pointer<std::int64_t>(indices), pointer<float>(distance)});
-        },
-        release());
-
-    m.def(
         "gather_codes",
         [](address codebook, std::int64_t element_size, address indices, std::int64_t n, std::int64_t g,
            std::int64_t k, std::int64_t d, int threads, address codes) {
@@ -122,6 +104,44 @@ PYBIND11_MODULE(_C, m) {
             vqk::ema_update({pointer<void>(codebook), pointer<void>(cluster_size), pointer<void>(embed_sum),
                              pointer<const void>(count), pointer<const void>(total), vqk::DType(type), g, k, d, decay,
                              eps, normalize, threads});
+        },
+        release());
+
+    using vqk::SoftProblem;
+    py::class_<SoftProblem>(m, "SoftProblem")
+        .def(py::init([](address x, int x_type, address codebook, int codebook_type, address weight, std::int64_t n,
+                         std::int64_t g, std::int64_t k, std::int64_t d, int metric, double temperature, double floor,
+                         int threads, int isa) {
+            return SoftProblem{pointer<const void>(x),
+                               vqk::DType(x_type),
+                               pointer<const void>(codebook),
+                               vqk::DType(codebook_type),
+                               pointer<const double>(weight),
+                               n,
+                               g,
+                               k,
+                               d,
+                               vqk::SoftMetric(metric),
+                               temperature,
+                               floor,
+                               threads,
+                               vqk::Isa(isa)};
+        }));
+    m.def(
+        "soft_forward",
+        [](const SoftProblem& problem, address least, address log_sum, address entropy, address assigned) {
+            return vqk::soft_forward(problem, {pointer<double>(least), pointer<double>(log_sum),
+                                               pointer<double>(entropy), pointer<double>(assigned)});
+        },
+        release());
+    m.def(
+        "soft_backward",
+        [](const SoftProblem& problem, address least, address log_sum, address entropy, address grad_entropy,
+           address grad_assigned, address grad_x, address grad_codebook, address grad_log) {
+            vqk::soft_backward(problem, {pointer<const double>(least), pointer<const double>(log_sum),
+                                         pointer<const double>(entropy), pointer<const double>(grad_entropy),
+                                         pointer<const double>(grad_assigned), pointer<void>(grad_x),
+                                         pointer<void>(grad_codebook), pointer<double>(grad_log)});
         },
         release());
 

@@ -35,20 +35,6 @@ def top_codes(
     indices: int,
     distance: int,
 ) -> None: ...
-def multilevel_nearest_code(
-    x: list[int],
-    codebook: list[int],
-    type: int,
-    d: list[int],
-    weight: list[float],
-    n: int,
-    k: int,
-    squared: bool,
-    threads: int,
-    isa: int,
-    indices: int,
-    distance: int,
-) -> None: ...
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...
@@ -80,6 +66,38 @@ def ema_update(
     eps: float,
     normalize: bool,
     threads: int,
+) -> None: ...
+
+class SoftProblem:
+    def __init__(
+        self,
+        x: int,
+        x_type: int,
+        codebook: int,
+        codebook_type: int,
+        weight: int,
+        n: int,
+        g: int,
+        k: int,
+        d: int,
+        metric: int,
+        temperature: float,
+        floor: float,
+        threads: int,
+        isa: int,
+    ) -> None: ...
+
+def soft_forward(problem: SoftProblem, least: int, log_sum: int, entropy: int, assigned: int) -> int: ...
+def soft_backward(
+    problem: SoftProblem,
+    least: int,
+    log_sum: int,
+    entropy: int,
+    grad_entropy: int,
+    grad_assigned: int,
+    grad_x: int,
+    grad_codebook: int,
+    grad_log: int,
 ) -> None: ...
 
 # only if built with VQKERNELS_BUILD=cuda; addresses on the device

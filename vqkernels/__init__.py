@@ -1,9 +1,9 @@
 """vqkernels: vector quantization for learned tokenizers, exact, without the N x K matrix.
 
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
-:func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`, :func:`kmeans`.
-Modules: :class:`VectorQuantizer` and its codebook parts. ``python -m vqkernels.info`` tells what is built and which
-backend serves which op.
+:func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`,
+:func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts.
+``python -m vqkernels.info`` tells what is built and which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
 """
@@ -14,10 +14,10 @@ from vqkernels.nn import Ema, Frozen, Learned, OnlineClustering, QuantizerOutput
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.gather_codes import gather_codes
-from vqkernels.ops.multilevel_nearest_code import multilevel_nearest_code
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
 from vqkernels.ops.reanchor import reanchor_
+from vqkernels.ops.soft_assignment_entropy import SoftEntropy, soft_assignment_entropy
 from vqkernels.ops.top_codes import TopCodes, top_codes
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "OnlineClustering",
     "Quantized",
     "QuantizerOutput",
+    "SoftEntropy",
     "TopCodes",
     "Usage",
     "VectorQuantizer",
@@ -43,10 +44,10 @@ __all__ = [
     "explain",
     "gather_codes",
     "kmeans",
-    "multilevel_nearest_code",
     "nearest_code",
     "quantize",
     "reanchor_",
+    "soft_assignment_entropy",
     "top_codes",
     "use_backend",
 ]

@@ -52,13 +52,6 @@ struct Avx2 {
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
-    // sqrt(max(a, 0)) up to root_error; the minimum turns infinity * 0 back into infinity
-    static constexpr double root_error = 1.5 * 0x1p-12 + 0x1p-23;
-    static F root(F a) {
-        const F positive = max(a, broadcast(std::numeric_limits<float>::min()));
-        return min(_mm256_mul_ps(positive, _mm256_rsqrt_ps(positive)),
-                   broadcast(std::numeric_limits<float>::infinity()));
-    }
     static float lowest_lane(F a) {
         const __m128 four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
         const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));

@@ -49,13 +49,6 @@ struct Avx512 {
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
-    // sqrt(max(a, 0)) up to root_error; the minimum turns infinity * 0 back into infinity
-    static constexpr double root_error = 0x1p-14 + 0x1p-23;
-    static F root(F a) {
-        const F positive = max(a, broadcast(std::numeric_limits<float>::min()));
-        return min(_mm512_mul_ps(positive, _mm512_rsqrt14_ps(positive)),
-                   broadcast(std::numeric_limits<float>::infinity()));
-    }
     static float lowest_lane(F a) { return _mm512_reduce_min_ps(a); }
     static std::uint32_t at_most(F a, float limit) {
         return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_LE_OQ);

@@ -61,12 +61,6 @@ struct Portable {
         return a;
     }
     static float sum(F a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
-    // sqrt(max(a, 0)), correctly rounded
-    static constexpr double root_error = 0x1p-24;
-    static F root(F a) {
-        for (int i = 0; i < W; ++i) a.lane[i] = std::sqrt(a.lane[i] > 0 ? a.lane[i] : 0.0f);
-        return a;
-    }
     static float lowest_lane(F a) {
         float low = a.lane[0];
         for (int i = 1; i < W; ++i) low = a.lane[i] < low ? a.lane[i] : low;

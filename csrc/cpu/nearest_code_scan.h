@@ -26,15 +26,6 @@ struct BoxTree {
     int dim;
 };
 
-// One level of a lookup whose score is a sum over levels (cpu/multilevel.h). All levels hold the same codes in the
-// same places.
-struct ScanLevel {
-    PackedCodes codes;
-    const float* negated;  // [rows][D_l]
-    const float* half;     // [rows] |x'|^2 / 2, or less
-    float factor;          // > 0
-};
-
 // What the scan of a query leaves behind, per lane l of W. A section is `section_blocks` consecutive blocks;
 // the codes {l + W*j} of its blocks compete in lane l.
 //   best[l]     lowest score seen in the lane
@@ -70,10 +61,9 @@ struct CandidateLists {
 // as float64 use their plain templates instead (cpu/canonical.h, cpu/affine.h).
 struct ScanKernel {
     const char* name;
-    int queries;        // Q: panels are padded to a multiple of this
-    int lanes;          // W
-    int block_codes;    // V*W
-    double root_error;  // relative, of the square root of scan_levels
+    int queries;      // Q: panels are padded to a multiple of this
+    int lanes;        // W
+    int block_codes;  // V*W
 
     // Packs one block: out[d][j] = codes[j][d] * factors[j] - shift[d], squares[j] = sum_d out[d][j]^2 with a
     // relative error of at most (D/4 + 6) 2^-24.
@@ -92,12 +82,7 @@ struct ScanKernel {
     void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, std::int32_t section,
                  LaneState state);
 
-    // The same with a score of sum over levels of factor * sqrt(q), or of factor * q if `squared`,
-    // q = |c'|^2/2 - x'.c' + half.
-    void (*scan_levels)(const ScanLevel* levels, int count, bool squared, int rows, int section_blocks,
-                        LaneState state);
-
-    // Like scan, but each query only against the blocks that can hold its nearest code; sections are single blocks.
+    // The same, but each query only against the blocks that can hold its nearest code; sections are single blocks.
     // Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best is the
     // lowest score it has met; a negative reach: nothing. Returns how many blocks were scored, over all queries.
     std::int64_t (*scan_near)(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
@@ -114,10 +99,6 @@ struct ScanKernel {
     // appends the codes in blocks [begin, end) to the lists of `rows` negated queries; there must be room for all
     void (*append)(const float* negated, int rows, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                    const CandidateLists& lists);
-
-    // the same for one row of a lookup in levels
-    std::int64_t (*collect_levels)(const ScanLevel* levels, int count, bool squared, int row, std::int64_t begin,
-                                   std::int64_t end, float threshold, std::int64_t* found);
 
     // cpu/canonical.h
     void (*sums)(const float* const* x, const float* const* codes, int quads, std::int64_t dim, bool l2,

@@ -70,45 +70,23 @@ inline typename Simd::F fold(const typename Simd::F (&score)[V]) {
     return low;
 }
 
-// Scores of Q queries, from `row` on, against one block, summed over the levels.
-template <class Simd, int Q, int V, bool squared>
-inline void level_scores(const ScanLevel* levels, int count, int row, std::int64_t block,
-                         typename Simd::F (&score)[Q][V]) {
+template <class Simd, int Q, int V>
+void scan(const float* negated, int rows, const PackedCodes& codes, int section_blocks, std::int32_t section,
+          LaneState state) {
     constexpr int W = Simd::W;
-    for (int q = 0; q < Q; ++q) {
-        for (int v = 0; v < V; ++v) score[q][v] = Simd::broadcast(0.0f);
-    }
-    for (const ScanLevel* level = levels; level != levels + count; ++level) {
-        const int dim = level->codes.dim;
-        typename Simd::F term[Q][V];
-        block_scores<Simd, Q, V>(level->negated + std::int64_t(row) * dim, dim,
-                                 level->codes.codes + block * dim * V * W, level->codes.bias + block * V * W, term);
-        const auto factor = Simd::broadcast(level->factor);
-        for (int q = 0; q < Q; ++q) {
-            const auto half = Simd::broadcast(level->half[row + q]);
-            for (int v = 0; v < V; ++v) {
-                term[q][v] = Simd::add(term[q][v], half);
-                if constexpr (!squared) term[q][v] = Simd::root(term[q][v]);
-                score[q][v] = Simd::fma(factor, term[q][v], score[q][v]);
-            }
-        }
-    }
-}
-
-// Folds all scores of some rows into `state`; scores(row, block, out) are those of Q queries and one block.
-template <class Simd, int Q, int V, class Scores>
-inline void scan_sections(int rows, std::int64_t blocks, int section_blocks, std::int32_t section, LaneState state,
-                          const Scores& scores) {
+    const int dim = codes.dim;
+    const std::int64_t block_floats = std::int64_t(dim) * V * W;
     // A short section stays in the L1 cache while every query passes over it, a long one in the L2 cache; that long
     // codes are no slower than short ones without being cut into pieces for L1 was measured.
-    for (std::int64_t begin = 0; begin < blocks; begin += section_blocks, ++section) {
-        const std::int64_t end = begin + section_blocks < blocks ? begin + section_blocks : blocks;
+    for (std::int64_t begin = 0; begin < codes.blocks; begin += section_blocks, ++section) {
+        const std::int64_t end = begin + section_blocks < codes.blocks ? begin + section_blocks : codes.blocks;
         for (int row = 0; row < rows; row += Q) {
             typename Simd::F low[Q];
             for (int q = 0; q < Q; ++q) low[q] = Simd::broadcast(std::numeric_limits<float>::infinity());
             for (std::int64_t block = begin; block < end; ++block) {
                 typename Simd::F score[Q][V];
-                scores(row, block, score);
+                block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim, codes.codes + block * block_floats,
+                                         codes.bias + block * V * W, score);
                 for (int q = 0; q < Q; ++q) low[q] = Simd::min(low[q], fold<Simd, V>(score[q]));
             }
             for (int q = 0; q < Q; ++q) {
@@ -119,34 +97,6 @@ inline void scan_sections(int rows, std::int64_t blocks, int section_blocks, std
             }
         }
     }
-}
-
-template <class Simd, int Q, int V>
-void scan(const float* negated, int rows, const PackedCodes& codes, int section_blocks, std::int32_t section,
-          LaneState state) {
-    constexpr int W = Simd::W;
-    const int dim = codes.dim;
-    const std::int64_t block_floats = std::int64_t(dim) * V * W;
-    scan_sections<Simd, Q, V>(rows, codes.blocks, section_blocks, section, state,
-                              [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
-                                  block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim,
-                                                           codes.codes + block * block_floats,
-                                                           codes.bias + block * V * W, score);
-                              });
-}
-
-template <class Simd, int Q, int V>
-void scan_levels(const ScanLevel* levels, int count, bool squared, int rows, int section_blocks, LaneState state) {
-    using Score = typename Simd::F[Q][V];
-    const auto unsquared_scores = [&](int row, std::int64_t block, Score& score) {
-        level_scores<Simd, Q, V, false>(levels, count, row, block, score);
-    };
-    const auto squared_scores = [&](int row, std::int64_t block, Score& score) {
-        level_scores<Simd, Q, V, true>(levels, count, row, block, score);
-    };
-    const std::int64_t blocks = levels->codes.blocks;
-    if (squared) return scan_sections<Simd, Q, V>(rows, blocks, section_blocks, 0, state, squared_scores);
-    scan_sections<Simd, Q, V>(rows, blocks, section_blocks, 0, state, unsquared_scores);
 }
 
 // Squared distances of a query to the W boxes of one group.
@@ -317,46 +267,23 @@ std::uint32_t largest(const float* v, std::int64_t count) {
     return high;
 }
 
-// positions in blocks [begin, end) of scores <= threshold; scores(block, out) are those of one query and one block
-template <class Simd, int V, class Scores>
-inline std::int64_t collect_scores(std::int64_t begin, std::int64_t end, float threshold, std::int64_t* found,
-                                   const Scores& scores) {
-    std::int64_t count = 0;
-    for (std::int64_t block = begin; block < end; ++block) {
-        typename Simd::F score[1][V];
-        scores(block, score);
-        for (int v = 0; v < V; ++v) {
-            for (std::uint32_t mask = Simd::at_most(score[0][v], threshold); mask; mask &= mask - 1) {
-                found[count++] = (block * V + v) * Simd::W + __builtin_ctz(mask);
-            }
-        }
-    }
-    return count;
-}
-
 template <class Simd, int V>
 std::int64_t collect(const float* negated, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                      float threshold, std::int64_t* found) {
     constexpr int W = Simd::W;
     const std::int64_t block_floats = std::int64_t(codes.dim) * V * W;
-    return collect_scores<Simd, V>(
-        begin, end, threshold, found, [&](std::int64_t block, typename Simd::F(&score)[1][V]) {
-            block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * block_floats,
-                                     codes.bias + block * V * W, score);
-        });
-}
-
-template <class Simd, int V>
-std::int64_t collect_levels(const ScanLevel* levels, int count, bool squared, int row, std::int64_t begin,
-                            std::int64_t end, float threshold, std::int64_t* found) {
-    return collect_scores<Simd, V>(begin, end, threshold, found,
-                                   [&](std::int64_t block, typename Simd::F(&score)[1][V]) {
-                                       if (squared) {
-                                           level_scores<Simd, 1, V, true>(levels, count, row, block, score);
-                                       } else {
-                                           level_scores<Simd, 1, V, false>(levels, count, row, block, score);
-                                       }
-                                   });
+    std::int64_t count = 0;
+    for (std::int64_t block = begin; block < end; ++block) {
+        typename Simd::F score[1][V];
+        block_scores<Simd, 1, V>(negated, codes.dim, codes.codes + block * block_floats, codes.bias + block * V * W,
+                                 score);
+        for (int v = 0; v < V; ++v) {
+            for (std::uint32_t mask = Simd::at_most(score[0][v], threshold); mask; mask &= mask - 1) {
+                found[count++] = (block * V + v) * W + __builtin_ctz(mask);
+            }
+        }
+    }
+    return count;
 }
 
 // adds the codes of one block to one query's list
@@ -428,14 +355,11 @@ ScanKernel make_kernel(const char* name) {
     kernel.pack = pack<Simd, V>;
     kernel.negate = negate<Simd>;
     kernel.largest = largest;
-    kernel.root_error = Simd::root_error;
     kernel.scan = scan<Simd, Q, V>;
-    kernel.scan_levels = scan_levels<Simd, Q, V>;
     kernel.scan_near = scan_near<Simd, V>;
     kernel.shortlist = shortlist<Simd>;
     kernel.collect = collect<Simd, V>;
     kernel.append = append<Simd, Q, V>;
-    kernel.collect_levels = collect_levels<Simd, V>;
     kernel.sums = Simd::canonical_sums;
     kernel.norms = Simd::canonical_norms;
     kernel.spin_fma = spin_fma<Simd>;

@@ -9,16 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vqkernels import (
-    code_stats,
-    ema_update_,
-    estimate_gradient,
-    gather_codes,
-    multilevel_nearest_code,
-    nearest_code,
-    quantize,
-    top_codes,
-)
+from vqkernels import code_stats, ema_update_, estimate_gradient, gather_codes, nearest_code, quantize, top_codes
 
 zeros = torch.zeros
 INDICES = torch.zeros(4, dtype=torch.int64)
@@ -37,18 +28,6 @@ def ema(**changes: Any) -> Callable[[], Any]:
     }
     tensors = [arguments.pop(name) for name in ("codebook", "cluster_size", "embed_sum", "count", "total")]
     return lambda: ema_update_(*tensors, **arguments)
-
-
-def multilevel(**changes: Any) -> Callable[[], Any]:
-    """A valid lookup in two levels, but for the arguments in ``changes``."""
-    arguments = {
-        "xs": (zeros(4, 2), zeros(4, 1)),
-        "codebooks": (zeros(3, 2), zeros(3, 1)),
-        "weights": (1.0, 1.0),
-        **changes,
-    }
-    levels = [arguments.pop(name) for name in ("xs", "codebooks", "weights")]
-    return lambda: multilevel_nearest_code(*levels, **arguments)
 
 
 CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -145,50 +124,6 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "metric: expected one of l2, cosine, dot, got 'euclid'",
     ),
     (partial(top_codes, zeros(4, 2), zeros(3, 2), 1, backend="x"), ValueError, "backend: expected None or one of"),
-    (multilevel(xs=zeros(4, 2)), TypeError, "xs: expected a list or tuple of tensors, got Tensor"),
-    (multilevel(codebooks=None), TypeError, "codebooks: expected a list or tuple of tensors, got NoneType"),
-    (multilevel(xs=()), ValueError, "xs: expected 1 to 8 levels, got 0"),
-    (multilevel(xs=[zeros(4, 2)] * 9), ValueError, "xs: expected 1 to 8 levels, got 9"),
-    (multilevel(codebooks=[zeros(3, 2)]), ValueError, "codebooks: expected 2 levels as in xs, got 1"),
-    (multilevel(xs=(zeros(4, 2), [0.0])), TypeError, "xs[1]: expected a torch.Tensor, got list"),
-    (
-        multilevel(codebooks=(zeros(3, 2).int(), zeros(3, 1))),
-        TypeError,
-        "codebooks[0]: expected a floating point tensor, got torch.int32",
-    ),
-    (
-        multilevel(codebooks=(zeros(3, 2), zeros(4, 1))),
-        ValueError,
-        "codebooks[1]: expected [K, D] with K, D >= 1 and one K in every level, got shape [4, 1]",
-    ),
-    (
-        multilevel(codebooks=(zeros(0, 2), zeros(0, 1))),
-        ValueError,
-        "codebooks[0]: expected [K, D] with K, D >= 1 and one K in every level, got shape [0, 2]",
-    ),
-    (
-        multilevel(codebooks=(zeros(1, 3, 2), zeros(3, 1))),
-        ValueError,
-        "codebooks[0]: expected [K, D] with K, D >= 1 and one K in every level, got shape [1, 3, 2]",
-    ),
-    (multilevel(xs=(zeros(4, 2), zeros(4, 2))), ValueError, "xs[1]: expected shape [4, 1], got [4, 2]"),
-    (multilevel(xs=(zeros(4, 2), zeros(5, 1))), ValueError, "xs[1]: expected shape [4, 1], got [5, 1]"),
-    (multilevel(xs=(zeros(4, 3), zeros(4, 1))), ValueError, "xs[0]: expected shape [4, 2], got [4, 3]"),
-    (multilevel(xs=(zeros(()), zeros(()))), ValueError, "xs[0]: expected shape [2], got []"),
-    (multilevel(weights=(1.0,)), ValueError, "weights: expected 2 numbers, one per level, got (1.0,)"),
-    (multilevel(weights=1.0), ValueError, "weights: expected 2 numbers, one per level, got 1.0"),
-    (multilevel(weights=zeros(2, 2)), TypeError, "weights: expected numbers, got one of list"),
-    (multilevel(weights=(1.0, "2")), TypeError, "weights: expected numbers, got one of str"),
-    (multilevel(weights=(1.0, -0.5)), ValueError, "weights: expected finite numbers >= 0, got -0.5"),
-    (multilevel(weights=(1.0, float("nan"))), ValueError, "weights: expected finite numbers >= 0, got nan"),
-    (multilevel(weights=(1.0, float("inf"))), ValueError, "weights: expected finite numbers >= 0, got inf"),
-    (multilevel(weights=(0.0, 0)), ValueError, "weights: expected at least one positive number, got none"),
-    (multilevel(backend="x"), ValueError, "backend: expected None or one of"),
-    (
-        multilevel(xs=(zeros(4, 2), zeros(4, 1, device="meta"))),
-        ValueError,
-        "device: expected one device, got xs[0] on cpu, xs[1] on meta, codebooks[0] on cpu, codebooks[1] on cpu",
-    ),
     (
         partial(gather_codes, zeros(3, 2).long(), INDICES),
         TypeError,

@@ -50,19 +50,6 @@ def test_the_64_nearest_of_262144_codes() -> None:
 
 
 @needs_cpu
-def test_lookup_in_two_levels_of_262144_codes() -> None:
-    n, k, d = 8192, 262144, 8
-    # a copy of the inputs as given, the scan's, and eight numbers of bookkeeping per vector and per code
-    budget = 8 * (n + k) * (d + 8) + FIXED
-    assert 3 * budget < n * k / 8
-    step = """
-    levels, codebooks = [x[:, :3], x[:, 3:]], [codebook[:, :3], codebook[:, 3:]]
-    return vqkernels.multilevel_nearest_code(levels, codebooks, (1.0, 2.0), backend='cpu')
-    """.strip()
-    assert growth(n, k, d, step) < budget
-
-
-@needs_cpu
 def test_training_step_of_16384_vectors_with_100000_codes() -> None:
     n, k, d = 16384, 100000, 8
     step = """
@@ -73,3 +60,33 @@ def test_training_step_of_16384_vectors_with_100000_codes() -> None:
     budget = 8 * (n + k) * (4 * d + 8) + FIXED
     assert 3 * budget < n * k / 8
     assert growth(n, k, d, step) < budget
+
+
+ENTROPY_STEP = """
+    sample, usage, _ = vqkernels.soft_assignment_entropy(x.requires_grad_(), codebook, backend='cpu')
+    (sample - usage).backward()
+    return sample
+""".strip()
+
+
+def entropy_budget(n: int, k: int, d: int) -> int:
+    # gradients; a packed copy of both sides and 12 numbers of bookkeeping per vector and per code
+    return 8 * (n + k) * (d + 12) + FIXED
+
+
+@needs_cpu
+def test_entropy_of_2048_vectors_with_65536_codes() -> None:
+    n, k, d = 2048, 65536, 4
+    budget = entropy_budget(n, k, d)
+    assert 3 * budget < n * k
+    assert growth(n, k, d, ENTROPY_STEP) < budget
+
+
+@needs_cpu
+@pytest.mark.slow
+def test_entropy_of_8192_vectors_with_262144_codes() -> None:
+    n, k, d = 8192, 262144, 8
+    grown = growth(n, k, d, ENTROPY_STEP)
+    assert grown < entropy_budget(n, k, d)
+    # and less than 64 MiB beyond gradients
+    assert grown - 4 * (n + k) * d < 64 * MIB

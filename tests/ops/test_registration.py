@@ -5,6 +5,7 @@ Oracles: torch's own ``opcheck`` for the registration, the eager call for compil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,15 +14,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vqkernels import (
-    code_stats,
-    ema_update_,
-    gather_codes,
-    multilevel_nearest_code,
-    nearest_code,
-    quantize,
-    top_codes,
-)
+from vqkernels import code_stats, ema_update_, nearest_code, quantize, top_codes
 from vqkernels._core.backend import registered_ops
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget, lookup_problem, usable_backends
 
@@ -40,11 +33,6 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
         lambda: (X.bfloat16(), CODEBOOK, 7, "cosine"),
         lambda: (X[:0], CODEBOOK, 1, "dot"),
     ],
-    "multilevel_nearest_code": [
-        lambda: ([X[:, 0], X[:, 1, :3]], [CODEBOOK[0], CODEBOOK[1, :, :3]], [1.0, 0.5], False),
-        lambda: ([X[:, 0].double()], [CODEBOOK[0].half()], [2.0], True),
-        lambda: ([X[:0, 0]], [CODEBOOK[0]], [1.0], False),
-    ],
     "code_stats": [
         lambda: (X, INDICES, 7, None, True, True),
         lambda: (X.double(), INDICES, 7, torch.rand(12, 2), True, False),
@@ -52,6 +40,17 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
     "gather_codes": [
         lambda: (CODEBOOK.clone().requires_grad_(), INDICES),
         lambda: (CODEBOOK.bfloat16(), INDICES[:0]),
+    ],
+    "soft_assignment_entropy": [
+        lambda: (
+            X.clone().requires_grad_(),
+            CODEBOOK.clone().requires_grad_(),
+            torch.rand(12, 2).double(),
+            torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
+            "l2",
+            -math.inf,
+        ),
+        lambda: (X.half(), CODEBOOK, torch.ones(12, 2).double(), torch.ones(()).double(), "euclidean", -3.0),
     ],
     "ema_update_": [
         lambda: (*(torch.rand(2, 7, *tail) for tail in ((4,), (), (4,), (), (4,))), 0.9, 1e-5, True),
@@ -163,35 +162,6 @@ def test_top_codes_compile_and_export_with_dynamic_n() -> None:
         for program in (compiled, exported):
             for actual, expected in zip(program(x), eager(x), strict=True):
                 assert_bitwise_equal(actual, expected)
-
-
-class Levels(torch.nn.Module):
-    """A lookup in the two halves of every vector, and the codes it finds."""
-
-    def __init__(self, codebook: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("codebook", codebook)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [N, D]
-        half = x.shape[1] // 2
-        levels, codebooks = [x[:, :half], x[:, half:]], [self.codebook[:, :half], self.codebook[:, half:]]
-        indices, distance = multilevel_nearest_code(levels, codebooks, (1.0, 0.5))
-        return gather_codes(self.codebook, indices), indices, distance
-
-
-def test_multilevel_lookup_compiles_and_exports_with_dynamic_n() -> None:
-    _, codebook = lookup_problem("gaussian", 0, 6, 4)
-    eager = Levels(codebook)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend=counter)
-    shapes = {"x": {0: torch.export.Dim("n", min=2)}}
-    exported = torch.export.export(eager, (torch.randn(10, 4),), dynamic_shapes=shapes).module()
-    for n in (10, 3, 40):
-        x = torch.randn(n, 4)
-        for program in (compiled, exported):
-            for actual, expected in zip(program(x), eager(x), strict=True):
-                assert_bitwise_equal(actual, expected)
-    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(("lookup", "tail"), [(nearest_code, ()), (partial(top_codes, m=3), (3,))])

@@ -1,0 +1,30 @@
+// Soft assignment passes for AVX2 + FMA: 16 registers hold a tile of 6 owners x 2 vectors.
+#include <immintrin.h>
+
+#include "cpu/soft_entropy_pass.inl"
+
+namespace vqk {
+namespace {
+
+struct Avx2Single : Lanes<float, 8> {
+    static F fma(F a, F b, F c) { return F(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c))); }
+    static F sqrt(F a) { return F(_mm256_sqrt_ps(__m256(a))); }
+    static F min(F a, F b) { return F(_mm256_min_ps(__m256(a), __m256(b))); }
+    static F max(F a, F b) { return F(_mm256_max_ps(__m256(a), __m256(b))); }
+};
+
+struct Avx2Double : Lanes<double, 4> {
+    static F fma(F a, F b, F c) { return F(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c))); }
+    static F sqrt(F a) { return F(_mm256_sqrt_pd(__m256d(a))); }
+    static F min(F a, F b) { return F(_mm256_min_pd(__m256d(a), __m256d(b))); }
+    static F max(F a, F b) { return F(_mm256_max_pd(__m256d(a), __m256d(b))); }
+};
+
+}  // namespace
+
+const SoftKernels& soft_avx2() {
+    static const SoftKernels kernels{make_soft_kernel<Avx2Single, 6, 2>(), make_soft_kernel<Avx2Double, 6, 2>()};
+    return kernels;
+}
+
+}  // namespace vqk

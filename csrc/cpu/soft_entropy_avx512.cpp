@@ -1,0 +1,30 @@
+// Soft assignment passes for AVX-512: 32 registers hold a tile of 6 owners x 4 vectors.
+#include <immintrin.h>
+
+#include "cpu/soft_entropy_pass.inl"
+
+namespace vqk {
+namespace {
+
+struct Avx512Single : Lanes<float, 16> {
+    static F fma(F a, F b, F c) { return F(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c))); }
+    static F sqrt(F a) { return F(_mm512_sqrt_ps(__m512(a))); }
+    static F min(F a, F b) { return F(_mm512_min_ps(__m512(a), __m512(b))); }
+    static F max(F a, F b) { return F(_mm512_max_ps(__m512(a), __m512(b))); }
+};
+
+struct Avx512Double : Lanes<double, 8> {
+    static F fma(F a, F b, F c) { return F(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c))); }
+    static F sqrt(F a) { return F(_mm512_sqrt_pd(__m512d(a))); }
+    static F min(F a, F b) { return F(_mm512_min_pd(__m512d(a), __m512d(b))); }
+    static F max(F a, F b) { return F(_mm512_max_pd(__m512d(a), __m512d(b))); }
+};
+
+}  // namespace
+
+const SoftKernels& soft_avx512() {
+    static const SoftKernels kernels{make_soft_kernel<Avx512Single, 6, 4>(), make_soft_kernel<Avx512Double, 6, 4>()};
+    return kernels;
+}
+
+}  // namespace vqk

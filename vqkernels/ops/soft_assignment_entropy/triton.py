@@ -1,0 +1,288 @@
+"""Launcher of the Triton passes: centred copies, the choice of precision, the chain rule, all without waiting for
+the device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from vqkernels._core.triton import (
+    launch_device,
+    launch_target,
+    triton_by_name_only_reasons,
+    triton_unsupported_reasons,
+)
+from vqkernels.ops.soft_assignment_entropy.op import Gradients, gradient_dtype
+
+LOGIT_TOLERANCE = 2.0**-9
+LARGEST_LENGTH = 1e10
+ABSENT = 1e30  # of triton_passes
+UNIT = 2.0**-21  # of a product made of three TF32 products
+
+
+class Config(NamedTuple):
+    """Shapes of programs."""
+
+    owners: int
+    stream: int
+    num_warps: int
+    num_stages: int
+
+
+# from cross-compilation: nothing spills on sm_90 at D = 32 but 40 bytes in `pull`. Not yet measured on hardware
+CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 64, 8, 2)}
+
+
+def unsupported_reasons(*args: object) -> list[str]:
+    reasons = triton_unsupported_reasons(*args)
+    if any(isinstance(arg, torch.Tensor) and arg.dtype == torch.float64 for arg in args[:2]):
+        reasons.append("float64 vectors or codes ask for float64 results")
+    return reasons
+
+
+def by_name_only_reasons(*args: object) -> list[str]:
+    return triton_by_name_only_reasons(*args)
+
+
+class _Side(NamedTuple):
+    """Vectors or codes of all groups, prepared."""
+
+    copies: torch.Tensor  # [G, count, D] float32: centred, or at unit length; 0 for what takes no part
+    bias: torch.Tensor  # [G, count] float32: half the squared length, or 0; ABSENT for what takes no part
+    given: torch.Tensor  # as given, of any strides
+    strides: tuple[int, int, int]  # of `given`: vector, group, entry
+    factor: torch.Tensor  # [G, count] float64: 1, or 1 / length (cosine)
+    length: torch.Tensor  # [G] float64, of the longest copy
+
+    def arguments(self) -> tuple[Any, ...]:
+        return self.copies, self.bias, self.given, self.factor, *self.strides, self.copies.shape[1]
+
+
+class _Problem(NamedTuple):
+    x: _Side
+    codes: _Side
+    weight: torch.Tensor  # [G, N] float64
+    slope: torch.Tensor  # [] float64
+    wide: torch.Tensor  # [G] int32: whether t is float64
+    metric: str
+    floor: float
+    config: Config
+
+    @property
+    def centred(self) -> bool:
+        return self.metric in ("l2", "euclidean")
+
+    @property
+    def distance_of_t(self) -> float:
+        return 2.0 if self.metric == "l2" else 1.0
+
+
+def run(
+    x: torch.Tensor,  # [N, G, D]
+    codebook: torch.Tensor,  # [G, K, D]
+    weight: torch.Tensor,  # [N, G] float64
+    temperature: torch.Tensor,  # []
+    metric: str,
+    floor: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
+
+    if weight.numel() == 0:
+        nothing = torch.zeros_like(weight)
+        return nothing, nothing.clone(), nothing.clone(), weight.new_zeros(codebook.shape[:2])
+    with launch_device(x):
+        problem = _prepare(x, codebook, weight, temperature, metric, floor)
+        least, log_sum, entropy = (torch.empty_like(problem.weight) for _ in range(3))
+        _launch(kernels.normalize, problem, True, problem.slope, problem.wide, least, log_sum, entropy)
+        rows = _rows(problem, least, log_sum, entropy)
+        if floor > -math.inf:
+            entropy = _sum(problem, rows, "floored entropy")
+        assigned = _sum(problem, rows, "weight")
+        # a group without a finite code gives nothing
+        counts = (problem.weight > 0) & (problem.codes.bias < ABSENT).any(1, keepdim=True)
+        least, log_sum, entropy = (torch.where(counts, t, 0.0).T for t in (least, log_sum, entropy))
+        return (
+            least * problem.distance_of_t,
+            log_sum,
+            entropy,
+            torch.where(problem.codes.bias < ABSENT, assigned, 0.0),
+        )
+
+
+def run_backward(
+    x: torch.Tensor,  # [N, G, D]
+    codebook: torch.Tensor,  # [G, K, D]
+    weight: torch.Tensor,  # [N, G] float64
+    temperature: torch.Tensor,  # []
+    metric: str,
+    floor: float,
+    least: torch.Tensor,  # [N, G] float64
+    log_sum: torch.Tensor,  # [N, G] float64
+    entropy: torch.Tensor,  # [N, G] float64
+    grad_entropy: torch.Tensor,  # [N, G] float64
+    grad_assigned: torch.Tensor,  # [G, K] float64
+    x_needed: bool,
+    codebook_needed: bool,
+    temperature_needed: bool,
+) -> Gradients:
+    dx, dc = (torch.zeros(t.shape, dtype=gradient_dtype(t), device=t.device) for t in (x, codebook))
+    if weight.numel() == 0:
+        return dx, dc, torch.zeros_like(temperature)
+    with launch_device(x):
+        problem = _prepare(x, codebook, weight, temperature, metric, floor)
+        rows = _rows(problem, least.T / problem.distance_of_t, log_sum.T, entropy.T)
+        rows = rows._replace(grad_entropy=_single(grad_entropy.T), grad_assigned=_single(grad_assigned))
+        mean = _single(_sum(problem, rows, "gain"))
+        grad_temperature = None
+        if x_needed or temperature_needed:
+            copies, grad_log = _pull(problem, rows, mean, True)
+            dx = _chain(problem, problem.x, copies).transpose(0, 1).to(dx.dtype)
+            grad_temperature = -grad_log.sum() / temperature
+        if codebook_needed:
+            dc = _chain(problem, problem.codes, _pull(problem, rows, mean, False)[0]).to(dc.dtype)
+        return (
+            dx if x_needed else None,
+            dc if codebook_needed else None,
+            grad_temperature if temperature_needed else None,
+        )
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float().contiguous()
+
+
+def _prepare(
+    x: torch.Tensor,
+    codebook: torch.Tensor,
+    weight: torch.Tensor,
+    temperature: torch.Tensor,
+    metric: str,
+    floor: float,
+) -> _Problem:
+    d = x.shape[2]
+    present = codebook.isfinite().all(2)
+    centre = None
+    if metric in ("l2", "euclidean"):
+        codes = torch.where(present[..., None], codebook.double(), 0.0)
+        centre = codes.sum(1, keepdim=True) / present.sum(1)[:, None, None].clamp(min=1)
+    weights = weight.T.contiguous()
+    vectors = _side(x.transpose(0, 1), weights > 0, centre, metric)
+    codes_side = _side(codebook, present, centre, metric)
+    slope = (2.0 if metric == "l2" else 1.0) / temperature
+    size = vectors.length * codes_side.length
+    if centre is not None:
+        size = (vectors.length + codes_side.length).square() / 2
+    error = (d + 8) * (UNIT * size + 2.0**-149)
+    if metric == "euclidean":
+        error = (2 * error).sqrt()
+    longest = torch.maximum(vectors.length, codes_side.length)
+    single = (longest < LARGEST_LENGTH) & (slope > 1e-10) & (slope < 1e10) & (slope * error <= LOGIT_TOLERANCE)
+    config = CONFIGS.get(launch_target(x), CONFIGS["other"])
+    return _Problem(vectors, codes_side, weights, slope, (~single).int(), metric, floor, config)
+
+
+def _side(given: torch.Tensor, present: torch.Tensor, centre: torch.Tensor | None, metric: str) -> _Side:
+    """Prepare ``given`` [G, count, D]; ``present`` [G, count] takes part."""
+    copies = torch.where(present[..., None], given, 0.0).double()
+    factor = torch.ones_like(copies[..., 0])
+    if metric == "cosine":
+        norm = copies.norm(dim=2)
+        factor = torch.where(norm > 0, 1 / norm, 0.0)
+        copies = copies * factor[..., None]
+    elif centre is not None:
+        copies = torch.where(present[..., None], copies - centre, 0.0)
+    square = copies.square().sum(2)
+    # one that is too long for float32 must not look absent; its group is wide
+    half = (square / 2 if centre is not None else 0 * square).clamp(max=ABSENT / 16)
+    bias = torch.where(present, half, ABSENT).float()
+    stride = (given.stride(1), given.stride(0), given.stride(2))
+    return _Side(copies.float().contiguous(), bias, given, stride, factor, square.amax(1).sqrt())
+
+
+class _Rows(NamedTuple):
+    """Numbers of each vector, and the gradient of the assignments."""
+
+    origin: torch.Tensor  # [G, N] float64
+    rest: torch.Tensor  # [G, N] float64
+    weight: torch.Tensor  # [G, N] float32
+    grad_entropy: torch.Tensor  # [G, N] float32
+    grad_assigned: torch.Tensor  # [G, K] float32
+
+
+def _rows(problem: _Problem, least: torch.Tensor, log_sum: torch.Tensor, entropy: torch.Tensor) -> _Rows:
+    """log p = slope (origin - t) + rest with the origin near the mean of t, as in csrc/cpu/soft_entropy_pass.h."""
+    mean = least + (entropy - log_sum) / problem.slope
+    origin = torch.where(problem.wide[:, None] > 0, mean, mean.float().double())
+    rest = problem.slope * (least - origin) - log_sum
+    counts = problem.weight > 0
+    origin, rest = (torch.where(counts, t, 0.0).contiguous() for t in (origin, rest))
+    weight = _single(problem.weight)
+    return _Rows(origin, rest, weight, weight, weight)
+
+
+def _launch(kernel: Any, problem: _Problem, x_owns: bool, *args: Any, slices: int = 1, **constants: Any) -> None:
+    """One pass, in both precisions of t."""
+    own, other = (problem.x, problem.codes) if x_owns else (problem.codes, problem.x)
+    g, count, d = own.copies.shape
+    config = problem.config
+    for wide in (0, 1):
+        kernel[(-(-count // config.owners), g, slices)](
+            *own.arguments(), *other.arguments(), *args,
+            D=d, METRIC=problem.metric, WIDE=wide, COLUMNS=_columns(d), OWNERS=config.owners, STREAM=config.stream,
+            **constants, num_warps=config.num_warps, num_stages=config.num_stages,
+        )  # fmt: skip
+
+
+def _columns(d: int) -> int:
+    return min(64, max(16, 1 << (d - 1).bit_length()))
+
+
+def _shared(problem: _Problem, rows: _Rows) -> tuple[Any, ...]:
+    floor = problem.floor if problem.floor > -math.inf else 0.0
+    return problem.slope, problem.wide, *rows, floor
+
+
+def _sum(problem: _Problem, rows: _Rows, term: str) -> torch.Tensor:
+    from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
+
+    x_owns = term != "weight"
+    sums = torch.empty(
+        (problem.x if x_owns else problem.codes).bias.shape, dtype=torch.float64, device=rows.rest.device
+    )
+    floored = problem.floor > -math.inf
+    _launch(kernels.sum_terms, problem, x_owns, *_shared(problem, rows), sums, TERM=term, FLOORED=floored)
+    return sums
+
+
+def _pull(
+    problem: _Problem, rows: _Rows, mean: torch.Tensor, x_owns: bool
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Sums of h y and of h of each owner, and its sum of g log p."""
+    from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
+
+    copies = (problem.x if x_owns else problem.codes).copies
+    moved = torch.empty_like(copies)
+    total, grad_log = (copies.new_empty(copies.shape[:2], dtype=torch.float64) for _ in range(2))
+    # nearer than what rounding can tell from 0
+    share = torch.where(problem.wide > 0, 2.0**-24, 2.0**-12)
+    least_t = _single((problem.x.length + problem.codes.length) * share)
+    width = min(128, max(16, 1 << (copies.shape[2] - 1).bit_length()))
+    _launch(
+        kernels.pull, problem, x_owns, *_shared(problem, rows), mean, least_t, moved, total, grad_log,
+        slices=-(-copies.shape[2] // width), X_OWNS=x_owns, FLOORED=problem.floor > -math.inf, SLICE=width,
+    )  # fmt: skip
+    return (moved, total), grad_log
+
+
+def _chain(problem: _Problem, side: _Side, pulled: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Gradient of the owners ``[G, owners, D]``, through dt/d(owner)."""
+    moved, total = pulled
+    copies = side.copies.double()
+    gradient = problem.slope * moved.double()
+    if problem.metric == "cosine":
+        gradient = (gradient - copies * (copies * gradient).sum(2, keepdim=True)) * side.factor[..., None]
+    elif problem.centred:
+        gradient = gradient - problem.slope * copies * total[..., None]
+    return torch.where((side.bias < ABSENT)[..., None], gradient, 0.0)
