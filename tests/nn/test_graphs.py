@@ -28,14 +28,14 @@ def test_a_training_step_never_asks_for_the_value_of_a_tensor(kind: str, metric:
 
 
 @pytest.mark.parametrize(
-    ("kind", "compiler"), [("ema", "inductor"), ("ema-revived", "aot_eager"), ("online-closest", "aot_eager")]
+    ("kind", "backend"), [("ema", "inductor"), ("ema-revived", "aot_eager"), ("online-closest", "aot_eager")]
 )
-def test_one_graph_serves_every_batch_size_forward_and_backward(kind: str, compiler: str) -> None:
+def test_one_graph_serves_every_batch_size_forward_and_backward(kind: str, backend: str) -> None:
     eager = make(kind, metric="cosine", groups=2, code_dim=4)
     module = copy.deepcopy(eager)
-    graph = torch.compile(module, fullgraph=True, dynamic=True, backend=compiler)
+    graph = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
     # aot_eager runs the kernels of eager mode; inductor compiles others, which round in another order
-    assert_same = assert_bitwise_equal if compiler == "aot_eager" else torch.testing.assert_close
+    assert_same = assert_bitwise_equal if backend == "aot_eager" else torch.testing.assert_close
     for n in (5, 9):
         x, mask = torch.randn(2, n, 8), torch.rand(2, n) > 0.3
         want, got = _step(eager, x, mask), _step(graph, x, mask)

@@ -1,16 +1,35 @@
-"""Quantizer modules: one composable :class:`VectorQuantizer`, its codebook kinds, its usage statistics."""
+"""Quantizer modules: one composable :class:`VectorQuantizer`, its codebook kinds, its usage statistics, entropy
+regularizers."""
 
 from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
+from vqkernels.nn.regularizers import (
+    IBQ_ENTROPY,
+    LFQ_ENTROPY,
+    LLAMAGEN_ENTROPY,
+    MAGVIT2_ENTROPY,
+    SEQGAN_ENTROPY,
+    EntropyLoss,
+    SignEntropy,
+    sign_entropy,
+)
 from vqkernels.nn.usage import Usage
 
 __all__ = [
+    "IBQ_ENTROPY",
+    "LFQ_ENTROPY",
+    "LLAMAGEN_ENTROPY",
+    "MAGVIT2_ENTROPY",
+    "SEQGAN_ENTROPY",
     "CodebookConfig",
     "Ema",
+    "EntropyLoss",
     "Frozen",
     "Learned",
     "OnlineClustering",
     "QuantizerOutput",
+    "SignEntropy",
     "Usage",
     "VectorQuantizer",
+    "sign_entropy",
 ]
