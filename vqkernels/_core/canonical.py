@@ -6,12 +6,8 @@ same float64 number" is a meaningful demand on any hardware.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 import torch
-
-_PAIRS_PER_CHUNK = 1 << 20
 
 
 def canonical_rows(x: torch.Tensor, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,31 +43,8 @@ def canonical_norm(rows: torch.Tensor) -> torch.Tensor:
     total = torch.zeros_like(rows[:, 0])
     for d in range(rows.shape[1]):
         total += rows[:, d].square()
-    return canonical_sqrt(total)
-
-
-def canonical_sqrt(value: torch.Tensor) -> torch.Tensor:
-    """The correctly rounded square root of a float64 tensor."""
-    # numpy's is; torch's on the CPU is not always
-    return torch.from_numpy(np.sqrt(value.cpu().numpy())).to(value.device)
-
-
-def code_chunks(n: int, num_codes: int) -> Iterator[slice]:
-    """All codes in turn, so many at a time that n rows make about 2^20 pairs."""
-    size = max(1, _PAIRS_PER_CHUNK // max(1, n))
-    return (slice(start, start + size) for start in range(0, num_codes, size))
-
-
-def first_minimum(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The lowest key of every row and the first code that has it. ``[n, k], [n, k'], ... -> [n], [n]``"""
-    best, chosen, start = torch.empty(0), torch.empty(0), 0
-    for keys in chunks:
-        value, index = keys.min(dim=1)  # first minimum of the chunk
-        if start:
-            nearer = value < best  # strict: an equal later code does not replace an earlier one
-            value, index = torch.where(nearer, value, best), torch.where(nearer, index + start, chosen)
-        best, chosen, start = value, index, start + keys.shape[1]
-    return best, chosen
+    # numpy's square root is correctly rounded; torch's on the CPU is not always
+    return torch.from_numpy(np.sqrt(total.cpu().numpy())).to(total.device)
 
 
 def canonical_distance(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -41,7 +40,7 @@ def build_info() -> dict[str, Any]:
 
 
 def cpu_unsupported_reasons(*args: object) -> list[str]:
-    """Why the C++ CPU kernels cannot run on the tensors among these arguments, or in lists among them."""
+    """Why the C++ CPU kernels cannot run on the tensors among these arguments."""
     return _unsupported_reasons("cpu", args)
 
 
@@ -57,7 +56,7 @@ def cuda_unsupported_reasons(*args: object) -> list[str]:
 
 def _unsupported_reasons(device: str, args: tuple[object, ...]) -> list[str]:
     reasons = [] if _module is not None else [f"compiled extension not available ({load_error})"]
-    for tensor in chain.from_iterable(arg if isinstance(arg, (list, tuple)) else [arg] for arg in args):
+    for tensor in args:
         if not isinstance(tensor, torch.Tensor):
             continue
         if tensor.device.type != device:

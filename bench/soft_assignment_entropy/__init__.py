@@ -1,0 +1,1 @@
+"""The entropy benchmark: ``cases`` (problems and their truth), ``losses`` (contestants)."""
