@@ -102,7 +102,7 @@ def run(
         assigned = _sum(problem, rows, "weight")
         # a group without a finite code gives nothing
         counts = (problem.weight > 0) & (problem.codes.bias < ABSENT).any(1, keepdim=True)
-        least, log_sum, entropy = (torch.where(counts, t, 0.0).T for t in (least, log_sum, entropy))
+        least, log_sum, entropy = (torch.where(counts, t, 0.0).T.contiguous() for t in (least, log_sum, entropy))
         return (
             least * problem.distance_of_t,
             log_sum,
@@ -138,10 +138,10 @@ def run_backward(
         grad_temperature = None
         if x_needed or temperature_needed:
             copies, grad_log = _pull(problem, rows, mean, True)
-            dx = _chain(problem, problem.x, copies).transpose(0, 1).to(dx.dtype)
+            dx.copy_(_chain(problem, problem.x, copies).transpose(0, 1))
             grad_temperature = -grad_log.sum() / temperature
         if codebook_needed:
-            dc = _chain(problem, problem.codes, _pull(problem, rows, mean, False)[0]).to(dc.dtype)
+            dc.copy_(_chain(problem, problem.codes, _pull(problem, rows, mean, False)[0]))
         return (
             dx if x_needed else None,
             dc if codebook_needed else None,
