@@ -29,9 +29,9 @@ class KernelBuild:
 
     Args:
         kernel: ``"module:name"`` of a function under ``@triton.jit``.
-        signature: type of every run-time parameter by name: ``"*fp16"``, ``"i32"``, ``"i64"``, ``"fp32"``, ...
-            A parameter left out is a constant.
-        constants: value of every ``tl.constexpr`` parameter by name.
+        signature: types of run-time parameters by name: ``"*fp16"``, ``"i32"``, ``"i64"``, ``"fp32"``, ...
+        constants: values by name, of ``tl.constexpr`` parameters and of those that the signature leaves out. Here
+            and in the signature, names that the kernel does not have are ignored.
         capability: 80, 90 or 100: the architecture sm_80, ...
         aligned: run-time parameters that are multiples of 16, as allocated tensors are.
         options: compile options such as ``num_warps``, ``num_stages``, ``enable_fp_fusion``.
@@ -107,9 +107,11 @@ def _compile(build: KernelBuild) -> dict[str, Any]:
     module, _, name = build.kernel.partition(":")
     kernel = getattr(importlib.import_module(module), name)
     position = {name: i for i, name in enumerate(kernel.arg_names)}
-    signature = {name: build.signature.get(name, "constexpr") for name in position}
-    constants = {(position[name],): value for name, value in build.constants.items()}
-    attributes = {(position[name],): [["tt.divisibility", 16]] for name in build.aligned}
+    declared = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    constexprs = declared | (set(position) - set(build.signature))
+    signature = {name: "constexpr" if name in constexprs else build.signature[name] for name in position}
+    constants = {(position[name],): build.constants[name] for name in position if name in constexprs}
+    attributes = {(position[name],): [["tt.divisibility", 16]] for name in build.aligned if name in position}
     source = ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", build.capability, 32)
     compiled = triton.compile(source, target=target, options=build.options)
