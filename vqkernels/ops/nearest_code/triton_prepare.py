@@ -222,14 +222,15 @@ def pack_rows(
     square = tl.zeros([BLOCK], tl.float64)
     shifted_square = tl.zeros([BLOCK], tl.float64)
     nothing = tl.zeros([BLOCK], tl.float64)
-    entry = row
-    for d in range(D):
+    entry, middle = row, centre + group * D
+    for _ in range(D):
         value = widen(tl.load(entry))
         square += value * value
         nothing += value - value
-        shifted = value - tl.load(centre + group * D + d)
+        shifted = value - tl.load(middle)
         shifted_square += shifted * shifted
         entry += stride_xd
+        middle += 1
     length = tl.sqrt(square)
     finite = nothing == nothing
     power = tl.load(scale + 2 * group)
