@@ -17,19 +17,46 @@ from vqkernels.testing.triton_report import TENSOR_CORE, KernelBuild, KernelRepo
 
 CAPABILITIES = (80, 90, 100)
 DIMENSIONS = (8, 64, 256)
-MODULE = "vqkernels.ops.nearest_code.triton_"
+MODULES = {
+    "canonical_norms": "vqkernels._core.triton_canonical",
+    **dict.fromkeys(
+        ("measure_box", "place_frame", "pack_codes", "pack_rows"), "vqkernels.ops.nearest_code.triton_prepare"
+    ),
+    **dict.fromkeys(
+        ("scan_codes", "decide_rows", "scan_listed", "decide_listed"), "vqkernels.ops.nearest_code.triton_search"
+    ),
+}
 
 # type of a run-time parameter, wherever it appears
 TYPES = {
-    **dict.fromkeys(("x", "codes"), "*fp32"),
+    **dict.fromkeys(("x", "codes", "vectors"), "*fp32"),
     **dict.fromkeys(("norm", "x_norm", "code_norm", "box", "centre", "scale", "found_key"), "*fp64"),
     **dict.fromkeys(("packed", "packed_x", "packed_codes"), "*fp16"),
     **dict.fromkeys(("best", "second", "slack", "limit", "distance"), "*fp32"),
     **dict.fromkeys(("tile", "listed", "count", "found_index"), "*i32"),
     "indices": "*i64",
 }
-SIZES = ("num_rows", "num_codes", "num_tiles", "tiles_per_split", "codes_per_program", "items_per_group")
-STRIDES = ("stride_xn", "stride_xg", "stride_xd", "stride_cg", "stride_ck", "stride_cd", "rows_per_group")
+SIZES = (
+    "num_rows",
+    "num_codes",
+    "num_vectors",
+    "num_tiles",
+    "tiles_per_split",
+    "codes_per_program",
+    "items_per_group",
+)
+STRIDES = (
+    "stride_xn",
+    "stride_xg",
+    "stride_xd",
+    "stride_cg",
+    "stride_ck",
+    "stride_cd",
+    "rows_per_group",
+    "stride_g",
+    "stride_v",
+    "stride_d",
+)
 
 
 def build(kernel: str, d: int, capability: int, metric: str = "l2") -> KernelBuild:
@@ -61,20 +88,15 @@ def build(kernel: str, d: int, capability: int, metric: str = "l2") -> KernelBui
         **dict.fromkeys(SIZES + STRIDES, "i32"),
         "radius": "*i32" if kernel == "pack_codes" else "*fp32",
     }
-    file = (
-        "prepare"
-        if kernel in ("measure_codes", "measure_box", "place_frame", "pack_codes", "pack_rows")
-        else "search"
-    )
     return KernelBuild(
-        f"{MODULE}{file}:{kernel}", types, constants, capability, tuple(TYPES), options | launcher.PLAIN
+        f"{MODULES[kernel]}:{kernel}", types, constants, capability, tuple(TYPES), options | launcher.PLAIN
     )
 
 
 CASES = [("scan_codes", d, capability, "l2") for d in DIMENSIONS for capability in CAPABILITIES]
 CASES += [("decide_rows", 64, capability, metric) for capability in CAPABILITIES for metric in ("l2", "cosine")]
 CASES += [("scan_listed", d, capability, "l2") for d, capability in ((8, 80), (8, 90), (256, 90), (64, 100))]
-CASES += [(kernel, 8, 90, "cosine") for kernel in ("measure_codes", "measure_box", "place_frame", "pack_codes")]
+CASES += [(kernel, 8, 90, "cosine") for kernel in ("canonical_norms", "measure_box", "place_frame", "pack_codes")]
 CASES += [("pack_rows", 64, 90, "l2"), ("decide_listed", 8, 90, "cosine")]
 
 
@@ -122,8 +144,8 @@ def test_roots_and_quotients_are_correctly_rounded(
     ptx = reports[case].ptx
     assert "fma.rn.f64" not in ptx
     assert "approx" not in ptx
-    assert ("div.rn.f64" in ptx) == (case[0] != "measure_codes")
-    assert ("sqrt.rn.f64" in ptx) == (case[0] in ("measure_codes", "place_frame", "pack_codes"))
+    assert ("div.rn.f64" in ptx) == (case[0] != "canonical_norms")
+    assert ("sqrt.rn.f64" in ptx) == (case[0] in ("canonical_norms", "place_frame", "pack_codes"))
 
 
 def test_fused_sums_and_spills_would_be_seen() -> None:

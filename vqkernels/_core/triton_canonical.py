@@ -18,6 +18,30 @@ def widen(value):
     return value.to(tl.float32).to(tl.float64)
 
 
+@triton.jit(do_not_specialize=["num_vectors", "stride_g", "stride_v"])
+def canonical_norms(
+    vectors,  # [G, V, D]
+    norm,  # [G, V] float64 out: |v|; NaN if an entry is not finite
+    num_vectors,
+    stride_g,
+    stride_v,
+    stride_d,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    v = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    group = tl.program_id(1).to(tl.int64)
+    vector = vectors + group * stride_g + tl.minimum(v, num_vectors - 1).to(tl.int64) * stride_v
+    square = tl.zeros([BLOCK], tl.float64)
+    nothing = tl.zeros([BLOCK], tl.float64)
+    for _ in range(D):
+        value = widen(tl.load(vector))
+        square += value * value
+        nothing += value - value
+        vector += stride_d
+    tl.store(norm + group * num_vectors + v, tl.sqrt(square) + nothing, mask=v < num_vectors)
+
+
 @triton.jit
 def canonical_keys(
     x,  # pointers to the first entry of rows, [R, 1]

@@ -137,6 +137,7 @@ def run(
 
 def prepare_codes(codebook: torch.Tensor, metric: str) -> _Codes:
     """Measure, centre, scale and pack a codebook ``[G, K, D]``."""
+    from vqkernels._core.triton_canonical import canonical_norms
     from vqkernels.ops.nearest_code import triton_prepare as kernels
 
     g, k, d = codebook.shape
@@ -150,7 +151,7 @@ def prepare_codes(codebook: torch.Tensor, metric: str) -> _Codes:
     packed = new(g, padded, packing.columns, dtype=torch.float16)
     radius = codebook.new_zeros(g, dtype=torch.int32)
     width = min(64, 1 << (d - 1).bit_length())
-    kernels.measure_codes[(-(-k // prepare), g)](codebook, norm, k, *codebook.stride(), d, prepare, **PLAIN)
+    canonical_norms[(-(-k // prepare), g)](codebook, norm, k, *codebook.stride(), d, prepare, **PLAIN)
     kernels.measure_box[(config.box_parts, g)](
         codebook, norm, box, k, *codebook.stride(), -(-k // config.box_parts), d, metric, prepare, width
     )

@@ -35,30 +35,6 @@ def _in_range(square):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def measure_codes(
-    codes,  # [G, K, D]
-    norm,  # [G, K] float64 out: canonical |c|; NaN if an entry is not finite
-    num_codes,
-    stride_cg,
-    stride_ck,
-    stride_cd,
-    D: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    group = tl.program_id(1).to(tl.int64)
-    code = codes + group * stride_cg + tl.minimum(k, num_codes - 1).to(tl.int64) * stride_ck
-    square = tl.zeros([BLOCK], tl.float64)
-    nothing = tl.zeros([BLOCK], tl.float64)
-    for _ in range(D):
-        value = widen(tl.load(code))
-        square += value * value
-        nothing += value - value
-        code += stride_cd
-    tl.store(norm + group * num_codes + k, tl.sqrt(square) + nothing, mask=k < num_codes)
-
-
-@triton.jit(do_not_specialize=SIZES)
 def measure_box(
     codes,  # [G, K, D]
     norm,  # [G, K]

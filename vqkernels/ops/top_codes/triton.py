@@ -50,11 +50,11 @@ def lanes(m: int) -> int:
 
 
 def _measure(vectors: torch.Tensor) -> torch.Tensor:  # [G, V, D] -> [G, V]
-    from vqkernels.ops.top_codes import triton_select as kernels
+    from vqkernels._core.triton_canonical import canonical_norms
 
     g, v, d = vectors.shape
     norm = vectors.new_empty(g, v, dtype=torch.float64)
-    kernels.measure[(-(-v // MEASURED), g)](vectors, norm, v, *vectors.stride(), d, MEASURED, **PLAIN)
+    canonical_norms[(-(-v // MEASURED), g)](vectors, norm, v, *vectors.stride(), d, MEASURED, **PLAIN)
     return norm
 
 
