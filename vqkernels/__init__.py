@@ -11,6 +11,7 @@ Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels,
 from vqkernels._core.backend import Choice, explain, use_backend
 from vqkernels.kmeans import KMeansResult, kmeans
 from vqkernels.nn import Ema, Frozen, Learned, OnlineClustering, QuantizerOutput, Usage, VectorQuantizer
+from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.gather_codes import gather_codes
@@ -37,6 +38,7 @@ __all__ = [
     "Usage",
     "VectorQuantizer",
     "__version__",
+    "code_range",
     "code_stats",
     "ema_update_",
     "estimate_gradient",
