@@ -41,7 +41,7 @@ def run(
     total = torch.zeros(g, num_codes, d, dtype=of_total, device=x.device)
     factor = x if weight is None else weight
     ranges = count if grid is None else grid.contiguous()
-    block_n, block_d = 256 if launch_target(x) == "interpreter" else 128, block_of(d, 16)
+    block_n, block_d = 256 if launch_target(x) == "interpreter" else 64, block_of(d, 16)
     blocks = (-(-n // block_n), g)
     strides = (*x.stride(), *indices.stride(), *factor.stride()[:2])
     with launch_device(x):

@@ -12,6 +12,7 @@ from vqkernels.ops.code_stats.op import code_stats_op
 
 register_backends(
     "gather_codes",
+    triton="vqkernels.ops.gather_codes.triton",
     cpu="vqkernels.ops.gather_codes.cpu",
     reference="vqkernels.ops.gather_codes.reference",
 )
