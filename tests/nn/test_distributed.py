@@ -26,7 +26,7 @@ KINDS: dict[str, Any] = {
     "online-closest": vqkernels.OnlineClustering(decay=0.5, init_scale=4.0),
     "online-random": vqkernels.OnlineClustering(decay=0.5, anchor="random", init_scale=4.0),
 }
-COLLECTIVES = {"learned": 1, "ema": 1, "ema-revived": 2, "online-closest": 2, "online-random": 2}
+COLLECTIVES = {"learned": 1, "ema": 2, "ema-revived": 2, "online-closest": 2, "online-random": 2}
 
 
 def build(kind: str) -> vqkernels.VectorQuantizer:
