@@ -18,7 +18,7 @@ from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.multilevel_nearest_code import multilevel_nearest_code
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
-from vqkernels.ops.reanchor import reanchor_
+from vqkernels.ops.reanchor import reanchor_, semantic_reanchor_
 from vqkernels.ops.top_codes import TopCodes, top_codes
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ __all__ = [
     "nearest_code",
     "quantize",
     "reanchor_",
+    "semantic_reanchor_",
     "top_codes",
     "use_backend",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,7 +71,9 @@ def assignment(n: int, g: int, num_codes: int) -> torch.Tensor:
     ("n", "g", "k", "d"),
     [(0, 1, 3, 2), (1, 1, 1, 1), (7, 3, 1, 5), (1000, 1, 17, 33), (3000, 4, 700, 8), (500, 2, 5000, 3)],
 )
-def test_every_bit_follows_the_rule(n: int, g: int, k: int, d: int, dtype: torch.dtype, weighted: bool, backend: str) -> None:
+def test_every_bit_follows_the_rule(
+    n: int, g: int, k: int, d: int, dtype: torch.dtype, weighted: bool, backend: str
+) -> None:
     # magnitudes from 1e-3 to 1e3, so that another order of summation would round differently
     x = (torch.randn(n, g, d) * 10.0 ** torch.empty(n, 1, 1).uniform_(-3, 3)).to(dtype)
     weight = torch.rand(n, g) if weighted else None
@@ -114,7 +117,7 @@ def test_order_and_batches_do_not_matter(backend: str, order: list[int], cuts: l
 
     within = code_range(x, indices, groups=2, backend=backend)
     bounds = [0, *sorted(cuts), 40]
-    parts = [order[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    parts = [order[start:end] for start, end in pairwise(bounds)]
     ranges = torch.stack([code_range(x[part], indices[part], groups=2, backend=backend) for part in parts])
     assert_bitwise_equal(torch.cat([ranges[..., :2].amax(0), ranges[..., 2:].sum(0)], dim=1), within)
     batches = [sums(x[part], indices[part], within=within) for part in parts]

@@ -34,7 +34,7 @@ def check_indices(name: str, value: object) -> None:
 
 
 def check_index_values(name: str, indices: torch.Tensor, num_codes: int) -> None:
-    """Raise for an index outside ``[-1, num_codes)``; on the CPU only, elsewhere looking would be a synchronisation."""
+    """Raise for an index outside ``[-1, num_codes)``; on the CPU only, elsewhere it would be a synchronisation."""
     if indices.device.type != "cpu" or not indices.numel():
         return
     low, high = int(indices.min()), int(indices.max())

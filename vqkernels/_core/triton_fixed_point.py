@@ -25,7 +25,7 @@ def fixed_point_shift(exponent, addends):
 
 @triton.jit
 def nearest_multiple(value, scale):
-    """``value * scale`` as an integer, rounded to nearest even; ``scale`` is a power of two, so the product is exact."""
+    """``value * scale`` rounded to nearest even; ``scale`` is a power of two, so the product is exact."""
     offset = tl.full([], 6755399441055744.0, tl.float64)  # 1.5 * 2**52: there the last bit is worth 1
     return (value * scale + offset).to(tl.int64, bitcast=True) - offset.to(tl.int64, bitcast=True)
 

@@ -21,7 +21,7 @@ from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.reanchor import Anchors, blend_, choose_anchors, random_vectors
 
-_JITTER = 1e-3  # largest relative change of an entry of a revived code
+_JITTER = 1e-3  # largest change of an entry of a revived code, relative to it; if it is zero, to the rms
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:  # [..., D]
@@ -207,7 +207,8 @@ class EmaCodebook(Codebook):
     def _revive(self, revived: torch.Tensor, vectors: torch.Tensor) -> None:  # [G, K], [G, K, D]
         # two codes on one vector would never part, since ties go to the first; the seed is no other draw's
         noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
-        vectors = vectors * (1 + _JITTER * noise)
+        size = torch.where(vectors == 0, vectors.square().mean(dim=(1, 2), keepdim=True).sqrt(), vectors)
+        vectors = vectors + _JITTER * noise * size
         if self.metric == "cosine":
             vectors = unit(vectors)
         self.weight.copy_(torch.where(revived[..., None], vectors, self.weight))

@@ -26,10 +26,9 @@ def _code_stats(
     skip_nonfinite: bool,  # False in a backward, where a NaN must stay visible
     backend: str | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [G, K] float32, [G, K, D] float32 or float64; both int64 with `within`
+    grid = within
     if deterministic and within is None:
         grid = code_range_op(x, indices, weight, skip_nonfinite, backend)
-    else:
-        grid = within
     args = (x, indices, num_codes, weight, grid, within is not None, skip_nonfinite)
     count, total = select("code_stats", backend, *args).run(*args)
     return count, total

@@ -52,7 +52,11 @@ def run(
             )  # fmt: skip
         if fixed and not as_integers:
             of_count, of_total = result_dtypes(x, as_integers)
-            sums, count, total = (count, total), count.new_empty(count.shape, dtype=of_count), total.new_empty(total.shape, dtype=of_total)
+            sums, count, total = (
+                (count, total),
+                count.new_empty(count.shape, dtype=of_count),
+                total.new_empty(total.shape, dtype=of_total),
+            )
             block = 4096 if launch_target(x) == "interpreter" else 1024
             kernels.round_sums[(-(-num_codes * d // block), g)](
                 ranges, *sums, count, total, num_codes, num_codes * d, weighted, block

@@ -91,7 +91,9 @@ def add_rows(
     if SKIP_NONFINITE:
         finite = code < num_codes
         if HAS_WEIGHT:
-            finite = finite & is_finite(widen(tl.load(weight + n * stride_wn + group * stride_wg, mask=finite, other=0.0)))
+            finite = finite & is_finite(
+                widen(tl.load(weight + n * stride_wn + group * stride_wg, mask=finite, other=0.0))
+            )
         for start in range(0, D, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
             at = n[:, None] * stride_xn + group * stride_xg + d[None, :] * stride_xd
@@ -125,7 +127,9 @@ def add_rows(
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         inside = (d < D)[None, :]
-        value = widen(tl.load(row + d[None, :] * stride_xd, mask=taken[:, None] & inside, other=0.0)) * factor[:, None]
+        value = (
+            widen(tl.load(row + d[None, :] * stride_xd, mask=taken[:, None] & inside, other=0.0)) * factor[:, None]
+        )
         if FIXED:
             addend = nearest_multiple(tl.where(is_finite(value), value, 0.0), scale)
         else:
@@ -184,7 +188,9 @@ def mark_lost(
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         inside = taken[:, None] & (d < D)[None, :]
-        value = tl.load(x + n[:, None] * stride_xn + group * stride_xg + d[None, :] * stride_xd, mask=inside, other=0.0)
+        value = tl.load(
+            x + n[:, None] * stride_xn + group * stride_xg + d[None, :] * stride_xd, mask=inside, other=0.0
+        )
         value = widen(value)
         if HAS_WEIGHT:
             value *= widen(tl.load(weight + n * stride_wn + group * stride_wg, mask=taken, other=0.0))[:, None]

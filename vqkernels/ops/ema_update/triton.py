@@ -47,8 +47,8 @@ def run(
         )  # fmt: skip
         size_of_all = cluster_size.double().sum(dim=1)
         kernels.write_codes[(-(-k // block), g)](
-            codebook, cluster_size, embed_sum, moved, size_of_all, k, _bits(eps), d, eps > 0, normalize, block, block_d,
-            enable_fp_fusion=False,
+            codebook, cluster_size, embed_sum, moved, size_of_all, k, _bits(eps),
+            d, eps > 0, normalize, block, block_d, enable_fp_fusion=False,
         )  # fmt: skip
     # autograd does not see writes through a pointer; a backward that needs the old values must raise
     torch.autograd.graph.increment_version((codebook, cluster_size, embed_sum))
