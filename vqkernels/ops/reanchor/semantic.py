@@ -8,6 +8,7 @@ from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import (
     check_codebook,
     check_floating,
+    check_index_values,
     check_indices,
     check_same_device,
     check_shape,
@@ -52,8 +53,8 @@ def semantic_reanchor_(
         codebook: codes, floating point, written in place.
         usage: running share of the vectors each code receives, float32, written in place; starts at zero.
         x: the vectors that were looked up.
-        indices, distance: as returned by :func:`vqkernels.multilevel_nearest_code`. A vector with index -1 or distance
-            NaN takes no part.
+        indices, distance: as returned by :func:`vqkernels.multilevel_nearest_code`. A vector with index -1 or
+            distance NaN takes no part.
         labels: class of each vector, int64 or int32 in ``[-1, C)``; -1 is no class: the anchor then stands for it.
         class_embedding: one row per class; its width H says where the high level ends.
         decay: of the running usage, in [0, 1).
@@ -100,6 +101,7 @@ def semantic_reanchor_(
         got = list(class_embedding.shape)
         raise ValueError(f"class_embedding: expected [C, H] with 0 < H < {d}, got shape {got}")
     check_shape("usage", usage, (k,), "[K]")
+    check_index_values("labels", labels, class_embedding.shape[0])
     for name, tensor in {"indices": indices, "distance": distance, "labels": labels}.items():
         check_shape(name, tensor, lead, "x.shape[:-1]")
     if not 0.0 <= high_weight < float("inf"):
