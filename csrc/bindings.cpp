@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/code_range.h"
 #include "cpu/code_stats.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
@@ -107,12 +108,24 @@ PYBIND11_MODULE(_C, m) {
         release());
 
     m.def(
+        "code_range",
+        [](address x, int x_type, address indices, address weight, std::int64_t n, std::int64_t g, std::int64_t d,
+           bool skip_nonfinite, int threads, address range) {
+            vqk::code_range({pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
+                             pointer<const double>(weight), n, g, d, skip_nonfinite, threads,
+                             pointer<vqk::CodeRange>(range)});
+        },
+        release());
+
+    m.def(
         "code_stats",
-        [](address x, int x_type, address indices, address weight, std::int64_t n, std::int64_t g, std::int64_t k,
-           std::int64_t d, bool skip_nonfinite, int threads, address count, address total) {
+        [](address x, int x_type, address indices, address weight, address range, std::int64_t n, std::int64_t g,
+           std::int64_t k, std::int64_t d, bool skip_nonfinite, int threads, bool as_integers, address count,
+           address total) {
             return vqk::code_stats({pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
-                                    pointer<const double>(weight), n, g, k, d, skip_nonfinite, threads,
-                                    pointer<float>(count), pointer<void>(total)});
+                                    pointer<const double>(weight), pointer<const vqk::CodeRange>(range), n, g, k, d,
+                                    skip_nonfinite, threads, as_integers, pointer<void>(count),
+                                    pointer<void>(total)});
         },
         release());
 

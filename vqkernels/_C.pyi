@@ -52,17 +52,31 @@ def multilevel_nearest_code(
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...
-def code_stats(
+def code_range(
     x: int,
     x_type: int,
     indices: int,
     weight: int,
     n: int,
     g: int,
+    d: int,
+    skip_nonfinite: bool,
+    threads: int,
+    range: int,
+) -> None: ...
+def code_stats(
+    x: int,
+    x_type: int,
+    indices: int,
+    weight: int,
+    range: int,
+    n: int,
+    g: int,
     k: int,
     d: int,
     skip_nonfinite: bool,
     threads: int,
+    as_integers: bool,
     count: int,
     total: int,
 ) -> int | None: ...

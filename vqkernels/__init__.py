@@ -11,13 +11,14 @@ Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels,
 from vqkernels._core.backend import Choice, explain, use_backend
 from vqkernels.kmeans import KMeansResult, kmeans
 from vqkernels.nn import Ema, Frozen, Learned, OnlineClustering, QuantizerOutput, Usage, VectorQuantizer
+from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.multilevel_nearest_code import multilevel_nearest_code
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
-from vqkernels.ops.reanchor import reanchor_
+from vqkernels.ops.reanchor import reanchor_, semantic_reanchor_
 from vqkernels.ops.soft_assignment_entropy import SoftEntropy, soft_assignment_entropy
 from vqkernels.ops.top_codes import TopCodes, top_codes
 
@@ -39,6 +40,7 @@ __all__ = [
     "Usage",
     "VectorQuantizer",
     "__version__",
+    "code_range",
     "code_stats",
     "ema_update_",
     "estimate_gradient",
@@ -49,6 +51,7 @@ __all__ = [
     "nearest_code",
     "quantize",
     "reanchor_",
+    "semantic_reanchor_",
     "soft_assignment_entropy",
     "top_codes",
     "use_backend",

@@ -20,32 +20,56 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def all_reduce_sum_(*tensors: torch.Tensor) -> None:
-    """Sum float32 tensors over all processes, in place, with one all-reduce."""
+def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Sums over all processes with one all-reduce; the same bits in whatever order they are added.
+
+    int64 tensors are added. float32 ones travel as their bits: at every place one process at most may have
+    anything but zero.
+    """
     if world()[1] == 1:
-        return
-    fused = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(fused)
-    for tensor, summed in zip(tensors, fused.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(summed.view_as(tensor))
+        return tensors
+    integers = [t if t.dtype == torch.int64 else t.contiguous().view(torch.int32).long() for t in tensors]
+    dist.all_reduce(fused := torch.cat([t.reshape(-1) for t in integers]))
+    sums = [part.view_as(t) for part, t in zip(fused.split([t.numel() for t in tensors]), tensors, strict=True)]
+    return tuple(
+        total if t.dtype == torch.int64 else total.int().view(torch.float32)
+        for total, t in zip(sums, tensors, strict=True)
+    )
 
 
-def elect(anchors: Anchors) -> Anchors:
+def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, 4] int64
     """Keep each code's anchor on the process where its key is least (of equal keys, on the lowest rank).
 
-    The vectors come back zero on the other processes. The caller adds them up with :func:`all_reduce_sum_`, in
-    one go with whatever else it has to reduce; the keys are the winning ones everywhere.
+    The vectors come back float32, zero on the other processes. The caller adds them up with :func:`sum_of_all`, in
+    one go with whatever else it has to add; the keys are the winning ones everywhere. In the same all-reduce the
+    ranges that the processes found (:func:`vqkernels.code_range`) become that of all their vectors.
     """
+    rank, _ = world()
+    # one integer sorts by key, then by rank; its complement sorts the other way
+    bid = ~((_in_order(anchors.key.contiguous().view(torch.int32)).long() << 32) | rank)
+    best, of_each = _largest_of_all(bid, _in_own_slot(found))
+    key = _in_order((~best >> 32).int()).view(torch.float32)
+    won = (bid == best) & key.isfinite()
+    return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), _combined(of_each)
+
+
+def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Elementwise maxima of int64 tensors over all processes, with one all-reduce."""
+    fused = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(fused, op=dist.ReduceOp.MAX)
+    return [part.view_as(t) for part, t in zip(fused.split([t.numel() for t in tensors]), tensors, strict=True)]
+
+
+def _in_own_slot(found: torch.Tensor) -> torch.Tensor:  # [G, 4] -> [processes, G, 4]
+    # the maximum over the processes then tells everybody the ranges of all
     rank, processes = world()
-    vectors = torch.where(anchors.key.isfinite()[..., None], anchors.vectors, 0)
-    if processes == 1:
-        return Anchors(vectors, anchors.key)
-    # one integer sorts by key, then by rank
-    bid = (_in_order(anchors.key.contiguous().view(torch.int32)).long() << 32) | rank
-    least = bid.clone()
-    dist.all_reduce(least, op=dist.ReduceOp.MIN)
-    key = _in_order((least >> 32).int()).view(torch.float32)
-    return Anchors(torch.where((bid == least)[..., None], vectors, 0), key)
+    slots = found.new_full((processes, *found.shape), torch.iinfo(torch.int64).min)
+    slots[rank] = found
+    return slots
+
+
+def _combined(of_each: torch.Tensor) -> torch.Tensor:  # [processes, G, 4] -> [G, 4]
+    return torch.cat([of_each[..., :2].amax(dim=0), of_each[..., 2:].sum(dim=0)], dim=-1)
 
 
 def _in_order(bits: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """K-means: exact Lloyd iterations on the lookup and the per-code sums, without an N x K matrix.
 
-Every sum is taken in row order, so that the result is the same bits at any number of threads.
+Every sum is taken in fixed point, so that the result is the same bits at any number of threads.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class _Data:
         return distance.double() if self.weight is None else distance.double() * self.weight
 
     def total(self, values: torch.Tensor) -> float:  # [...] float64
-        """The sum in order, which that of torch is not."""
+        """The same bits at any number of threads, which the sum of torch does not give."""
         column = values.reshape(-1, 1)
         one = torch.zeros(column.shape[0], dtype=torch.int64, device=column.device)
         return code_stats(column, one, 1, backend=self.backend).total.item()

@@ -24,6 +24,7 @@ KINDS: dict[str, Callable[[int], CodebookConfig]] = {
     "ema-revived": lambda k: vqkernels.Ema(decay=0.8, dead_after=2),
     "online-closest": lambda k: vqkernels.OnlineClustering(init_scale=1.0),
     "online-random": lambda k: vqkernels.OnlineClustering(init_scale=1.0, anchor="random"),
+    "online-drawn": lambda k: vqkernels.OnlineClustering(init_scale=1.0, anchor="probabilistic"),
     "frozen": lambda k: vqkernels.Frozen(features=_features(k)),
     "matched": lambda k: vqkernels.Frozen(features=_features(k), projector_init="matched"),
 }

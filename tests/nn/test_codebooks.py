@@ -253,7 +253,6 @@ def test_fit_codebook_needs_enough_vectors() -> None:
         (lambda: Ema(dead_after=0), ValueError, "dead_after"),
         (lambda: OnlineClustering(decay=1.0), ValueError, "decay"),
         (lambda: OnlineClustering(anchor="nearest"), ValueError, "anchor: expected one of closest, random"),
-        (lambda: OnlineClustering(anchor="probabilistic"), NotImplementedError, "anchor"),
         (lambda: Frozen(features=torch.ones(3)), ValueError, "features"),
         (lambda: Frozen(features=torch.ones(3, 3, dtype=torch.int64)), TypeError, "features"),
         (lambda: Frozen(features=torch.ones(3, 3), projector_init="zeros"), ValueError, "projector_init"),

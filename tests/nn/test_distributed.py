@@ -1,7 +1,7 @@
-"""Two processes that train together. Oracle: one process that sees both batches, and the other process.
+"""Processes that train together. Oracle: one process that sees all batches, and the other processes.
 
-Vectors are small integers and decays powers of two, so that sums are exact in whatever order and results can be
-asked to be the same bits.
+In most tests vectors are small integers and decays powers of two, so that results are easy to tell. That the
+codebook does not depend on the number of processes is tested with real numbers of very different magnitudes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ KINDS: dict[str, Any] = {
     "ema-revived": vqkernels.Ema(decay=0.5, eps=0.0, dead_after=2),
     "online-closest": vqkernels.OnlineClustering(decay=0.5, init_scale=4.0),
     "online-random": vqkernels.OnlineClustering(decay=0.5, anchor="random", init_scale=4.0),
+    "online-drawn": vqkernels.OnlineClustering(decay=0.5, anchor="probabilistic", init_scale=4.0),
 }
-COLLECTIVES = {"learned": 1, "ema": 1, "ema-revived": 2, "online-closest": 2, "online-random": 2}
+COLLECTIVES = {"learned": 1, "ema": 2, "ema-revived": 2, "online-closest": 2, "online-random": 2, "online-drawn": 2}
 
 
 def build(kind: str) -> vqkernels.VectorQuantizer:
@@ -126,3 +127,50 @@ def test_drawn_vectors_come_from_both_processes(kind: str, results: list[dict[st
 @pytest.mark.parametrize("kind", KINDS)
 def test_number_of_collectives(kind: str, results: list[dict[str, Any]]) -> None:
     assert [r[kind]["calls"] for r in results] == [COLLECTIVES[kind]] * 2
+
+
+WORLD_INDEPENDENT: dict[str, Any] = {
+    "ema": vqkernels.Ema(decay=0.9, eps=1e-5),
+    "online-closest": vqkernels.OnlineClustering(decay=0.9, init_scale=2.0),
+}
+
+
+def share(step: int, rank: int, processes: int) -> torch.Tensor:
+    """A part of one batch of real numbers; the last process has none in the first step."""
+    generator = torch.Generator().manual_seed(step)
+    whole = torch.randn(90, 4, generator=generator) * 10.0 ** torch.linspace(-6, 6, 90)[:, None]
+    whole[torch.randperm(90, generator=generator)[:5]] = torch.nan
+    cuts = sorted(torch.randint(0, 91, (processes - 1,), generator=generator).tolist())
+    bounds = [0, *cuts, 90] if step else [0, *cuts[1:], 90, 90]
+    return whole[bounds[rank] : bounds[rank + 1]]
+
+
+def train_on_shares(kind: str, rank: int, processes: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    quantizer = vqkernels.VectorQuantizer(4, 16, groups=2, codebook=WORLD_INDEPENDENT[kind])
+    for step in range(4):
+        quantizer(share(step, rank, processes))
+    return quantizer.state_dict()
+
+
+def share_worker(rank: int, processes: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    torch.save({kind: train_on_shares(kind, rank, processes) for kind in WORLD_INDEPENDENT}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.multiproc
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_codebook_does_not_depend_on_the_number_of_processes(processes: int, tmp_path: Path) -> None:
+    assert bool(share(0, 0, 2).isfinite().all(1).any())
+    assert sum(len(share(1, rank, processes)) for rank in range(processes)) == 90
+    assert len(share(0, processes - 1, processes)) == 0
+    mp.spawn(share_worker, args=(processes, str(tmp_path)), nprocs=processes)
+    for kind in WORLD_INDEPENDENT:
+        expected = train_on_shares(kind, 0, 1)
+        for rank in range(processes):
+            state = torch.load(tmp_path / f"{rank}.pt")[kind]
+            for name, tensor in expected.items():
+                if name != "table.draws":
+                    assert_bitwise_equal(state[name], tensor)

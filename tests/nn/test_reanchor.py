@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 import vqkernels
-from vqkernels.ops.reanchor import random_vectors
+from vqkernels.ops.reanchor import drawn_vectors, random_vectors
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget
 
 
@@ -108,7 +108,50 @@ def test_random_draws_every_vector_equally_often() -> None:
     assert float(((count[1:] - expected) ** 2 / expected).sum()) < 40
 
 
-@pytest.mark.parametrize("anchor", ["closest", "random"])
+def similarity(codebook: torch.Tensor, x: torch.Tensor, metric: str) -> torch.Tensor:  # [K, N] float64
+    a, b = codebook.double(), x.double()
+    if metric == "l2":
+        return -torch.cdist(a, b).square()
+    return a @ b.T if metric == "dot" else F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
+def test_probabilistic_draws_by_softmax_over_the_vectors(metric: str) -> None:
+    # many equal codes are many draws of one distribution
+    draws, n = 4000, 6
+    x, code = torch.randn(n, 1, 3), torch.randn(1, 3)
+    indices = torch.zeros(n, 1, dtype=torch.int64)
+    indices[2] = -1  # takes no part
+    anchors = drawn_vectors(code.expand(1, draws, 3), x, indices, metric, seed=5)
+    drawn = (anchors.vectors[0, :, None] == x[None, :, 0]).all(dim=2).long().argmax(dim=1)
+    count = drawn.bincount(minlength=n)
+    assert count[2] == 0
+    keep = torch.arange(n) != 2
+    expected = draws * similarity(code, x[keep, 0], metric)[0].softmax(0)
+    # chi-squared with 4 degrees of freedom exceeds 32 with a probability of 2e-6
+    assert float(((count[keep] - expected) ** 2 / expected).sum()) < 32
+
+
+def test_a_draw_depends_on_the_code_the_row_and_the_seed_alone() -> None:
+    x, codebook = torch.randn(300, 1, 2), torch.randn(1, 900, 2)  # more pairs than are held at a time
+    indices = torch.zeros(300, 1, dtype=torch.int64)
+    whole = drawn_vectors(codebook, x, indices, "l2", seed=9)
+    first = drawn_vectors(codebook[:, :7], x, indices, "l2", seed=torch.tensor(9))
+    assert_bitwise_equal(first.vectors, whole.vectors[:, :7])
+    assert not torch.equal(drawn_vectors(codebook, x, indices, "l2", seed=8).vectors, whole.vectors)
+
+
+def test_keys_of_two_batches_choose_like_one_draw() -> None:
+    # the least key of two processes: of 4000 equal codes the share that goes to the first is that of its weights
+    x, code = torch.randn(8, 1, 2), torch.randn(1, 2)
+    indices, codes = torch.zeros(4, 1, dtype=torch.int64), code.expand(1, 4000, 2)
+    keys = [drawn_vectors(codes, part, indices, "l2", seed).key for seed, part in enumerate(x.split(4))]
+    share = similarity(code, x[:, 0], "l2")[0].softmax(0)[:4].sum()
+    # five standard deviations of a binomial distribution
+    assert float(((keys[0] < keys[1]).double().mean() - share).abs()) < 5 * float((share * (1 - share) / 4000).sqrt())
+
+
+@pytest.mark.parametrize("anchor", ["closest", "random", "probabilistic"])
 def test_vectors_that_take_no_part(anchor: str) -> None:
     x, codebook, usage = problem()
     x[3, 2], x[5] = torch.nan, torch.inf
@@ -126,7 +169,7 @@ def test_vectors_that_take_no_part(anchor: str) -> None:
         assert_bitwise_equal(book, expected)
 
 
-@pytest.mark.parametrize("anchor", ["closest", "random"])
+@pytest.mark.parametrize("anchor", ["closest", "random", "probabilistic"])
 @pytest.mark.parametrize("n", [0, 3])
 def test_nothing_is_written_without_a_vector(anchor: str, n: int) -> None:
     _, codebook, usage = problem()
@@ -137,7 +180,7 @@ def test_nothing_is_written_without_a_vector(anchor: str, n: int) -> None:
     assert_bitwise_equal(share, usage)
 
 
-@pytest.mark.parametrize("anchor", ["closest", "random"])
+@pytest.mark.parametrize("anchor", ["closest", "random", "probabilistic"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_the_module_takes_this_step(anchor: str, metric: str) -> None:
     config = vqkernels.OnlineClustering(decay=0.9, anchor=anchor)
@@ -162,6 +205,7 @@ def test_online_clustering_keeps_a_large_codebook_alive() -> None:
         "learned": vqkernels.Learned(),
         "closest": vqkernels.OnlineClustering(decay=0.9),
         "random": vqkernels.OnlineClustering(decay=0.9, anchor="random"),
+        "probabilistic": vqkernels.OnlineClustering(decay=0.9, anchor="probabilistic"),
     }.items():
         torch.manual_seed(0)
         quantizer = vqkernels.VectorQuantizer(4, 64, codebook=config, usage_window=20)
@@ -175,13 +219,13 @@ def test_online_clustering_keeps_a_large_codebook_alive() -> None:
     assert used["learned"] < 0.1
     assert used["closest"] > 0.2  # many codes share a nearest vector and come to life one after the other
     assert used["random"] > 0.9
+    assert used["probabilistic"] > 0.9
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"anchor": "probabilistic"}, NotImplementedError, "anchor: 'probabilistic' does not exist yet"),
-        ({"anchor": "nearest"}, ValueError, "anchor: expected one of closest, random, got 'nearest'"),
+        ({"anchor": "nearest"}, ValueError, "anchor: expected one of closest, random, probabilistic, got 'nearest'"),
         ({"decay": 1.0}, ValueError, r"decay: expected a number in \[0, 1\), got 1.0"),
         ({"metric": "l1"}, ValueError, "metric"),
         ({"usage": torch.zeros(5)}, ValueError, "usage: expected shape"),

@@ -1,22 +1,32 @@
-"""``code_stats`` on every backend.
+"""``code_stats`` and ``code_range`` on every backend.
 
-Oracle: numpy's unbuffered ``add.at`` in float64, which adds rows one after the other, rounded once. That is the
-documented order of summation, so the comparison is of bits.
+Oracles: float64 sums with the documented error bound, and the documented rule (multiples of 2^-s, integers added)
+carried out by numpy, of which every bit must be met. The s comes from ``math.frexp`` here.
 """
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqkernels import CodeStats, code_stats
+from vqkernels import CodeStats, code_range, code_stats
 from vqkernels.testing import assert_bitwise_equal, strided
 
-OPS = ("code_stats",)
+OPS = ("code_stats", "code_range")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def shift_of(values: np.ndarray, addends: int) -> int:
+    largest = float(np.abs(values).max(initial=0.0))
+    exponent = max(math.frexp(largest)[1], -1022) if largest else -1022
+    return min(min(62 - max(addends - 1, 0).bit_length(), 51) - exponent, 1000)
 
 
 def truth(
@@ -31,8 +41,13 @@ def truth(
     count, total = np.zeros((groups, num_codes)), np.zeros((groups, num_codes, d))
     for g in range(groups):
         keep = (codes[:, g] >= 0) & np.isfinite(rows[:, g]).all(axis=1) & np.isfinite(factor[:, g])
-        np.add.at(count[g], codes[keep, g], factor[keep, g])
-        np.add.at(total[g], codes[keep, g], rows[keep, g] * factor[keep, g, None])
+        mass, index = factor[keep, g], codes[keep, g]
+        addend = rows[keep, g] * mass[:, None]
+        for values, out in ((mass, count[g]), (addend, total[g])):
+            s = 0 if weight is None and values is mass else shift_of(values, len(values))
+            integers = np.zeros(out.shape, dtype=np.int64)
+            np.add.at(integers, index, np.rint(values * 2.0**s).astype(np.int64))
+            out += integers * 2.0**-s
     sums = torch.from_numpy(total)
     return CodeStats(torch.from_numpy(count).float(), sums if x.dtype == torch.float64 else sums.float())
 
@@ -56,23 +71,103 @@ def assignment(n: int, g: int, num_codes: int) -> torch.Tensor:
     ("n", "g", "k", "d"),
     [(0, 1, 3, 2), (1, 1, 1, 1), (7, 3, 1, 5), (1000, 1, 17, 33), (3000, 4, 700, 8), (500, 2, 5000, 3)],
 )
-def test_sums_in_row_order(n: int, g: int, k: int, d: int, dtype: torch.dtype, weighted: bool, backend: str) -> None:
+def test_every_bit_follows_the_rule(
+    n: int, g: int, k: int, d: int, dtype: torch.dtype, weighted: bool, backend: str
+) -> None:
     # magnitudes from 1e-3 to 1e3, so that another order of summation would round differently
     x = (torch.randn(n, g, d) * 10.0 ** torch.empty(n, 1, 1).uniform_(-3, 3)).to(dtype)
     weight = torch.rand(n, g) if weighted else None
     check(x, assignment(n, g, k), k, weight, backend)
 
 
-def test_the_oracle_sees_the_order_of_summation() -> None:
-    x = torch.tensor([1e16, 1.0, -1e16, 1.0], dtype=torch.float64).reshape(4, 1, 1)
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_error_of_a_sum(dtype: torch.dtype, deterministic: bool, backend: str) -> None:
+    n, k, d = 700, 9, 5
+    x = (torch.randn(n, d) * 10.0 ** torch.empty(n, 1).uniform_(-3, 3)).to(dtype)
+    indices = torch.randint(0, k, (n,))
+    result = code_stats(x, indices, k, deterministic=deterministic, backend=backend)
+    hits, size = torch.zeros(k), torch.zeros(k, d, dtype=torch.float64)
+    exact = torch.zeros(k, d, dtype=torch.float64)
+    hits.index_add_(0, indices, torch.ones(n))
+    exact.index_add_(0, indices, x.double())
+    size.index_add_(0, indices, x.double().abs())
+    assert_bitwise_equal(result.count, hits)
+    roundoff = torch.finfo(dtype).eps / 2
+    budget = roundoff * exact.abs() + n * 2.0**-53 * size  # the final rounding, and the sums of this test
+    if deterministic:
+        budget += hits[:, None] * 2.0 ** -(shift_of(x.double().numpy(), n) + 1)
+    else:
+        # running sums of whole blocks are added and taken off again, each time rounded
+        budget += 4 * n * roundoff * float(x.double().abs().sum(0).max())
+    assert bool(((result.total - exact).abs() <= budget).all())
+
+
+@settings(max_examples=20)
+@given(order=st.permutations(range(40)), cuts=st.lists(st.integers(0, 40), max_size=3))
+def test_order_and_batches_do_not_matter(backend: str, order: list[int], cuts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(40, 2, 3, generator=generator) * 10.0 ** torch.linspace(-5, 5, 40)[:, None, None]
+    x[7, 1, 2] = torch.nan
+    indices = torch.randint(-1, 4, (40, 2), generator=generator)
+    sums = partial(code_stats, num_codes=4, groups=2, backend=backend)
+    expected = sums(x, indices)
+    for actual, wanted in zip(sums(x[order], indices[order]), expected, strict=True):
+        assert_bitwise_equal(actual, wanted)
+
+    within = code_range(x, indices, groups=2, backend=backend)
+    bounds = [0, *sorted(cuts), 40]
+    parts = [order[start:end] for start, end in pairwise(bounds)]
+    ranges = torch.stack([code_range(x[part], indices[part], groups=2, backend=backend) for part in parts])
+    assert_bitwise_equal(torch.cat([ranges[..., :2].amax(0), ranges[..., 2:].sum(0)], dim=1), within)
+    batches = [sums(x[part], indices[part], within=within) for part in parts]
+    joined = CodeStats(*(torch.stack(each).sum(0) for each in zip(*batches, strict=True)))
+    for actual, wanted in zip(joined.rounded(within), expected, strict=True):
+        assert_bitwise_equal(actual, wanted)
+
+
+def test_the_oracle_sees_a_wrong_grid() -> None:
+    x = torch.tensor([1e8, 1.0, -1e8, 1e-9]).reshape(4, 1, 1)
     zero = torch.zeros(4, 1, dtype=torch.int64)
-    assert truth(x, zero, 1).total.item() == 1.0
-    assert truth(x.flip(0), zero, 1).total.item() == 0.0
+    assert truth(x, zero, 1).total.item() == 1.0  # 1e-9 is below the grid of 1e8
+    assert truth(x[3:], zero[3:], 1).total.item() == x[3].item()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_range_is_the_largest_of_what_takes_part(weighted: bool, backend: str) -> None:
+    x = torch.tensor([[3.0, -9.0], [1e30, 1.0], [torch.nan, 1.0], [0.0, 7.99], [torch.inf, 0.0]])
+    weight = torch.tensor([0.5, 4.0, 1.0, 1.0, 1.0]) if weighted else None
+    indices = torch.tensor([0, -1, 1, 1, -1])
+    found = code_range(x, indices, weight=weight, backend=backend)
+    assert found.tolist() == [3 if weighted else 4, 1, 2, 1]
+    assert code_range(x[:0], indices[:0], backend=backend).tolist() == [-1022, -1022, 0, 0]
+
+
+def test_weighted_sums_of_batches(backend: str) -> None:
+    x, indices, weight = torch.randn(30, 3), torch.randint(0, 4, (30,)), torch.rand(30)
+    within = code_range(x, indices, weight=weight, backend=backend)
+    parts = [
+        code_stats(x[part], indices[part], 4, weight=weight[part], within=within, backend=backend)
+        for part in (slice(0, 11), slice(11, 30))
+    ]
+    joined = CodeStats(parts[0].count + parts[1].count, parts[0].total + parts[1].total)
+    whole = code_stats(x, indices, 4, weight=weight, backend=backend)
+    for actual, expected in zip(joined.rounded(within, weighted=True), whole, strict=True):
+        assert_bitwise_equal(actual, expected)
+
+
+@pytest.mark.parametrize("scale", [2.0**-1070, 2.0**-600, 2.0**900])
+def test_magnitudes_at_the_ends_of_float64(scale: float, backend: str) -> None:
+    x = torch.randn(20, 1, 3, dtype=torch.float64) * scale
+    indices = torch.randint(0, 3, (20, 1))
+    check(x, indices, 3, None, backend)
+    if scale > 2.0**-1000:
+        assert bool(code_stats(x[:, 0], indices[:, 0], 3, backend=backend).total.any())
 
 
 def test_hot_code(backend: str) -> None:
     # float32 accumulation would stop counting at 2**24 and lose digits of the total long before
-    n = 200_000
+    n = 20_000
     x = torch.full((n, 1, 2), 0.1)
     indices = torch.zeros(n, 1, dtype=torch.int64)
     check(x, indices, 4, None, backend)
@@ -134,6 +229,7 @@ def test_index_out_of_range(bad: int, backend: str) -> None:
         code_stats(torch.zeros(100, 2), indices, 3, backend=backend)
 
 
+@settings(max_examples=50)
 @given(
     n=st.integers(0, 60),
     g=st.integers(1, 4),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vqkernels._core.backend import check_backend
+
 METRICS = ("l2", "cosine", "dot")
 
 
@@ -29,6 +31,15 @@ def check_indices(name: str, value: object) -> None:
     assert isinstance(value, torch.Tensor)
     if value.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name}: expected int64 or int32 indices, got {value.dtype}")
+
+
+def check_index_values(name: str, indices: torch.Tensor, num_codes: int) -> None:
+    """Raise for an index outside ``[-1, num_codes)``; on the CPU only, elsewhere it would be a synchronisation."""
+    if indices.device.type != "cpu" or not indices.numel():
+        return
+    low, high = int(indices.min()), int(indices.max())
+    if low < -1 or high >= num_codes:
+        raise IndexError(f"{name}: expected values in [-1, {num_codes}), got {low if low < -1 else high}")
 
 
 def check_same_device(**tensors: torch.Tensor | None) -> None:
@@ -69,3 +80,27 @@ def check_integer(name: str, value: object, low: int, high: int, legend: str) ->
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected {low} <= {name} <= {legend} = {high}, got {value}")
+
+
+def check_assigned(
+    x: torch.Tensor,  # [..., D] or [..., G, D]
+    indices: torch.Tensor,  # [...] or [..., G]
+    groups: int | None,
+    weight: torch.Tensor | None,  # like indices
+    backend: str | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Vectors and the codes they are assigned to, detached, as ``[N, G, D]``, ``[N, G]`` int64 and ``[N, G]``."""
+    check_floating("x", x)
+    check_indices("indices", indices)
+    check_backend(backend)
+    check_same_device(x=x, indices=indices, weight=weight)
+    if x.dim() < (1 if groups is None else 2) or (groups is not None and x.shape[-2] != groups):
+        legend = "[..., D]" if groups is None else f"[..., G={groups}, D]"
+        raise ValueError(f"x: expected {legend}, got shape {list(x.shape)}")
+    check_shape("indices", indices, tuple(x.shape[:-1]), "x.shape[:-1]")
+    g = 1 if groups is None else groups
+    if weight is not None:
+        check_floating("weight", weight)
+        check_shape("weight", weight, tuple(indices.shape), "indices.shape")
+        weight = weight.detach().reshape(-1, g)
+    return x.detach().reshape(-1, g, x.shape[-1]), indices.reshape(-1, g).long(), weight

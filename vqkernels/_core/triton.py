@@ -74,3 +74,8 @@ def launch_target(tensor: torch.Tensor) -> str:
         return "interpreter"
     major, minor = torch.cuda.get_device_capability(tensor.device)
     return f"sm_{major}{minor}"
+
+
+def block_of(size: int, most: int) -> int:
+    """The power of two that covers ``size``, at most ``most``: how much of a dimension is loaded at a time."""
+    return min(most, 1 << (size - 1).bit_length())

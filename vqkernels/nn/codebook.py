@@ -13,14 +13,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from vqkernels._core.random import random_uniform
-from vqkernels.distributed import all_reduce_sum_, elect, world
+from vqkernels.distributed import elect, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
+from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
-from vqkernels.ops.reanchor import blend_, choose_anchors, random_vectors
+from vqkernels.ops.reanchor import Anchors, blend_, choose_anchors, random_vectors
 
-_JITTER = 1e-3  # largest relative change of an entry of a revived code
+_JITTER = 1e-3  # largest change of an entry of a revived code, relative to it; if it is zero, to the rms
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:  # [..., D]
@@ -60,16 +61,24 @@ class Codebook(nn.Module):
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G, D], [N, G] -> [G, K]
         """Take in one training step; -1 leaves a vector out. Returns how often all processes used each code."""
         # one column is enough to count
-        count = self._stats(x[..., :1], indices).count
-        all_reduce_sum_(count)
-        return count
+        (count,) = sum_of_all(self._stats(x[..., :1], indices).count.long())
+        return count.float()
 
     def ready(self) -> bool:
         """Whether training may start."""
         return True
 
-    def _stats(self, x: torch.Tensor, indices: torch.Tensor) -> CodeStats:
-        return code_stats(x, indices, self.num_codes, groups=self.groups, backend=self.backend)
+    def _stats(self, x: torch.Tensor, indices: torch.Tensor, within: torch.Tensor | None = None) -> CodeStats:
+        return code_stats(x, indices, self.num_codes, groups=self.groups, within=within, backend=self.backend)
+
+    def _stats_of_all(self, x: torch.Tensor, indices: torch.Tensor, anchors: Anchors) -> tuple[CodeStats, Anchors]:
+        """Statistics over all processes, the same bits however vectors are spread over them; the anchors that win."""
+        if world()[1] == 1:
+            return self._stats(x, indices), anchors
+        found = code_range(x, indices, groups=self.groups, backend=self.backend)
+        anchors, within = elect(anchors, found)
+        count, total, vectors = sum_of_all(*self._stats(x, indices, within), anchors.vectors)
+        return CodeStats(count, total).rounded(within), Anchors(vectors, anchors.key)
 
     def _uniform(self, scale: float) -> torch.Tensor:  # [G, K, D]
         codes = torch.empty(self.groups, self.num_codes, self.dim).uniform_(-scale, scale)
@@ -115,7 +124,6 @@ class OnlineCodebook(LearnedCodebook):
 
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        count = self._stats(x[..., :1], indices).count
         anchors = choose_anchors(
             self.weight,
             self.usage,
@@ -126,10 +134,9 @@ class OnlineCodebook(LearnedCodebook):
             seed=next_seed(self.draws),
             backend=self.backend,
         )
-        anchors = elect(anchors)
-        all_reduce_sum_(count, anchors.vectors)
-        blend_(self.weight, self.usage, count, anchors, self.decay)
-        return count
+        stats, anchors = self._stats_of_all(x[..., :1], indices, anchors)
+        blend_(self.weight, self.usage, stats.count, anchors, self.decay)
+        return stats.count
 
 
 class EmaCodebook(Codebook):
@@ -165,17 +172,16 @@ class EmaCodebook(Codebook):
 
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        count, total = self._stats(x, indices)
         if self.dead_after is None:
-            all_reduce_sum_(count, total)
+            nobody = Anchors(self.weight[:, :0], self.cluster_size[:, :0])
+            (count, total), _ = self._stats_of_all(x, indices, nobody)
             self._move(count, total)
             return count
         # a code due now is revived unless some process uses it in this very step
         due = self.idle >= self.dead_after - 1
         slot = (due.cumsum(dim=1) - 1).clamp(min=0)
-        seed = next_seed(self.draws)
-        anchors = elect(random_vectors(x, indices, slot, seed, self.backend))
-        all_reduce_sum_(count, total, anchors.vectors)
+        anchors = random_vectors(x, indices, slot, next_seed(self.draws), self.backend)
+        (count, total), anchors = self._stats_of_all(x, indices, anchors)
         self._move(count, total)
         revived = due & (count == 0) & anchors.key.isfinite()
         self._revive(revived, anchors.vectors)
@@ -201,7 +207,8 @@ class EmaCodebook(Codebook):
     def _revive(self, revived: torch.Tensor, vectors: torch.Tensor) -> None:  # [G, K], [G, K, D]
         # two codes on one vector would never part, since ties go to the first; the seed is no other draw's
         noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
-        vectors = vectors * (1 + _JITTER * noise)
+        size = torch.where(vectors == 0, vectors.square().mean(dim=(1, 2), keepdim=True).sqrt(), vectors)
+        vectors = vectors + _JITTER * noise * size
         if self.metric == "cosine":
             vectors = unit(vectors)
         self.weight.copy_(torch.where(revived[..., None], vectors, self.weight))

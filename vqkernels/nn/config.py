@@ -35,7 +35,7 @@ class OnlineClustering(Learned):
     Args:
         init_scale: as in :class:`Learned`.
         decay: of the running usage, in [0, 1).
-        anchor: ``"closest"`` or ``"random"``, as in :func:`vqkernels.reanchor_`.
+        anchor: ``"closest"``, ``"random"`` or ``"probabilistic"``, as in :func:`vqkernels.reanchor_`.
     """
 
     decay: float = 0.99

@@ -6,16 +6,22 @@ from typing import NamedTuple
 
 import torch
 
-from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_floating, check_indices, check_same_device, check_shape
-from vqkernels.ops.code_stats.op import code_stats_op
+from vqkernels._core.checks import check_assigned, check_shape, check_tensor
+from vqkernels.ops.code_stats.op import code_stats_op, fixed_point_shift, power_of_two
 
 
 class CodeStats(NamedTuple):
     """Result of :func:`code_stats`."""
 
-    count: torch.Tensor  # type: ignore[assignment]  # [K] or [G, K] float32
-    total: torch.Tensor  # [K, D] or [G, K, D] float32
+    count: torch.Tensor  # type: ignore[assignment]  # [K] or [G, K] float32, int64 with `within`
+    total: torch.Tensor  # [K, D] or [G, K, D] float32, int64 with `within`
+
+    def rounded(self, within: torch.Tensor, *, weighted: bool = False) -> CodeStats:
+        """The float32 numbers that sums of fixed-point results, in the range ``within``, stand for."""
+        shift, weight_shift = fixed_point_shift(within)
+        total = self.total * power_of_two(-shift)[..., None, None]
+        count = self.count * power_of_two(-weight_shift)[..., None] if weighted else self.count.double()
+        return CodeStats(count.float(), total.float())
 
 
 def code_stats(
@@ -26,6 +32,7 @@ def code_stats(
     groups: int | None = None,
     weight: torch.Tensor | None = None,
     deterministic: bool = True,
+    within: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> CodeStats:
     """Count and sum the vectors assigned to each code, without a one-hot matrix.
@@ -40,22 +47,28 @@ def code_stats(
         groups: None for one codebook; G to treat the second to last dimension of ``x`` as groups with a codebook
             each.
         weight: weight of each vector, shaped like ``indices``; a vector then counts ``weight`` times.
-        deterministic: the result does not depend on the number of threads. Backends may offer a faster
-            unordered sum with False.
+        deterministic: the result depends neither on the order of the vectors nor on the device. False lets a
+            backend add floating point numbers in any order, which a GPU does faster.
+        within: the range of all vectors whose sums will be added up, these among them, from
+            :func:`vqkernels.code_range`. The results are then the int64 multiples of the fixed point grid: they add
+            exactly over batches and processes, and :meth:`CodeStats.rounded` makes numbers of the sum.
         backend: a backend by name, or None.
 
     Returns:
         ``CodeStats(count, total)``: ``[K], [K, D]``, or ``[G, K], [G, K, D]`` with ``groups``; float32,
-        ``total`` float64 for float64 ``x``.
+        ``total`` float64 for float64 ``x``; both int64 with ``within``.
 
     Numerics:
-        Sums are accumulated in float64 in row order and rounded once. A vector with a non-finite entry, or a
-        non-finite weight, is left out of both results.
+        Every addend is rounded to a multiple of 2^-s, an error of at most 2^-(s+1), and multiples are added as
+        integers: the same bits in any order, on any backend, thread count and number of processes. With M vectors
+        of a group that take part and 2^e above the largest ``|weight * x|``, s = min(62 - ceil(log2 M), 51) - e.
+        Counts without a weight are exact. A vector with a non-finite entry, or a non-finite weight, is left out.
 
     Raises:
         IndexError: if an index is outside ``[-1, num_codes)``.
         TypeError: on a dtype that does not fit.
-        ValueError: on shapes or devices that do not match, or ``num_codes < 1``.
+        ValueError: on shapes or devices that do not match, ``num_codes < 1``, or ``within`` with
+            ``deterministic=False``.
 
     Example:
         >>> import torch, vqkernels
@@ -63,21 +76,22 @@ def code_stats(
         >>> vqkernels.code_stats(x, torch.tensor([0, 0, 1]), 3).total.squeeze(1)
         tensor([3., 4., 0.])
     """
-    check_floating("x", x)
-    check_indices("indices", indices)
-    check_backend(backend)
-    check_same_device(x=x, indices=indices, weight=weight)
+    rows, index, weight = check_assigned(x, indices, groups, weight, backend)
     if num_codes < 1:
         raise ValueError(f"num_codes: expected at least 1, got {num_codes}")
-    if x.dim() < (1 if groups is None else 2) or (groups is not None and x.shape[-2] != groups):
-        legend = "[..., D]" if groups is None else f"[..., G={groups}, D]"
-        raise ValueError(f"x: expected {legend}, got shape {list(x.shape)}")
-    check_shape("indices", indices, tuple(x.shape[:-1]), "x.shape[:-1]")
-    g = 1 if groups is None else groups
-    if weight is not None:
-        check_floating("weight", weight)
-        check_shape("weight", weight, tuple(indices.shape), "indices.shape")
-        weight = weight.detach().reshape(-1, g)
-    rows = x.detach().reshape(-1, g, x.shape[-1])
-    count, total = code_stats_op(rows, indices.reshape(-1, g).long(), num_codes, weight, deterministic, True, backend)
+    if within is not None:
+        within = _check_within(within, x, groups, deterministic)
+    count, total = code_stats_op(rows, index, num_codes, weight, within, deterministic, True, backend)
     return CodeStats(count[0], total[0]) if groups is None else CodeStats(count, total)
+
+
+def _check_within(within: torch.Tensor, x: torch.Tensor, groups: int | None, deterministic: bool) -> torch.Tensor:
+    check_tensor("within", within)
+    if within.dtype != torch.int64:
+        raise TypeError(f"within: expected int64, got {within.dtype}")
+    if not deterministic:
+        raise ValueError("within: expected None with deterministic=False, got a tensor")
+    if within.device != x.device:
+        raise ValueError(f"within: expected a tensor on {x.device}, got one on {within.device}")
+    check_shape("within", within, (4,) if groups is None else (groups, 4), "[4]" if groups is None else "[G, 4]")
+    return within.reshape(-1, 4)

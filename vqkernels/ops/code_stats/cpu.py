@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vqkernels._core.extension import DTYPE_CODES, cpu_unsupported_reasons, extension
-from vqkernels.ops.code_stats.op import total_dtype
+from vqkernels.ops.code_stats.op import result_dtypes
 
 
 def unsupported_reasons(*args: object) -> list[str]:
@@ -17,26 +17,30 @@ def run(
     indices: torch.Tensor,  # [N, G]
     num_codes: int,
     weight: torch.Tensor | None,  # [N, G]
-    deterministic: bool,
+    grid: torch.Tensor | None,  # [G, 4]
+    as_integers: bool,
     skip_nonfinite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # one ordered algorithm serves both values of `deterministic`
     x, indices = x.contiguous(), indices.contiguous()
     n, g, d = x.shape
     factor = None if weight is None else weight.double().contiguous()
-    count = torch.empty(g, num_codes, dtype=torch.float32)
-    total = torch.empty(g, num_codes, d, dtype=total_dtype(x))
+    grid = None if grid is None else grid.contiguous()
+    of_count, of_total = result_dtypes(x, as_integers)
+    count = torch.empty(g, num_codes, dtype=of_count)
+    total = torch.empty(g, num_codes, d, dtype=of_total)
     bad = extension().code_stats(
         x.data_ptr(),
         DTYPE_CODES[x.dtype],
         indices.data_ptr(),
         0 if factor is None else factor.data_ptr(),
+        0 if grid is None else grid.data_ptr(),
         n,
         g,
         num_codes,
         d,
         skip_nonfinite,
         torch.get_num_threads(),
+        as_integers,
         count.data_ptr(),
         total.data_ptr(),
     )

@@ -1,10 +1,11 @@
-"""The definition of ``code_stats``: float64 sums in row order, rounded once."""
+"""The definition of ``code_stats``: integer multiples of ``2**-s``, or float64 sums in row order."""
 
 from __future__ import annotations
 
 import torch
 
-from vqkernels.ops.code_stats.op import total_dtype
+from vqkernels._core.checks import check_index_values
+from vqkernels.ops.code_stats.op import fixed_point_shift, power_of_two, result_dtypes
 
 
 def unsupported_reasons(*args: object) -> list[str]:
@@ -16,26 +17,43 @@ def run(
     indices: torch.Tensor,  # [N, G]
     num_codes: int,
     weight: torch.Tensor | None,  # [N, G]
-    deterministic: bool,
+    grid: torch.Tensor | None,  # [G, 4]
+    as_integers: bool,
     skip_nonfinite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    _, g, d = x.shape
-    if indices.device.type == "cpu" and indices.numel():  # elsewhere the check would be a synchronisation
-        low, high = int(indices.min()), int(indices.max())
-        if low < -1 or high >= num_codes:
-            raise IndexError(f"indices: expected values in [-1, {num_codes}), got {low if low < -1 else high}")
-    rows = x.double()
-    factor = torch.ones_like(rows[..., 0]) if weight is None else weight.double()
+    check_index_values("indices", indices, num_codes)
+    factor = torch.ones_like(indices, dtype=torch.float64) if weight is None else weight.double()
+    addends = x.double() * factor[..., None]
     keep = indices >= 0
     if skip_nonfinite:
-        keep = keep & x.isfinite().all(dim=2) & factor.isfinite()
-    # every left-out row goes to one spare bin behind the codes of its group
-    bins = torch.where(keep, indices, num_codes) + torch.arange(g, device=x.device) * (num_codes + 1)
-    bins = bins.reshape(-1)
-    count = torch.zeros(g * (num_codes + 1), dtype=torch.float64, device=x.device)
-    total = torch.zeros(g * (num_codes + 1), d, dtype=torch.float64, device=x.device)
-    count.index_add_(0, bins, factor.reshape(-1))
-    total.index_add_(0, bins, (rows * factor[..., None]).reshape(-1, d))
-    count = count.reshape(g, num_codes + 1)[:, :num_codes].float()
-    total = total.reshape(g, num_codes + 1, d)[:, :num_codes].to(total_dtype(x))
-    return count.contiguous(), total.contiguous()
+        keep = keep & addends.isfinite().all(dim=2) & factor.isfinite()
+    bins = torch.where(keep, indices, num_codes)  # what is left out goes to a spare bin
+    of_count, of_total = result_dtypes(x, as_integers)
+    if grid is None:
+        return _sums(factor, bins, num_codes).to(of_count), _sums(addends, bins, num_codes).to(of_total)
+    shift, weight_shift = fixed_point_shift(grid)
+    if weight is None:
+        weight_shift = torch.zeros_like(shift)
+    count = _sums(_multiples(factor, weight_shift), bins, num_codes)
+    total = _sums(_multiples(addends, shift[:, None]), bins, num_codes)
+    if as_integers:
+        return count, total
+    sums = total * power_of_two(-shift)[:, None, None]
+    if not skip_nonfinite:
+        lost = _sums((~addends.isfinite()).long(), bins, num_codes) > 0
+        sums = torch.where(lost, torch.nan, sums)
+    return (count * power_of_two(-weight_shift)[:, None]).to(of_count), sums.to(of_total)
+
+
+def _multiples(values: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:  # [N, G, ...] float64 -> int64
+    """Of ``2**-shift``, the nearest; ties go to the even one."""
+    multiples = (values * power_of_two(shift)).round()
+    return torch.where(values.isfinite(), multiples, 0.0).long()
+
+
+def _sums(values: torch.Tensor, bins: torch.Tensor, num_codes: int) -> torch.Tensor:  # [N, G, ...] -> [G, K, ...]
+    g = bins.shape[1]
+    slot = bins + torch.arange(g, device=bins.device) * (num_codes + 1)
+    out = values.new_zeros(g * (num_codes + 1), *values.shape[2:])
+    out.index_add_(0, slot.reshape(-1), values.reshape(-1, *values.shape[2:]))
+    return out.reshape(g, num_codes + 1, *values.shape[2:])[:, :num_codes].contiguous()

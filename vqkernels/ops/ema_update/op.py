@@ -9,6 +9,7 @@ from vqkernels._core.library import define_op
 
 register_backends(
     "ema_update_",
+    triton="vqkernels.ops.ema_update.triton",
     cpu="vqkernels.ops.ema_update.cpu",
     reference="vqkernels.ops.ema_update.reference",
 )

@@ -17,8 +17,8 @@ def gather_codes(
 ) -> torch.Tensor:  # [..., D] or [..., G, D]
     """Read the codes of ``indices``; differentiable in the codebook.
 
-    Equivalent to ``codebook[indices]``. The gradient is a segment sum over the rows of each code, accumulated in
-    float64 in row order: deterministic, and never a one-hot matrix.
+    Equivalent to ``codebook[indices]``. The gradient is a segment sum over the rows of each code, added as
+    :func:`vqkernels.code_stats` does: deterministic, and never a one-hot matrix.
 
     Args:
         codebook: ``[K, D]`` or ``[G, K, D]``, floating point.

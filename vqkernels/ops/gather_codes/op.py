@@ -12,6 +12,7 @@ from vqkernels.ops.code_stats.op import code_stats_op
 
 register_backends(
     "gather_codes",
+    triton="vqkernels.ops.gather_codes.triton",
     cpu="vqkernels.ops.gather_codes.cpu",
     reference="vqkernels.ops.gather_codes.reference",
 )
@@ -43,7 +44,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
     (indices,) = ctx.saved_tensors
-    _, total = code_stats_op(grad, indices, ctx.num_codes, None, True, False, ctx.backend)
+    _, total = code_stats_op(grad, indices, ctx.num_codes, None, None, True, False, ctx.backend)
     return total.to(ctx.dtype), None, None
 
 

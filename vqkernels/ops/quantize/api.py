@@ -45,7 +45,7 @@ def quantize(
         its last dimension.
 
     Numerics:
-        The codebook gradient is summed in float64 in row order and only touches codes in use. A vector with a
+        The codebook gradient is summed in fixed point, deterministic, and only touches codes in use. A vector with a
         non-finite entry is quantized to code 0 with distance NaN.
 
     Raises:

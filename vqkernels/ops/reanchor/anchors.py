@@ -9,6 +9,7 @@ import torch
 from vqkernels._core.random import random_integers, random_uniform
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
+from vqkernels.ops.reanchor.op import draw_rows_op
 
 
 class Anchors(NamedTuple):
@@ -30,6 +31,26 @@ def closest_vectors(
     nearest, distance = nearest_code(codebook.transpose(0, 1), candidates, metric=metric, backend=backend)
     key = torch.where(distance.isnan(), torch.inf, distance)
     return Anchors(_take(candidates, nearest, backend), key.transpose(0, 1))
+
+
+def drawn_vectors(
+    codebook: torch.Tensor,  # [G, K, D]
+    x: torch.Tensor,  # [N, G, D]
+    indices: torch.Tensor,  # [N, G], -1 = not a candidate
+    metric: str,
+    seed: torch.Tensor | int,
+    backend: str | None = None,
+) -> Anchors:
+    """A vector drawn for each code, with a probability proportional to exp(-distance).
+
+    The key is the distance less a number of Gumbel's distribution, of which the least wins: that of several processes
+    draws from all of their vectors.
+    """
+    seeds = random_integers(seed, (x.shape[1],), x.device)
+    usable = indices >= 0
+    drawn = [draw_rows_op([codebook[g]], [x[:, g]], [1.0], metric, usable[:, g], seeds[g]) for g in range(x.shape[1])]
+    rows, key = (torch.stack(each) for each in zip(*drawn, strict=True))
+    return Anchors(_take(_candidates(x, indices), rows.transpose(0, 1), backend), key)
 
 
 def random_vectors(

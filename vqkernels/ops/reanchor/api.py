@@ -15,9 +15,9 @@ from vqkernels._core.checks import (
     check_vectors,
 )
 from vqkernels.ops.code_stats import code_stats
-from vqkernels.ops.reanchor.anchors import Anchors, closest_vectors, random_vectors
+from vqkernels.ops.reanchor.anchors import Anchors, closest_vectors, drawn_vectors, random_vectors
 
-ANCHORS = ("closest", "random")
+ANCHORS = ("closest", "random", "probabilistic")
 
 
 @torch.no_grad()
@@ -52,18 +52,20 @@ def reanchor_(
         indices, distance: as returned by :func:`vqkernels.nearest_code`. A vector with index -1 or distance
             NaN takes no part.
         decay: of the running usage, in [0, 1).
-        anchor: ``"closest"`` (the vector nearest to the code) or ``"random"`` (drawn without replacement, the
-            least used codes first; repeated only when there are fewer vectors than codes).
-        metric: in which ``"closest"`` is meant, as in :func:`vqkernels.nearest_code`.
-        seed: the draw of ``"random"`` is a function of it: an int, or an integer tensor on the same device.
+        anchor: ``"closest"`` (the vector nearest to the code), ``"random"`` (drawn without replacement, the
+            least used codes first; repeated only when there are fewer vectors than codes) or
+            ``"probabilistic"`` (vector n with a probability proportional to exp(-distance); the published code's
+            default, and MGVQ's).
+        metric: of ``"closest"`` and ``"probabilistic"``, as in :func:`vqkernels.nearest_code`.
+        seed: a draw is a function of it: an int, or an integer tensor on the same device.
         backend: a backend by name, or None.
 
     Numerics:
-        O(N + K) memory. ``"closest"`` is exact, the first of equally near vectors wins. The result does not
-        depend on the number of threads. Without any vector that takes part nothing is written.
+        O(N + K) memory. ``"closest"`` is exact, the first of equally near vectors wins. ``"probabilistic"``
+        evaluates N * K scores in plain torch, some at a time: by far the most expensive. Without any vector
+        that takes part nothing is written. The result does not depend on the number of threads.
 
     Raises:
-        NotImplementedError: for ``anchor="probabilistic"``.
         TypeError: on a dtype that does not fit.
         ValueError: on shapes or devices that do not match, or an argument out of range.
 
@@ -98,8 +100,6 @@ def reanchor_(
 
 def check_policy(decay: float, anchor: str) -> None:
     """Raise unless this re-anchoring policy exists."""
-    if anchor == "probabilistic":
-        raise NotImplementedError("anchor: 'probabilistic' does not exist yet; use 'closest' or 'random'")
     if anchor not in ANCHORS:
         raise ValueError(f"anchor: expected one of {', '.join(ANCHORS)}, got {anchor!r}")
     if not 0.0 <= decay < 1.0:
@@ -120,6 +120,8 @@ def choose_anchors(
     """First half of :func:`reanchor_`: what each code would move to."""
     if anchor == "closest":
         return closest_vectors(codebook, x, indices, metric, backend)
+    if anchor == "probabilistic":
+        return drawn_vectors(codebook, x, indices, metric, seed, backend)
     # rank by usage: where vectors are fewer than codes, the codes that move most are served first
     slot = usage.argsort(dim=1, stable=True).argsort(dim=1)
     return random_vectors(x, indices, slot, seed, backend)
@@ -133,11 +135,28 @@ def blend_(
     decay: float,
 ) -> None:
     """Second half of :func:`reanchor_`: the usage, and the move it calls for."""
+    pull = advance_usage_(usage, count, decay)
+    move_(codebook, anchors.vectors, torch.where(anchors.key.isfinite(), pull, 0))
+
+
+def advance_usage_(
+    usage: torch.Tensor,  # [G, K], in place
+    count: torch.Tensor,  # [G, K]
+    decay: float,
+) -> torch.Tensor:  # [G, K]
+    """Fold in this step's counts; returns how far each code is to move, from 0 to 1."""
     seen = count.sum(dim=1, keepdim=True)
     new = decay * usage + (1 - decay) * count / seen.clamp(min=1)
     usage.copy_(torch.where(seen > 0, new, usage))
-    pull = torch.exp(-usage * usage.shape[1] * 10 / (1 - decay) - 1e-3)
-    # the anchor of a code that stays is not read: it may be NaN
-    pull = torch.where(anchors.key.isfinite(), pull, 0)[..., None]
-    moved = torch.lerp(codebook, anchors.vectors.to(codebook.dtype), pull.to(codebook.dtype))
+    return torch.exp(-usage * usage.shape[1] * 10 / (1 - decay) - 1e-3)
+
+
+def move_(
+    codebook: torch.Tensor,  # [G, K, D], in place
+    target: torch.Tensor,  # [G, K, D]
+    pull: torch.Tensor,  # [G, K]
+) -> None:
+    pull = pull[..., None]
+    moved = torch.lerp(codebook, target.to(codebook.dtype), pull.to(codebook.dtype))
+    # the target of a code that stays is not read: it may be NaN
     codebook.copy_(torch.where(pull > 0, moved, codebook))

@@ -1,0 +1,61 @@
+"""Kernel that measures vectors: each program reduces a block of rows, a few integer atomics join the blocks."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from vqkernels._core.triton_canonical import widen
+from vqkernels._core.triton_fixed_point import exponent_above, is_finite
+
+SIZES = ["num_rows", "stride_xn", "stride_xg", "stride_in", "stride_ig", "stride_wn", "stride_wg"]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def measure_rows(
+    x,  # [N, G, D]
+    indices,  # [N, G]
+    weight,  # [N, G]; not read unless HAS_WEIGHT
+    found,  # [G, 4] int64, in place; starts at -1022, -1022, 0, 0
+    num_rows,
+    stride_xn,
+    stride_xg,
+    stride_xd,
+    stride_in,
+    stride_ig,
+    stride_wn,
+    stride_wg,
+    D: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    group = tl.program_id(1).to(tl.int64)
+    real = n < num_rows
+    named = tl.load(indices + n * stride_in + group * stride_ig, mask=real, other=-1) >= 0
+    factor = tl.full([BLOCK_N], 1.0, tl.float64)
+    if HAS_WEIGHT:
+        factor = widen(tl.load(weight + n * stride_wn + group * stride_wg, mask=named, other=0.0))
+
+    row = x + n[:, None] * stride_xn + group * stride_xg
+    largest = tl.zeros([BLOCK_N], tl.float64)
+    finite = is_finite(factor)
+    for start in range(0, D, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        value = tl.load(row + d[None, :] * stride_xd, mask=named[:, None] & (d < D)[None, :], other=0.0)
+        magnitude = tl.abs(widen(value) * factor[:, None])
+        usable = is_finite(magnitude)
+        largest = tl.maximum(largest, tl.max(tl.where(usable, magnitude, 0.0), axis=1))
+        finite = finite & (tl.sum(tl.where(usable, 0, 1), axis=1) == 0)
+    taken = named
+    if SKIP_NONFINITE:
+        taken = named & finite
+    of_weight = tl.where(taken & is_finite(factor), tl.abs(factor), 0.0)
+
+    here = found + group * 4
+    tl.atomic_max(here, exponent_above(tl.max(tl.where(taken, largest, 0.0), axis=0)))
+    tl.atomic_max(here + 1, exponent_above(tl.max(of_weight, axis=0)))
+    tl.atomic_add(here + 2, tl.sum(taken.to(tl.int64), axis=0))
+    tl.atomic_add(here + 3, tl.sum((named & (finite == 0)).to(tl.int64), axis=0))

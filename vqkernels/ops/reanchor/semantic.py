@@ -1,0 +1,145 @@
+"""The public in-place re-anchoring step that draws the semantic part of a code to its class."""
+
+from __future__ import annotations
+
+import torch
+
+from vqkernels._core.backend import check_backend
+from vqkernels._core.checks import (
+    check_codebook,
+    check_floating,
+    check_index_values,
+    check_indices,
+    check_same_device,
+    check_shape,
+    check_vectors,
+)
+from vqkernels.ops.code_stats import code_stats
+from vqkernels.ops.gather_codes import gather_codes
+from vqkernels.ops.multilevel_nearest_code import multilevel_nearest_code
+from vqkernels.ops.reanchor.api import advance_usage_, check_policy, move_
+from vqkernels.ops.reanchor.op import draw_rows_op
+
+ANCHORS = ("closest", "probabilistic")
+
+
+@torch.no_grad()
+def semantic_reanchor_(
+    codebook: torch.Tensor,  # [K, D], in place
+    usage: torch.Tensor,  # [K], in place
+    x: torch.Tensor,  # [..., D]
+    indices: torch.Tensor,  # [...]
+    distance: torch.Tensor,  # [...]
+    labels: torch.Tensor,  # [...]
+    class_embedding: torch.Tensor,  # [C, H], H < D
+    *,
+    decay: float = 0.99,
+    high_weight: float = 1.0,
+    anchor: str = "probabilistic",
+    seed: int | torch.Tensor = 0,
+    backend: str | None = None,
+) -> None:
+    """Move hardly used codes to vectors of the batch, their semantic part also to its class, in place (SGC-VQGAN).
+
+    The first H entries of a code are its high level. With N vectors that take part, z the anchor of code k and
+    y the label of that anchor::
+
+        usage = decay * usage + (1 - decay) * count / N
+        a     = exp(-usage * K * 10 / (1 - decay) - 1e-3)
+        high  = (1 - a) * high + a * (a * z_high + (1 - a) * class_embedding[y])
+        low   = (1 - a) * low  + a * z_low
+
+    Args:
+        codebook: codes, floating point, written in place.
+        usage: running share of the vectors each code receives, float32, written in place; starts at zero.
+        x: the vectors that were looked up.
+        indices, distance: as returned by :func:`vqkernels.multilevel_nearest_code`. A vector with index -1 or
+            distance NaN takes no part.
+        labels: class of each vector, int64 or int32 in ``[-1, C)``; -1 is no class: the anchor then stands for it.
+        class_embedding: one row per class; its width H says where the high level ends.
+        decay: of the running usage, in [0, 1).
+        high_weight: of the high level in ``||low|| + high_weight * ||high||``, the distance by which anchors are
+            chosen; at least 0.
+        anchor: ``"closest"`` (the vector nearest to the code) or ``"probabilistic"`` (vector n with a probability
+            proportional to exp(-distance)).
+        seed: a draw is a function of it: an int, or an integer tensor on the same device.
+        backend: a backend by name, or None.
+
+    Numerics:
+        O(N + K) memory; the costs are those of :func:`vqkernels.reanchor_`. ``"closest"`` is exact, the first of
+        equally near vectors wins. Without any vector that takes part nothing is written.
+
+    Raises:
+        IndexError: if a label is outside ``[-1, C)``.
+        TypeError: on a dtype that does not fit.
+        ValueError: on shapes or devices that do not match, or an argument out of range.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> codebook, usage, classes = torch.zeros(2, 2), torch.zeros(2), torch.tensor([[5.0]])
+        >>> x, zero = torch.tensor([[1.0, 3.0]]), torch.tensor([0])
+        >>> vqkernels.semantic_reanchor_(codebook, usage, x, zero, zero.float(), zero, classes, anchor="closest")
+        >>> [[round(value, 2) for value in code] for code in codebook.tolist()]
+        [[0.0, 0.0], [1.0, 3.0]]
+    """
+    tensors = {"x": x, "distance": distance, "class_embedding": class_embedding}
+    for name, tensor in {"codebook": codebook, "usage": usage, **tensors}.items():
+        check_floating(name, tensor)
+    check_indices("indices", indices)
+    check_indices("labels", labels)
+    check_policy(decay, anchor)
+    check_backend(backend)
+    check_codebook(codebook)
+    check_vectors(x, codebook)
+    check_same_device(codebook=codebook, usage=usage, indices=indices, labels=labels, **tensors)
+    if anchor not in ANCHORS:
+        raise ValueError(f"anchor: expected one of {', '.join(ANCHORS)}, got {anchor!r}")
+    if codebook.dim() != 2:
+        raise ValueError(f"codebook: expected [K, D], got shape {list(codebook.shape)}")
+    (k, d), lead = codebook.shape, tuple(x.shape[:-1])
+    if class_embedding.dim() != 2 or not 0 < class_embedding.shape[1] < d or not class_embedding.shape[0]:
+        got = list(class_embedding.shape)
+        raise ValueError(f"class_embedding: expected [C, H] with 0 < H < {d}, got shape {got}")
+    check_shape("usage", usage, (k,), "[K]")
+    check_index_values("labels", labels, class_embedding.shape[0])
+    for name, tensor in {"indices": indices, "distance": distance, "labels": labels}.items():
+        check_shape(name, tensor, lead, "x.shape[:-1]")
+    if not 0.0 <= high_weight < float("inf"):
+        raise ValueError(f"high_weight: expected a finite number >= 0, got {high_weight}")
+
+    high = class_embedding.shape[1]
+    rows = x.reshape(-1, d)
+    used = torch.where(distance.isnan(), -1, indices).reshape(-1)
+    # one row of NaN more, so that an empty batch needs no branch
+    candidates = torch.cat([torch.where((used >= 0)[:, None], rows, torch.nan), rows.new_full((1, d), torch.nan)])
+    chosen, usable = _anchor_rows(codebook, candidates, high, high_weight, anchor, seed, backend)
+    vectors = gather_codes(candidates, chosen, backend=backend).to(codebook.dtype)
+    label = torch.cat([labels.reshape(-1), labels.new_full((1,), -1)])[chosen]
+    meaning = gather_codes(class_embedding.detach(), label, backend=backend).to(codebook.dtype)
+    meaning = torch.where((label >= 0)[:, None], meaning, vectors[:, :high])
+
+    count = code_stats(rows[:, :1], used, k, backend=backend).count
+    pull = torch.where(usable, advance_usage_(usage[None], count[None], decay)[0], 0)
+    semantic = torch.lerp(meaning, vectors[:, :high], pull[:, None].to(codebook.dtype))
+    target = torch.cat([semantic, vectors[:, high:]], dim=1)
+    move_(codebook[None], target[None], pull[None])
+
+
+def _anchor_rows(
+    codebook: torch.Tensor,  # [K, D]
+    candidates: torch.Tensor,  # [N, D], NaN = none
+    high: int,
+    high_weight: float,
+    anchor: str,
+    seed: int | torch.Tensor,
+    backend: str | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # [K] int64, [K] bool: whether there is one
+    codes, points = ([t[:, :high], t[:, high:]] for t in (codebook, candidates))
+    weights = [high_weight, 1.0]
+    if anchor == "closest":
+        rows, distance = multilevel_nearest_code(codes, points, weights, backend=backend)
+        return rows, ~distance.isnan()
+    usable = candidates.isfinite().all(dim=1)
+    number = torch.as_tensor(seed, dtype=torch.int64, device=codebook.device)
+    rows, key = draw_rows_op(codes, points, weights, "levels", usable, number)
+    return rows, key.isfinite()
