@@ -23,11 +23,12 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 demo: $(BUILT)
 	$(BIN)/python -m models.demo
 
+# a worker per core, each with whole files: what a file compiles, it compiles once
 test: $(BUILT)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --dist loadfile
 
 test-slow: $(BUILT)
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(BIN)/python -m pytest -q -n logical --dist loadfile -m "not gpu"
 
 bench: $(BUILT)
 	$(BIN)/python -m bench.run --op nearest_code
