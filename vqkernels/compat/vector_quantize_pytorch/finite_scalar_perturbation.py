@@ -89,8 +89,8 @@ def batch_stats(
     batch: torch.Tensor,  # [N, D]
     eps: float = 1e-8,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # [D] each
-    """Mean, unbiased variance, skewness and excess kurtosis of each entry."""
-    variance, mean = torch.var_mean(batch, dim=0)
+    """Mean, unbiased variance (of a single vector: 0), skewness and excess kurtosis of each entry."""
+    variance, mean = torch.var_mean(batch, dim=0, correction=min(1, len(batch) - 1))
     # bounded below before the root, whose slope at 0 is infinite
     scores = (batch - mean) / variance.clamp(min=eps**2).sqrt()
     return mean, variance, scores.pow(3).mean(dim=0), scores.pow(4).mean(dim=0) - 3

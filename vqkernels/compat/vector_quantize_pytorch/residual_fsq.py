@@ -53,8 +53,7 @@ class ResidualFSQ(ResidualStack):
         True
     """
 
-    scales: torch.Tensor
-    soft_clamp_input_value: torch.Tensor | None
+    _given_clamp: torch.Tensor | None
 
     def __init__(
         self,
@@ -84,13 +83,22 @@ class ResidualFSQ(ResidualStack):
                 raise ValueError("kwargs: expected num_codebooks=1 and return_indices=True in a residual stack")
             self.layers.append(layer)
         self.codebook_size = layer.codebook_size
-        counts = torch.tensor(levels)
-        scales = torch.stack([counts.float() ** -number for number in range(num_quantizers)])
-        clamp = 1 + 1 / (counts - 1) if bound_hard_clamp else soft_clamp_input_value
-        self.register_buffer("scales", scales, persistent=False)
-        self.register_buffer(
-            "soft_clamp_input_value", None if clamp is None else torch.as_tensor(clamp), persistent=False
-        )
+        self._bound_hard_clamp = bound_hard_clamp
+        given = None if soft_clamp_input_value is None else torch.as_tensor(soft_clamp_input_value)
+        self.register_buffer("_given_clamp", given, persistent=False)
+
+    # from integers whenever needed, so that a module moved to low precision does not round them
+
+    @property
+    def scales(self) -> torch.Tensor:  # [Q, D]
+        """What codes of each layer are multiplied with."""
+        counts = self.layers[0]._levels.float()
+        return torch.stack([counts**-number for number in range(self.num_quantizers)])
+
+    @property
+    def soft_clamp_input_value(self) -> torch.Tensor | None:  # [] or [D]
+        """The magnitude to which inputs are smoothly bounded."""
+        return 1 + 1 / (self.layers[0]._levels - 1) if self._bound_hard_clamp else self._given_clamp
 
     @property
     def codebooks(self) -> torch.Tensor:  # [Q, K, D]
@@ -141,8 +149,9 @@ class ResidualFSQ(ResidualStack):
     def _encode_layer(
         self, number: int, residual: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        code, indices = self.layers[number](residual / self.scales[number])
-        return code * self.scales[number], indices, residual.new_zeros(())
+        scale = self.scales[number]
+        code, indices = self.layers[number](residual / scale)
+        return code * scale, indices, residual.new_zeros(())
 
     def _decode_layer(self, number: int, indices: torch.Tensor) -> torch.Tensor:
         codes: torch.Tensor = self.layers[number].indices_to_codes(indices)
