@@ -397,6 +397,13 @@ def test_latent_indices_are_not_truncated(levels: list[int]) -> None:
     assert torch.equal(indices.long(), position[0] + levels[0] * position[1])
 
 
+@each("value", [torch.inf, -torch.inf, torch.nan])
+def test_latent_entries_that_are_not_finite(value: float) -> None:
+    out, indices, _ = adapters.LatentQuantize([3, 7], 2)(torch.tensor([[[value], [0.5]]]))
+    assert indices.tolist() == [[18]]
+    assert out.isnan().tolist() == [[[True], [False]]]
+
+
 def test_latent_losses_move_one_side_each() -> None:
     """Closed form: the gradients of mean squared differences, to the vectors and to the values."""
     module = learned()

@@ -132,7 +132,7 @@ prefix = adapters.__name__ + "."
 print([name for name in sys.modules if name.startswith(prefix)])
 adapters.FSQ
 print(prefix + "finite_scalar_quantization" in sys.modules, prefix + "lookup_free_quantization" in sys.modules)
-print(set(adapters.__all__) <= set(dir(adapters)), any("eino" in name or "einx" in name for name in sys.modules))
+print(set(adapters.__all__) <= set(dir(adapters)), bool({"einops", "einx"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "True False", "True False"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -323,9 +324,17 @@ def test_public_attributes(name: str) -> None:
             assert getattr(adapter, attribute) == value, attribute
 
 
+def test_quantizer_classes_of_sequential() -> None:
+    ours, theirs = (
+        {cls.__name__ for cls in module.QUANTIZE_KLASSES}
+        for module in (importlib.import_module(f"{adapters.__name__}.utils"), submodule("utils"))
+    )
+    assert ours == theirs & set(adapters.__all__)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_submodule_paths(name: str) -> None:
     path = adapters._SUBMODULES[name]
     assert getattr(submodule(path), name) is getattr(originals, name)
-    module = __import__(f"{adapters.__name__}.{path}", fromlist=[name])
+    module = importlib.import_module(f"{adapters.__name__}.{path}")
     assert getattr(module, name) is getattr(adapters, name)

@@ -132,11 +132,12 @@ class FSQ(nn.Module):
     ) -> torch.Tensor:  # [..., D]
         """Codes of vectors, where an even number of levels has one more below zero than above."""
         squash, unsquash = _squash(hard_clamp)
-        half = (self._levels - 1) * (1 + eps) / 2
+        reach = (self._levels - 1) / 2
+        # a little past the outer levels, never as far as the next rounding boundary
+        half = torch.minimum(reach * (1 + eps), reach + 0.49)
         offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
         position = squash(z + unsquash(offset / half)) * half - offset
-        middle = self._levels // 2
-        return self._snap(position.round() + middle, position + middle, preserve_symmetry=False)
+        return straight_through(position.round(), position) / (self._levels // 2)
 
     def symmetry_preserving_bound(
         self,
@@ -146,7 +147,8 @@ class FSQ(nn.Module):
         """Codes of vectors, where levels are evenly spaced from -1 to 1."""
         squash, _ = _squash(hard_clamp)
         position = (self._levels - 1) * (squash(z) + 1) / 2
-        return self._snap((position + 0.5).floor(), position, preserve_symmetry=True)
+        level = straight_through((position + 0.5).floor(), position)
+        return level * (2.0 / (self._levels - 1)) - 1.0
 
     def quantize(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """Codes of vectors, straight-through, in the bound that ``preserve_symmetry`` selects."""
@@ -214,22 +216,6 @@ class FSQ(nn.Module):
         rotation = self.orthogonal_rot.to(codes.dtype)
         return codes @ (rotation if inward else rotation.T)
 
-    def _snap(
-        self,
-        level: torch.Tensor,  # [..., D]
-        position: torch.Tensor,  # [..., D] the same before rounding
-        preserve_symmetry: bool,
-    ) -> torch.Tensor:  # [..., D]
-        # the bound ends a little past the outer levels, beyond the next rounding boundary if there are 1000 of them
-        level = torch.minimum(level.clamp(min=0), self._levels - 1)
-        return straight_through(self._value(level, preserve_symmetry), self._value(position, preserve_symmetry))
-
-    def _value(self, level: torch.Tensor, preserve_symmetry: bool) -> torch.Tensor:  # [..., D] -> [..., D]
-        if preserve_symmetry:
-            return level * (2.0 / (self._levels - 1)) - 1.0
-        middle = self._levels // 2
-        return (level - middle) / middle
-
     def _scale_and_shift(self, zhat_normalized: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """Codes to levels."""
         if self.preserve_symmetry:
@@ -239,11 +225,13 @@ class FSQ(nn.Module):
 
     def _scale_and_shift_inverse(self, zhat: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """Levels to codes."""
-        return self._value(zhat, self.preserve_symmetry)
+        if self.preserve_symmetry:
+            return zhat * (2.0 / (self._levels - 1)) - 1.0
+        middle = self._levels // 2
+        return (zhat - middle) / middle
 
     def _level_codes_to_indices(self, codes: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
-        level = self._scale_and_shift(codes).round().nan_to_num().clamp(min=0)
-        return indices_of(torch.minimum(level, self._levels - 1), self._basis)
+        return indices_of(self._scale_and_shift(codes).round().nan_to_num(), self._basis)
 
     def _indices_to_codes(self, indices: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
         return self._scale_and_shift_inverse(self.indices_to_level_indices(indices))

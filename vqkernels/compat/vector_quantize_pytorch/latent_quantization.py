@@ -48,7 +48,8 @@ class LatentQuantize(nn.Module):
 
     Numerics:
         Values are the scalars to the bit: :meth:`indices_to_codes` gives what :meth:`forward` gave. Of equally near
-        values the lower level wins. Indices are int32, int64 from 2^31 codes on.
+        values the lower level wins; an entry that is not finite has level 0 and becomes NaN. Indices are int32, int64
+        from 2^31 codes on.
 
     Raises:
         ValueError: on levels or options that do not fit.
@@ -159,9 +160,9 @@ class LatentQuantize(nn.Module):
         Returns:
             ``(quantized, indices, loss)``: like ``z``; ``[B, ...]`` or ``[B, ..., num_codebooks]``; ``[]``.
         """
-        original, z = z, z.movedim(1, -1)
-        check_dim(z, self.dim)
-        z = self.project_in(z).unflatten(-1, (self.num_codebooks, -1))
+        original = z.movedim(1, -1)
+        check_dim(original, self.dim)
+        z = self.project_in(original).unflatten(-1, (self.num_codebooks, -1))
         dtype = z.dtype
         with full_precision(z):
             z = z.to(torch.promote_types(dtype, torch.float32))
@@ -172,26 +173,22 @@ class LatentQuantize(nn.Module):
             if self.in_place_codebook_optimizer is not None:
                 values = values.detach()
             indices = indices_of(level, self._basis)
-        out = self._project_out(straight_through(values, z), dtype)
+        out = self.project_out(straight_through(values, z).flatten(-2).to(dtype))
         loss = torch.zeros_like(self.commitment_loss_weight)
         if self.training:
             # not through the straight-through output, whose gradient would pass the values by
-            learned = self._project_out(values, dtype)
+            learned = self.project_out(values.flatten(-2).to(dtype))
             loss = self.commitment_loss_weight * self.commitment_loss(original, learned)
             loss = loss + self.quantization_loss_weight * self.quantization_loss(original, out)
-        return out, indices if self.keep_num_codebooks_dim else indices.squeeze(-1), loss
-
-    def _project_out(
-        self, codes: torch.Tensor, dtype: torch.dtype
-    ) -> torch.Tensor:  # [B, ..., C, D] -> [B, dim, ...]
-        out: torch.Tensor = self.project_out(codes.flatten(-2).to(dtype))
-        return out.movedim(-1, 1)
+        return out.movedim(-1, 1), indices if self.keep_num_codebooks_dim else indices.squeeze(-1), loss
 
     def _table(self) -> torch.Tensor:  # [D, L]
         return _padded(list(self.values_per_latent)) if self._fixed_table is None else self._fixed_table
 
     def _nearest(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
-        return (z.detach()[..., None] - self._table().detach()).abs().argmin(-1)
+        table = self._table().detach()
+        distance = (z.detach()[..., None] - table).abs()
+        return torch.where(table.isfinite(), distance, torch.inf).argmin(-1)
 
     def _values(self, level: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         return self._table()[torch.arange(self.codebook_dim, device=level.device), level]
@@ -210,5 +207,5 @@ def _initial_values(count: int) -> torch.Tensor:  # [L]
 
 
 def _padded(values: list[Any]) -> torch.Tensor:  # [D, L]
-    """Values as rows of one table; no entry is ever nearest to the padding."""
+    """Values as rows of one table, which infinities fill up."""
     return pad_sequence(values, batch_first=True, padding_value=math.inf)

@@ -92,8 +92,7 @@ class ResidualFSQ(ResidualStack):
     @property
     def scales(self) -> torch.Tensor:  # [Q, D]
         """What codes of each layer are multiplied with."""
-        counts = self.layers[0]._levels.float()
-        return torch.stack([counts**-number for number in range(self.num_quantizers)])
+        return torch.stack([self._scale(number) for number in range(self.num_quantizers)])
 
     @property
     def soft_clamp_input_value(self) -> torch.Tensor | None:  # [] or [D]
@@ -149,13 +148,17 @@ class ResidualFSQ(ResidualStack):
     def _encode_layer(
         self, number: int, residual: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        scale = self.scales[number]
+        scale = self._scale(number)
         code, indices = self.layers[number](residual / scale)
         return code * scale, indices, residual.new_zeros(())
 
     def _decode_layer(self, number: int, indices: torch.Tensor) -> torch.Tensor:
         codes: torch.Tensor = self.layers[number].indices_to_codes(indices)
-        return codes * self.scales[number]
+        return codes * self._scale(number)
+
+    def _scale(self, number: int) -> torch.Tensor:  # [D]
+        scale: torch.Tensor = self.layers[0]._levels.float() ** -number
+        return scale
 
 
 class GroupedResidualFSQ(SideBySide):

@@ -9,8 +9,12 @@ from torch import nn
 
 import vqkernels.compat.vector_quantize_pytorch as quantizers
 
-# public names that are no quantizers of vectors
-_OTHERS = {"BinaryMapper", "EvoLFQ", "Sequential"}
+_OTHERS = ("BinaryMapper", "EvoLFQ", "Sequential")
+
+# what takes and gives vectors; this loads every class of the package
+QUANTIZE_KLASSES: tuple[type, ...] = tuple(
+    getattr(quantizers, name) for name in quantizers.__all__ if name not in _OTHERS
+)
 
 
 class Sequential(nn.Module):
@@ -38,21 +42,18 @@ class Sequential(nn.Module):
 
     def __init__(self, *fns: nn.Module) -> None:
         super().__init__()
-        found = sum(isinstance(fn, _quantizer_classes()) for fn in fns)
-        if found != 1:
-            raise ValueError(f"fns: expected exactly one quantizer, got {found}")
+        found = [number for number, fn in enumerate(fns) if isinstance(fn, QUANTIZE_KLASSES)]
+        if len(found) != 1:
+            raise ValueError(f"fns: expected exactly one quantizer, got {len(found)}")
         self.fns = nn.ModuleList(fns)
+        self._position = found[0]
 
     def forward(self, x: torch.Tensor, **kwargs: Any) -> tuple[Any, ...]:
         """The last module's output and what else the quantizer returned; ``kwargs`` go to the quantizer."""
         rest: list[Any] = []
-        for fn in self.fns:
-            if isinstance(fn, _quantizer_classes()):
+        for number, fn in enumerate(self.fns):
+            if number == self._position:
                 x, *rest = fn(x, **kwargs)
             else:
                 x = fn(x)
         return x, *rest
-
-
-def _quantizer_classes() -> tuple[type, ...]:
-    return tuple(getattr(quantizers, name) for name in quantizers.__all__ if name not in _OTHERS)
