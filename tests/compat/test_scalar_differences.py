@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import vqkernels
 import vqkernels.compat.vector_quantize_pytorch as adapters
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
@@ -231,6 +232,25 @@ def test_entropies_follow_their_definition(d: int, size: float) -> None:
     # entropies are sums of 2^d terms; the gradient is a share of 1 / N of them
     for actual, truth, plain, scale in zip(*results, (1.0, 1.0, 20.0), strict=True):
         assert_within_budget(actual * scale + 1, truth * scale + 1, plain * scale + 1, factor=8)
+
+
+def test_entropies_are_those_of_the_general_operator() -> None:
+    """Oracle: the entropies of soft assignments to any codebook, here the one that is implied."""
+    module = adapters.LFQ(dim=7, spherical=True, codebook_scale=0.7)
+    x = torch.randn(1, 60, 7)
+    breakdown = module(x, inv_temperature=5.0, return_loss_breakdown=True)[1]
+    expected = vqkernels.soft_assignment_entropy(
+        module.maybe_l2norm(x[0]).double(),
+        module.maybe_l2norm(module.codebook).double(),
+        metric="dot",
+        temperature=0.1,
+        smoothing="clamp",
+        eps=1e-5,
+    )
+    # entropies of up to log K, each a sum of K terms in float32
+    slack = 7 * 0.7 * 2**7 * torch.finfo(torch.float32).eps
+    assert abs(breakdown.per_sample_entropy.item() - expected.sample.item()) < slack
+    assert abs(breakdown.batch_entropy.item() - expected.usage.item()) < slack
 
 
 def test_entropy_of_many_codes_in_little_memory() -> None:
@@ -472,9 +492,11 @@ def test_evolution_works_on_bits_behind_projections(shape: tuple[int, ...]) -> N
 
 
 def test_the_best_gene_has_the_best_fitness() -> None:
-    module = adapters.EvoLFQ(torch.nn.Identity(), torch.nn.Identity(), dim=12, pop_size=8)
-    for result in module.evolve(lambda decoded, bits: bits.sum(-1), shape=(12,), generations=5):
-        assert result.best_gene.sum().item() == result.best_fitness
+    """Fitness is linear with random weights, so that hardly two genes have the same."""
+    module = adapters.EvoLFQ(torch.nn.Identity(), torch.nn.Identity(), dim=12, pop_size=16, mutation_rate=0.2)
+    weights = torch.randint(1, 10_000, (12,)).float()
+    for result in module.evolve(lambda decoded, bits: bits @ weights, shape=(12,), generations=8):
+        assert (result.best_gene @ weights).item() == result.best_fitness
 
 
 def test_evolution_leaves_modes_alone() -> None:
