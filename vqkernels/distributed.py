@@ -37,6 +37,27 @@ def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     )
 
 
+def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all processes, with gradient.
+
+    The gradient is that of the sum of all processes' losses: right where gradients are averaged over processes, as
+    DistributedDataParallel does.
+    """
+    return tensor if world()[1] == 1 else _SumWithGradient.apply(tensor)  # type: ignore[no-untyped-call]
+
+
+class _SumWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, tensor: torch.Tensor) -> torch.Tensor:
+        summed = tensor.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumWithGradient.forward(ctx, gradient)
+
+
 def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, 4] int64
     """Keep each code's anchor on the process where its key is least (of equal keys, on the lowest rank).
 

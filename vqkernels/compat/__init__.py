@@ -1,0 +1,1 @@
+"""Drop-in replacements: the classes other libraries offer, under their import paths, on this package's kernels."""

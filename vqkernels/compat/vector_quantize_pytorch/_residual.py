@@ -1,0 +1,166 @@
+"""Stacks of quantizers, each of what the ones before left over, and stacks side by side."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vqkernels.compat.vector_quantize_pytorch._tensors import check_dim, full_precision, project, projection
+from vqkernels.distributed import sum_of_all
+
+
+def shared_seed(device: torch.device) -> int:
+    """A random number that is the same on all processes."""
+    seed = torch.randint(0, 10_000, (), device=device)
+    return int(sum_of_all(seed)[0])
+
+
+class DepthDropout:
+    """In training, leave out the layers after a random one.
+
+    Args:
+        layers: number of layers.
+        wanted: whether to.
+        cutoff: index of the first layer that can be the last to run, at least 0.
+        multiple_of: the number of layers that run is rounded up to a multiple of it.
+    """
+
+    def __init__(self, layers: int, wanted: bool, cutoff: int, multiple_of: int) -> None:
+        if cutoff < 0:
+            raise ValueError(f"quantize_dropout_cutoff_index: expected at least 0, got {cutoff}")
+        self.layers, self.wanted, self.cutoff, self.multiple_of = layers, wanted and layers > 1, cutoff, multiple_of
+
+    def is_active(self, training: bool) -> bool:
+        return self.wanted and training and torch.is_grad_enabled()
+
+    def last_layer(self, seed: int) -> int:
+        """Index of the last layer that runs; it can lie past the stack."""
+        last = random.Random(seed).randrange(self.cutoff, self.layers)
+        return math.ceil((last + 1) / self.multiple_of) * self.multiple_of - 1
+
+
+class ResidualStack(nn.Module):
+    """Layers with implicit codebooks, one after the other, between two projections; vectors along the last dimension.
+
+    A subclass fills ``layers`` and says what one of them does.
+    """
+
+    layers: Any  # nn.ModuleList, whose elements have no more precise type than Module
+
+    def __init__(self, dim: int, codebook_dim: int, dropout: DepthDropout) -> None:
+        super().__init__()
+        self.has_projections = codebook_dim != dim
+        self.project_in = projection(dim, codebook_dim, self.has_projections)
+        self.project_out = projection(codebook_dim, dim, self.has_projections)
+        self.num_quantizers = dropout.layers
+        self.quantize_dropout = dropout.wanted
+        self.quantize_dropout_cutoff_index = dropout.cutoff
+        self.quantize_dropout_multiple_of = dropout.multiple_of
+        self.layers = nn.ModuleList()
+        self._dropout = dropout
+
+    def _bound(self, x: torch.Tensor) -> torch.Tensor:  # [1, N, D] -> [1, N, D]
+        return x
+
+    def _encode_layer(
+        self,
+        number: int,
+        residual: torch.Tensor,  # [1, N, D]
+        mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [1, N, D], [1, N], []
+        raise NotImplementedError
+
+    def _decode_layer(self, number: int, indices: torch.Tensor) -> torch.Tensor:  # [1, N] -> [1, N, D]
+        raise NotImplementedError
+
+    def _encode(
+        self,
+        x: torch.Tensor,  # [..., dim]
+        mask: torch.Tensor | None,
+        seed: int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [..., dim], [..., Q], [Q]
+        x = self.project_in(x)
+        last = self.num_quantizers - 1
+        if self._dropout.is_active(self.training):
+            last = min(last, self._dropout.last_layer(shared_seed(x.device) if seed is None else seed))
+        with full_precision(x):
+            # one exact chain of residuals, whatever the precision around it
+            rows = x.reshape(1, -1, x.shape[-1])
+            residual = self._bound(rows.to(torch.promote_types(x.dtype, torch.float32)))
+            quantized = torch.zeros_like(residual)
+            indices, losses = [], []
+            for number in range(last + 1):
+                code, index, loss = self._encode_layer(number, residual, mask)
+                residual = residual - code.detach()
+                quantized = quantized + code
+                indices.append(index.reshape(x.shape[:-1]))
+                losses.append(loss)
+            missing = self.num_quantizers - 1 - last
+            indices += [torch.full_like(indices[0], -1)] * missing
+            losses += [torch.zeros_like(losses[0])] * missing
+        out = self.project_out(quantized.to(x.dtype).reshape(x.shape))
+        return out, torch.stack(indices, dim=-1), torch.stack(losses)
+
+    def _decode(self, indices: torch.Tensor) -> torch.Tensor:  # [..., up to Q] -> [Q, ..., D]
+        """Each layer's share of the output before it is projected; zero for -1 and for layers that are not given."""
+        given = indices.shape[-1]
+        if given > self.num_quantizers or (given < self.num_quantizers and not self.quantize_dropout):
+            fewer = "at most " if self.quantize_dropout else ""
+            raise ValueError(f"indices: expected [..., Q] with Q {fewer}{self.num_quantizers}, got Q = {given}")
+        codes = []
+        for number, index in enumerate(indices.unbind(-1)):
+            code = self._decode_layer(number, index.reshape(1, -1).clamp(min=0)).view(*index.shape, -1)
+            codes.append(torch.where(index[..., None] < 0, 0.0, code))
+        codes += [torch.zeros_like(codes[0])] * (self.num_quantizers - given)
+        return torch.stack(codes)
+
+    def _output(self, codes: torch.Tensor) -> torch.Tensor:  # [Q, ..., D] -> [..., dim]
+        # in the order of the layers, as they were added up when quantizing
+        total = torch.zeros_like(codes[0])
+        for code in codes:
+            total = total + code
+        return project(self.project_out, total)
+
+
+class SideBySide(nn.Module):
+    """Residual quantizers of equal parts of the vectors."""
+
+    rvqs: Any  # nn.ModuleList
+
+    def __init__(self, dim: int, groups: int, accept_image_fmap: bool) -> None:
+        super().__init__()
+        if dim % groups:
+            raise ValueError(f"groups: expected a divisor of dim={dim}, got {groups}")
+        self.dim, self.groups, self.accept_image_fmap = dim, groups, accept_image_fmap
+        self.rvqs = nn.ModuleList()
+
+    @property
+    def codebooks(self) -> torch.Tensor:  # [G, Q, K, D]
+        """All codes of all layers; built when asked for."""
+        return torch.stack([rvq.codebooks for rvq in self.rvqs])
+
+    @property
+    def split_dim(self) -> int:
+        return 1 if self.accept_image_fmap else -1
+
+    def get_codes_from_indices(self, indices: Iterable[torch.Tensor]) -> torch.Tensor:  # [G, ...] -> [G, Q, ..., D]
+        """Each layer's share of the output of each group."""
+        return torch.stack([rvq.get_codes_from_indices(i) for rvq, i in zip(self.rvqs, indices, strict=True)])
+
+    def get_output_from_indices(self, indices: Iterable[torch.Tensor]) -> torch.Tensor:  # [G, ...] -> [..., dim]
+        """What ``forward`` gave with these indices."""
+        parts = [rvq.get_output_from_indices(i) for rvq, i in zip(self.rvqs, indices, strict=True)]
+        return torch.cat(parts, dim=self.split_dim)
+
+    def _outputs(self, x: torch.Tensor, **options: Any) -> list[tuple[Any, ...]]:
+        """For each kind of result, what the groups returned; all groups drop the same layers."""
+        check_dim(x.movedim(self.split_dim, -1), self.dim)
+        if self.rvqs[0]._dropout.is_active(self.training):
+            options["rand_quantize_dropout_fixed_seed"] = shared_seed(x.device)
+        parts = x.chunk(self.groups, dim=self.split_dim)
+        return list(zip(*(rvq(part, **options) for rvq, part in zip(self.rvqs, parts, strict=True)), strict=True))

@@ -1,0 +1,89 @@
+"""What the scalar quantizers share: gradients past rounding, full precision, projections, mixed-radix indices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+
+def straight_through(value: torch.Tensor, carrier: torch.Tensor) -> torch.Tensor:
+    """``value`` to the bit, with the gradient of ``carrier``; NaN where the carrier is not finite."""
+    return value.detach() + (carrier - carrier.detach())
+
+
+def full_precision(x: torch.Tensor, wanted: bool = True) -> AbstractContextManager[object]:
+    """A scope without autocast on the device of ``x``."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if wanted and torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def project(layer: nn.Module, codes: torch.Tensor) -> torch.Tensor:
+    """Codes through a projection, in the precision of its weight."""
+    weight = getattr(layer, "weight", None)
+    out: torch.Tensor = layer(codes if weight is None else codes.to(weight.dtype))
+    return out
+
+
+def projection(from_dim: int, to_dim: int, wanted: bool, bias: bool = True) -> nn.Module:
+    return nn.Linear(from_dim, to_dim, bias=bias) if wanted else nn.Identity()
+
+
+def random_rotation(dim: int) -> torch.Tensor:  # [D, D]
+    return nn.init.orthogonal_(torch.empty(dim, dim))
+
+
+def check_dim(x: torch.Tensor, dim: int) -> None:
+    if x.shape[-1] != dim:
+        raise ValueError(f"x: expected vectors of dimension {dim}, got {x.shape[-1]}")
+
+
+def keeps_codebook_dim(keep: bool | None, num_codebooks: int) -> bool:
+    """Whether indices end in a dimension of codebooks, which only a single codebook can do without."""
+    if keep is False and num_codebooks > 1:
+        raise ValueError(f"keep_num_codebooks_dim: expected True for {num_codebooks} codebooks, got False")
+    return num_codebooks > 1 if keep is None else keep
+
+
+def check_levels(levels: Sequence[int], least: int = 2) -> None:
+    if len(levels) == 0 or min(levels) < least:
+        raise ValueError(f"levels: expected one or more numbers of at least {least}, got {list(levels)}")
+
+
+def radix_basis(levels: Sequence[int]) -> torch.Tensor | None:  # [D]
+    """Place values of a mixed-radix number, least digit first; None if the largest number does not fit 64 bits.
+
+    int32, as indices have always been, as long as that holds every index; int64 from there on.
+    """
+    largest = math.prod(levels) - 1
+    if largest > torch.iinfo(torch.int64).max:
+        return None
+    dtype = torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
+    return torch.tensor(list(itertools.accumulate([1, *levels[:-1]], int.__mul__)), dtype=dtype)
+
+
+def indices_of(
+    digits: torch.Tensor,  # [..., D] integers, in any dtype
+    basis: torch.Tensor | None,  # [D]
+) -> torch.Tensor:  # [...]
+    """Mixed-radix numbers, in integer arithmetic: float32 would lose digits from 2^24 codes on."""
+    basis = _indexable(basis)
+    return (digits.to(basis.dtype) * basis).sum(dim=-1, dtype=basis.dtype)
+
+
+def digits_of(
+    indices: torch.Tensor,  # [...]
+    basis: torch.Tensor | None,  # [D]
+    levels: torch.Tensor,  # [D]
+) -> torch.Tensor:  # [..., D]
+    return indices[..., None] // _indexable(basis) % levels
+
+
+def _indexable(basis: torch.Tensor | None) -> torch.Tensor:
+    if basis is None:
+        raise ValueError("levels: expected at most 2**63 codes to index, got more")
+    return basis

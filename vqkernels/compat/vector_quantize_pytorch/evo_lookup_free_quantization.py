@@ -1,0 +1,282 @@
+"""Evolution in the bits of a lookup-free quantizer, decoded by its autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ
+
+Fitness = Callable[[torch.Tensor, torch.Tensor], Any]
+
+
+class Return(NamedTuple):
+    """Result of :meth:`EvoLFQ.forward`."""
+
+    reconstructed: torch.Tensor
+    indices: torch.Tensor
+    entropy_aux_loss: torch.Tensor
+
+
+class Result(NamedTuple):
+    """State of :meth:`EvoLFQ.evolve` after a generation."""
+
+    pop_bits: torch.Tensor  # [P, ..., bits]
+    best_gene: torch.Tensor | None  # [..., bits]
+    best_fitness: float
+    best_decoded: torch.Tensor | None
+
+
+class EvoLFQ(nn.Module):
+    """An autoencoder with an :class:`LFQ` in the middle, and a genetic algorithm on its bits.
+
+    Bits come along the last dimension, the codebooks one after the other; as 0 and 1, or as -1 and 1 where an
+    argument says sign.
+
+    Args:
+        encoder: makes vectors ``[B, dim]`` or ``[B, N, dim]``.
+        decoder: takes quantized vectors.
+        lfq: the quantizer; None makes one of the arguments that follow.
+        dim: of :class:`LFQ`.
+        codebook_size: of :class:`LFQ`.
+        num_codebooks: of :class:`LFQ`.
+        pop_size: P, genes in a population.
+        mutation_rate: probability that a bit flips.
+        tournament_size: genes that compete to be a parent.
+        elitism_count: fittest genes that stay as they are, fewer than ``pop_size``.
+        generations: steps of :meth:`evolve`.
+        **lfq_kwargs: of :class:`LFQ`.
+
+    Raises:
+        ValueError: on options that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from vqkernels.compat.vector_quantize_pytorch import EvoLFQ
+        >>> evolution = EvoLFQ(torch.nn.Linear(8, 6), torch.nn.Linear(6, 8), dim=6, pop_size=16)
+        >>> population = evolution.init_population_from_data(torch.randn(4, 8))
+        >>> fitter, fitness = evolution.step(population, lambda decoded, bits: decoded.sum(-1))
+        >>> fitter.shape, fitness.shape
+        (torch.Size([16, 6]), torch.Size([16]))
+    """
+
+    zero: torch.Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        lfq: LFQ | None = None,
+        *,
+        dim: int | None = None,
+        codebook_size: int | None = None,
+        num_codebooks: int = 1,
+        pop_size: int = 64,
+        mutation_rate: float = 0.02,
+        tournament_size: int = 2,
+        elitism_count: int = 1,
+        generations: int = 50,
+        **lfq_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if elitism_count >= pop_size:
+            raise ValueError(f"elitism_count: expected less than pop_size={pop_size}, got {elitism_count}")
+        self.encoder = encoder
+        self.decoder = decoder
+        if lfq is None:
+            lfq = LFQ(dim=dim, codebook_size=codebook_size, num_codebooks=num_codebooks, **lfq_kwargs)
+        self.lfq = lfq
+        self.pop_size = pop_size
+        self.mutation_rate = mutation_rate
+        self.tournament_size = tournament_size
+        self.elitism_count = elitism_count
+        self.generations = generations
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.zero.device
+
+    def forward(self, x: torch.Tensor, **kwargs: Any) -> Return:
+        """Encode, quantize with ``kwargs`` for the quantizer, decode."""
+        quantized, indices, loss = self._quantize(x, **kwargs)
+        return Return(self.decoder(quantized), indices, loss)
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor, return_signs: bool = False) -> torch.Tensor:  # [B, ..., bits]
+        """Bits of data."""
+        with _evaluating(self):
+            indices = self._quantize(x)[1]
+        if not self.lfq.keep_num_codebooks_dim:
+            indices = indices[..., None]
+        bits = ((indices[..., None] & self.lfq.mask) != 0).flatten(-2).float()
+        return bits * 2 - 1 if return_signs else bits
+
+    @torch.no_grad()
+    def decode_bits(self, bits: torch.Tensor) -> torch.Tensor:  # [B, ..., bits]
+        """What bits, or signs, decode to."""
+        words = (bits > 0).unflatten(-1, (self.lfq.num_codebooks, self.lfq.codebook_dim))
+        indices = (words * self.lfq.mask).sum(dim=-1)
+        if not self.lfq.keep_num_codebooks_dim:
+            indices = indices.squeeze(-1)
+        with _evaluating(self):
+            return self.decoder(self.lfq.indices_to_codes(indices))  # type: ignore[no-any-return]
+
+    def init_random_population(
+        self,
+        pop_size: int | None = None,
+        shape: tuple[int, ...] = (),
+        device: torch.device | None = None,
+        is_sign: bool = False,
+    ) -> torch.Tensor:  # [P, *shape]
+        """Fair bits."""
+        size = (self.pop_size if pop_size is None else pop_size, *shape)
+        bits = torch.randint(0, 2, size, device=self.device if device is None else device).float()
+        return bits * 2 - 1 if is_sign else bits
+
+    def init_population_from_data(
+        self,
+        x: torch.Tensor,
+        pop_size: int | None = None,
+        mutation_rate: float | None = None,
+        is_sign: bool = False,
+    ) -> torch.Tensor:  # [P, ..., bits]
+        """Bits of data, over and over until there are enough, mutated."""
+        bits = self.encode(x, return_signs=is_sign)
+        size = self.pop_size if pop_size is None else pop_size
+        return self.mutate(bits[torch.arange(size, device=bits.device) % len(bits)], mutation_rate, is_sign)
+
+    def uniform_crossover(self, parent1: torch.Tensor, parent2: torch.Tensor) -> torch.Tensor:
+        """Each bit from either parent."""
+        return torch.where(torch.rand_like(parent1.float()) < 0.5, parent1, parent2)
+
+    def mutate(
+        self, population: torch.Tensor, mutation_rate: float | None = None, is_sign: bool = False
+    ) -> torch.Tensor:
+        """Flip some bits."""
+        rate = self.mutation_rate if mutation_rate is None else mutation_rate
+        if rate <= 0:
+            return population
+        flips = torch.rand_like(population.float()) < rate
+        return torch.where(flips, -population if is_sign else 1 - population, population)
+
+    def tournament_selection(
+        self,
+        population: torch.Tensor,  # [P, ...]
+        fitnesses: torch.Tensor,  # [P]
+        tournament_size: int | None = None,
+    ) -> torch.Tensor:  # [P, ...]
+        """As many winners of random tournaments as there are genes."""
+        return population[self._winners(fitnesses, (len(population),), tournament_size)]
+
+    @torch.no_grad()
+    def step(
+        self,
+        pop_bits: torch.Tensor,  # [P, ..., bits]
+        fitness_fn: Fitness,
+        tournament_size: int | None = None,
+        mutation_rate: float | None = None,
+        elitism_count: int | None = None,
+        is_sign: bool = False,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # [P, ..., bits], [P]
+        """One generation: the fittest stay, the others are mutated children of tournament winners.
+
+        Args:
+            pop_bits: the population.
+            fitness_fn: takes what the genes decode to, and the genes; returns P numbers, the higher the fitter.
+            tournament_size, mutation_rate, elitism_count: in place of those of the module.
+            is_sign: whether bits are -1 and 1.
+            batch_size: genes that are decoded at a time; None means all.
+            **kwargs: without effect.
+
+        Returns:
+            The next population, and the fitness of this one.
+        """
+        elite = self.elitism_count if elitism_count is None else elitism_count
+        chunks = pop_bits.split(len(pop_bits) if batch_size is None else batch_size)
+        decoded = torch.cat([self.decode_bits(chunk) for chunk in chunks])
+        fitnesses = torch.as_tensor(fitness_fn(decoded, pop_bits), device=self.device)
+        fitnesses = fitnesses if fitnesses.is_floating_point() else fitnesses.float()
+        elites = pop_bits[fitnesses.argsort(descending=True)[:elite]]
+        parents = pop_bits[self._winners(fitnesses, (len(pop_bits) - elite, 2), tournament_size)]
+        children = self.mutate(self.uniform_crossover(parents[:, 0], parents[:, 1]), mutation_rate, is_sign)
+        return torch.cat([elites, children]), fitnesses
+
+    @torch.no_grad()
+    def evolve(
+        self,
+        fitness_fn: Fitness,
+        pop_bits: torch.Tensor | None = None,
+        pop_size: int | None = None,
+        shape: tuple[int, ...] | None = None,
+        generations: int | None = None,
+        is_sign: bool = False,
+        return_best_decoded: bool = False,
+        **step_kwargs: Any,
+    ) -> Iterator[Result]:
+        """Run generations, one for each result asked of the iterator.
+
+        Args:
+            fitness_fn: as in :meth:`step`.
+            pop_bits: the first population; None draws one of ``pop_size`` genes of ``shape``.
+            pop_size: in place of that of the module.
+            shape: of a gene.
+            generations: in place of that of the module.
+            is_sign: whether bits are -1 and 1.
+            return_best_decoded: decode the best gene of each generation's result.
+            **step_kwargs: of :meth:`step`.
+
+        Raises:
+            ValueError: with neither ``pop_bits`` nor ``shape``.
+        """
+        if pop_bits is None:
+            if shape is None:
+                raise ValueError("shape: expected the shape of a gene where pop_bits is None, got None")
+            pop_bits = self.init_random_population(pop_size, shape, is_sign=is_sign)
+        best, best_fitness = pop_bits[0], float("-inf")
+        for _ in range(self.generations if generations is None else generations):
+            before = pop_bits
+            pop_bits, fitnesses = self.step(before, fitness_fn, is_sign=is_sign, **step_kwargs)
+            leader = int(fitnesses.argmax())
+            if fitnesses[leader].item() > best_fitness:
+                # the fitness is that of the genes before the step
+                best, best_fitness = before[leader].clone(), fitnesses[leader].item()
+            decoded = self.decode_bits(best[None])[0] if return_best_decoded else None
+            yield Result(pop_bits, best, best_fitness, decoded)
+
+    def _quantize(self, x: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        latents = self.encoder(x)
+        if latents.ndim > 2:
+            quantized, indices, loss = self.lfq(latents, **kwargs)
+            return quantized, indices, loss
+        quantized, indices, loss = self.lfq(latents[:, None], **kwargs)
+        return quantized.squeeze(1), indices.squeeze(1), loss
+
+    def _winners(
+        self,
+        fitnesses: torch.Tensor,  # [P]
+        shape: tuple[int, ...],
+        tournament_size: int | None,
+    ) -> torch.Tensor:  # shape
+        """Indices of the winners of as many tournaments."""
+        size = self.tournament_size if tournament_size is None else tournament_size
+        contenders = torch.randint(0, len(fitnesses), (*shape, size), device=self.device)
+        return contenders.gather(-1, fitnesses[contenders].argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is back in its own."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,211 @@
+"""Latent quantization: each entry takes the nearest of a few scalar values of its own (Hsu et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from vqkernels.compat.vector_quantize_pytorch._tensors import (
+    check_dim,
+    check_levels,
+    digits_of,
+    full_precision,
+    indices_of,
+    keeps_codebook_dim,
+    project,
+    projection,
+    radix_basis,
+    straight_through,
+)
+
+
+class LatentQuantize(nn.Module):
+    """Replace entry d by the nearest of ``levels[d]`` learned scalars.
+
+    Equivalent, without projections, to::
+
+        level = (z[..., None] - values).abs().argmin(-1)      # values [D, L]
+        code = values[d, level]                               # straight-through
+        loss = quantization_loss_weight * mse(z, code.detach()) + commitment_loss_weight * mse(z.detach(), code)
+
+    Args:
+        levels: number of values of each entry; D numbers, or one for all ``codebook_dim`` entries.
+        dim: size of the vectors; linear layers lead from and to ``D * num_codebooks`` where that differs.
+        commitment_loss_weight: weight of the loss that pulls the values to the vectors.
+        quantization_loss_weight: weight of the loss that pulls the vectors to the values.
+        num_codebooks: parts of a vector that are quantized, and indexed, each by itself, with the same values.
+        codebook_dim: D where ``levels`` is one number.
+        keep_num_codebooks_dim: True keeps the dimension of a single codebook in the indices.
+        optimize_values: whether the values are parameters.
+        in_place_codebook_optimizer: makes an optimizer of the values, which then takes a step in every training
+            forward, before the vectors are quantized for good; the loss then does not train them.
+
+    Numerics:
+        Values are the scalars to the bit: :meth:`indices_to_codes` gives what :meth:`forward` gave. Of equally near
+        values the lower level wins; an entry that is not finite has level 0 and becomes NaN. Indices are int32, int64
+        from 2^31 codes on.
+
+    Raises:
+        ValueError: on levels or options that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from vqkernels.compat.vector_quantize_pytorch import LatentQuantize
+        >>> quantizer = LatentQuantize(levels=[5, 5, 8], dim=16)
+        >>> quantized, indices, loss = quantizer(torch.randn(1, 16, 32, 32))
+        >>> quantized.shape, indices.shape
+        (torch.Size([1, 16, 32, 32]), torch.Size([1, 32, 32]))
+    """
+
+    commitment_loss_weight: torch.Tensor
+    quantization_loss_weight: torch.Tensor
+    _levels: torch.Tensor
+    _basis: torch.Tensor | None
+    _fixed_table: torch.Tensor | None
+
+    def __init__(
+        self,
+        levels: Sequence[int] | int,
+        dim: int,
+        commitment_loss_weight: float | None = 0.1,
+        quantization_loss_weight: float | None = 0.1,
+        num_codebooks: int = 1,
+        codebook_dim: int = -1,
+        keep_num_codebooks_dim: bool | None = None,
+        optimize_values: bool | None = True,
+        in_place_codebook_optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(levels, int):
+            if codebook_dim < 1:
+                raise ValueError(
+                    f"codebook_dim: expected at least 1 with a single number of levels, got {codebook_dim}"
+                )
+            levels = [levels] * codebook_dim
+        levels = list(levels)
+        check_levels(levels)
+        if codebook_dim > 0 and codebook_dim != len(levels):
+            raise ValueError(f"codebook_dim: expected the number of levels, {len(levels)}, got {codebook_dim}")
+        if in_place_codebook_optimizer is not None and not optimize_values:
+            raise ValueError("in_place_codebook_optimizer: expected None without optimize_values, got an optimizer")
+        self.dim = dim
+        self.codebook_dim = len(levels)
+        self.codebook_size = math.prod(levels)
+        self.num_codebooks = num_codebooks
+        self.effective_codebook_dim = self.codebook_dim * num_codebooks
+        self.keep_num_codebooks_dim = keeps_codebook_dim(keep_num_codebooks_dim or None, num_codebooks)
+        self.has_projections = dim != self.effective_codebook_dim
+        for name, weight in (("commitment", commitment_loss_weight), ("quantization", quantization_loss_weight)):
+            self.register_buffer(f"{name}_loss_weight", torch.tensor(float(weight or 0)), persistent=False)
+        self.register_buffer("_levels", torch.tensor(levels, dtype=torch.int32), persistent=False)
+        self.register_buffer("_basis", radix_basis(levels), persistent=False)
+        self.project_in = projection(dim, self.effective_codebook_dim, self.has_projections)
+        self.project_out = projection(self.effective_codebook_dim, dim, self.has_projections)
+        values = [_initial_values(level) for level in levels]
+        self.values_per_latent = nn.ParameterList(map(nn.Parameter, values)) if optimize_values else values
+        self.register_buffer("_fixed_table", None if optimize_values else _padded(values), persistent=False)
+        self.in_place_codebook_optimizer: torch.optim.Optimizer | None = None
+        if in_place_codebook_optimizer is not None:
+            self.in_place_codebook_optimizer = in_place_codebook_optimizer(self.values_per_latent)
+
+    @property
+    def implicit_codebook(self) -> torch.Tensor:  # [K, D]
+        """All codes by index; built when asked for."""
+        return self._values(
+            digits_of(torch.arange(self.codebook_size, device=self._levels.device), self._basis, self._levels)
+        )
+
+    def quantization_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: str = "mean") -> torch.Tensor:
+        """Pull ``z`` to ``zhat``."""
+        return F.mse_loss(zhat.detach(), z, reduction=reduce)
+
+    def commitment_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: str = "mean") -> torch.Tensor:
+        """Pull ``zhat`` to ``z``."""
+        return F.mse_loss(z.detach(), zhat, reduction=reduce)
+
+    def quantize(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
+        """The nearest values, straight-through."""
+        return straight_through(self._values(self._nearest(z)), z)
+
+    def codes_to_indices(self, zhat: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
+        """Indices of the nearest codes."""
+        check_dim(zhat, self.codebook_dim)
+        return indices_of(self._nearest(zhat), self._basis)
+
+    def indices_to_codes(
+        self,
+        indices: torch.Tensor,  # [B, ...] or [B, ..., C]
+        project_out: bool = True,
+    ) -> torch.Tensor:  # [B, dim, ...]
+        """Values of indices, along dimension 1: the inverse of ``forward``."""
+        codes = self._values(digits_of(indices, self._basis, self._levels))
+        if self.keep_num_codebooks_dim:
+            codes = codes.flatten(-2)
+        if project_out:
+            codes = project(self.project_out, codes)
+        return codes.movedim(-1, 1)
+
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Quantize; the loss is 0 in evaluation mode.
+
+        Args:
+            z: vectors ``[B, dim, ...]``.
+
+        Returns:
+            ``(quantized, indices, loss)``: like ``z``; ``[B, ...]`` or ``[B, ..., num_codebooks]``; ``[]``.
+        """
+        original = z.movedim(1, -1)
+        check_dim(original, self.dim)
+        z = self.project_in(original).unflatten(-1, (self.num_codebooks, -1))
+        dtype = z.dtype
+        with full_precision(z):
+            z = z.to(torch.promote_types(dtype, torch.float32))
+            if self.training and self.in_place_codebook_optimizer is not None:
+                self._step_in_place(z.detach())
+            level = self._nearest(z)
+            values = self._values(level)
+            if self.in_place_codebook_optimizer is not None:
+                values = values.detach()
+            indices = indices_of(level, self._basis)
+        out = self.project_out(straight_through(values, z).flatten(-2).to(dtype))
+        loss = torch.zeros_like(self.commitment_loss_weight)
+        if self.training:
+            # not through the straight-through output, whose gradient would pass the values by
+            learned = self.project_out(values.flatten(-2).to(dtype))
+            loss = self.commitment_loss_weight * self.commitment_loss(original, learned)
+            loss = loss + self.quantization_loss_weight * self.quantization_loss(original, out)
+        return out.movedim(-1, 1), indices if self.keep_num_codebooks_dim else indices.squeeze(-1), loss
+
+    def _table(self) -> torch.Tensor:  # [D, L]
+        return _padded(list(self.values_per_latent)) if self._fixed_table is None else self._fixed_table
+
+    def _nearest(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
+        table = self._table().detach()
+        distance = (z.detach()[..., None] - table).abs()
+        return torch.where(table.isfinite(), distance, torch.inf).argmin(-1)
+
+    def _values(self, level: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
+        return self._table()[torch.arange(self.codebook_dim, device=level.device), level]
+
+    def _step_in_place(self, z: torch.Tensor) -> None:  # [..., C, D]
+        assert self.in_place_codebook_optimizer is not None
+        with torch.enable_grad():
+            F.mse_loss(self._values(self._nearest(z)), z).backward()
+        self.in_place_codebook_optimizer.step()
+        self.in_place_codebook_optimizer.zero_grad()
+
+
+def _initial_values(count: int) -> torch.Tensor:  # [L]
+    """Evenly spaced from -0.5, zero among them: up to 0.5 for an odd count, one step short of it for an even one."""
+    return torch.linspace(-0.5, 0.5, count) if count % 2 else torch.arange(count) / count - 0.5
+
+
+def _padded(values: list[Any]) -> torch.Tensor:  # [D, L]
+    """Values as rows of one table, which infinities fill up."""
+    return pad_sequence(values, batch_first=True, padding_value=math.inf)
