@@ -138,16 +138,19 @@ WORLD_INDEPENDENT: dict[str, Any] = {
 def share(step: int, rank: int, processes: int) -> torch.Tensor:
     """A part of one batch of real numbers; the last process has none in the first step."""
     generator = torch.Generator().manual_seed(step)
-    whole = torch.randn(90, 4, generator=generator) * 10.0 ** torch.linspace(-6, 6, 90)[:, None]
-    whole[torch.randperm(90, generator=generator)[:5]] = torch.nan
-    cuts = sorted(torch.randint(0, 91, (processes - 1,), generator=generator).tolist())
-    bounds = [0, *cuts, 90] if step else [0, *cuts[1:], 90, 90]
+    n = 6000  # so many that their number has a say in the grid
+    whole = torch.randn(n, 4, generator=generator) * 10.0 ** torch.linspace(-9, 6, n)[:, None]
+    whole[torch.randperm(n, generator=generator)[:5]] = torch.nan
+    cuts = sorted(torch.randint(0, n + 1, (processes - 1,), generator=generator).tolist())
+    bounds = [0, *cuts, n] if step else [0, *cuts[1:], n, n]
     return whole[bounds[rank] : bounds[rank + 1]]
 
 
 def train_on_shares(kind: str, rank: int, processes: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     quantizer = vqkernels.VectorQuantizer(4, 16, groups=2, codebook=WORLD_INDEPENDENT[kind])
+    with torch.no_grad():  # codes of all sizes, so that sums of small vectors show the grid
+        quantizer.table.assign_(torch.randn(2, 16, 2) * 10.0 ** torch.linspace(-9, 6, 16)[:, None])
     for step in range(4):
         quantizer(share(step, rank, processes))
     return quantizer.state_dict()
@@ -164,7 +167,7 @@ def share_worker(rank: int, processes: int, folder: str) -> None:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_codebook_does_not_depend_on_the_number_of_processes(processes: int, tmp_path: Path) -> None:
     assert bool(share(0, 0, 2).isfinite().all(1).any())
-    assert sum(len(share(1, rank, processes)) for rank in range(processes)) == 90
+    assert sum(len(share(1, rank, processes)) for rank in range(processes)) == 6000
     assert len(share(0, processes - 1, processes)) == 0
     mp.spawn(share_worker, args=(processes, str(tmp_path)), nprocs=processes)
     for kind in WORLD_INDEPENDENT:
