@@ -2,11 +2,14 @@
 
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
 :func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`,
-:func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts.
-``python -m vqkernels.info`` tells what is built and which backend serves which op.
+:func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts;
+:class:`VectorQuantize`, the drop-in for the class of that name. ``python -m vqkernels.info`` tells what is built and
+which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
 """
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from vqkernels._core.backend import Choice, explain, use_backend
 from vqkernels.kmeans import KMeansResult, kmeans
@@ -21,6 +24,9 @@ from vqkernels.ops.quantize import Quantized, estimate_gradient, quantize
 from vqkernels.ops.reanchor import reanchor_, semantic_reanchor_
 from vqkernels.ops.soft_assignment_entropy import SoftEntropy, soft_assignment_entropy
 from vqkernels.ops.top_codes import TopCodes, top_codes
+
+if _TYPE_CHECKING:
+    from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
 
 __version__ = "0.1.0"
 
@@ -38,6 +44,7 @@ __all__ = [
     "SoftEntropy",
     "TopCodes",
     "Usage",
+    "VectorQuantize",
     "VectorQuantizer",
     "__version__",
     "code_range",
@@ -56,3 +63,12 @@ __all__ = [
     "top_codes",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # an adapter is loaded when it is first asked for
+    if name == "VectorQuantize":
+        from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
+
+        return VectorQuantize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import check_floating, check_indices, check_metric, check_shape, check_tensor
 from vqkernels.nn.codebook import build_codebook, unit
 from vqkernels.nn.config import CodebookConfig, Learned
+from vqkernels.nn.losses import masked_mean_square
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
@@ -272,14 +272,9 @@ class VectorQuantizer(nn.Module):
         codes: torch.Tensor,  # [N, G, D]
         usable: torch.Tensor,  # [N]
     ) -> dict[str, torch.Tensor]:
-        elements = usable.sum().clamp(min=1) * self.code_dim
-
-        def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            return (F.mse_loss(a, b, reduction="none").sum(dim=(1, 2)) * usable).sum() / elements
-
-        losses = {"commitment": mean_square(rows, codes.detach())}
+        losses = {"commitment": masked_mean_square(rows, codes.detach(), usable)}
         if self.table.trained:
-            losses["codebook"] = mean_square(rows.detach(), codes)
+            losses["codebook"] = masked_mean_square(rows.detach(), codes, usable)
         return losses
 
     def _output(

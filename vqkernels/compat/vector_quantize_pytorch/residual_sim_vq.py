@@ -1,0 +1,116 @@
+"""``ResidualSimVQ``: ``SimVQ`` after ``SimVQ``, each on what the ones before left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vqkernels.compat.vector_quantize_pytorch._dropout import dropout_depth, get_maybe_sync_seed
+from vqkernels.compat.vector_quantize_pytorch.sim_vq import SimVQ
+from vqkernels.ops.gather_codes import gather_codes
+
+
+class ResidualSimVQ(nn.Module):
+    """``ResidualSimVQ`` of vector-quantize-pytorch: same arguments, results and state dict.
+
+    Args:
+        dim, codebook_size: as in :class:`SimVQ`.
+        num_quantizers: Q.
+        heads: 1.
+        quantize_dropout, quantize_dropout_cutoff_index, quantize_dropout_multiple_of: as in :class:`ResidualVQ`.
+        channel_first: vectors along dimension 1.
+        rotation_trick: as in :class:`SimVQ`.
+        **sim_vq_kwargs: of :class:`SimVQ`.
+
+    Raises:
+        ValueError: on arguments that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from vqkernels.compat.vector_quantize_pytorch import ResidualSimVQ
+        >>> quantizer = ResidualSimVQ(dim=8, num_quantizers=4, codebook_size=32)
+        >>> quantized, indices, losses = quantizer(torch.randn(1, 16, 8))
+        >>> list(indices.shape), list(losses.shape)
+        ([1, 16, 4], [4])
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_quantizers: int,
+        codebook_size: int,
+        heads: int = 1,
+        quantize_dropout: bool = False,
+        quantize_dropout_cutoff_index: int = 0,
+        quantize_dropout_multiple_of: int = 1,
+        channel_first: bool = False,
+        rotation_trick: bool = True,
+        **sim_vq_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if heads != 1:
+            raise ValueError(f"heads: expected 1, got {heads}")
+        if quantize_dropout_cutoff_index < 0:
+            raise ValueError(
+                f"quantize_dropout_cutoff_index: expected at least 0, got {quantize_dropout_cutoff_index}"
+            )
+        self.channel_first, self.num_quantizers, self.codebook_size = channel_first, num_quantizers, codebook_size
+        self.layers = nn.ModuleList(
+            SimVQ(dim, codebook_size, rotation_trick=rotation_trick, channel_first=channel_first, **sim_vq_kwargs)
+            for _ in range(num_quantizers)
+        )
+        self.quantize_dropout = quantize_dropout and num_quantizers > 1
+        self.quantize_dropout_cutoff_index = quantize_dropout_cutoff_index
+        self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
+
+    @property
+    def codebooks(self) -> torch.Tensor:  # [Q, K, D]
+        return torch.stack([self._layer(number).codebook for number in range(self.num_quantizers)])
+
+    def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [Q, B, ..., D]
+        """The code of every quantizer, channels where the input has them; zeros for -1 and for those not given."""
+        given = indices.shape[-1]
+        if given > self.num_quantizers or (given < self.num_quantizers and not self.quantize_dropout):
+            raise ValueError(f"indices: expected [..., {self.num_quantizers}], got shape {list(indices.shape)}")
+        indices = F.pad(indices, (0, self.num_quantizers - given), value=-1)
+        books = self.codebooks
+        codes = torch.stack([gather_codes(book, i) for book, i in zip(books, indices.unbind(-1), strict=True)])
+        return codes.movedim(-1, 2) if self.channel_first else codes
+
+    def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:
+        """Their sum."""
+        return self.get_codes_from_indices(indices).sum(dim=0)
+
+    def forward(
+        self,
+        x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
+        return_all_codes: bool = False,
+        rand_quantize_dropout_fixed_seed: int | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """``(quantized, indices [B, ..., Q], losses [Q])``, with ``return_all_codes`` the codes ``[Q, ...]`` too."""
+        depth = self.num_quantizers
+        if self.training and self.quantize_dropout:
+            seed = rand_quantize_dropout_fixed_seed
+            seed = get_maybe_sync_seed(x.device) if seed is None else seed
+            cutoff, multiple_of = self.quantize_dropout_cutoff_index, self.quantize_dropout_multiple_of
+            depth = dropout_depth(seed, cutoff, multiple_of, depth)
+        residual, quantized = x, torch.zeros_like(x)
+        columns, losses = [], []
+        for number in range(depth):
+            value, index, loss = self._layer(number)(residual)
+            residual, quantized = residual - value.detach(), quantized + value
+            columns.append(index)
+            losses.append(loss)
+        dropped = self.num_quantizers - depth
+        indices = F.pad(torch.stack(columns, dim=-1), (0, dropped), value=-1)
+        result = (quantized, indices, F.pad(torch.stack(losses), (0, dropped)))
+        return (*result, self.get_codes_from_indices(indices)) if return_all_codes else result
+
+    def _layer(self, number: int) -> SimVQ:
+        layer = self.layers[number]
+        assert isinstance(layer, SimVQ)
+        return layer

@@ -1,0 +1,416 @@
+"""``ResidualVQ`` and ``GroupedResidualVQ``: quantizers one after the other, each on what the ones before left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
+from vqkernels.compat.vector_quantize_pytorch._dropout import dropout_depth, get_maybe_sync_seed
+from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
+from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
+from vqkernels.ops.gather_codes import gather_codes
+
+
+class MLP(nn.Module):
+    """Codes made from base codes and what has been quantized so far (QINCo, Huijben et al. 2024)."""
+
+    def __init__(self, dim: int, dim_hidden: int | None = None, depth: int = 4, l2norm_output: bool = False) -> None:
+        super().__init__()
+        hidden = dim if dim_hidden is None else dim_hidden
+        self.proj_in = nn.Linear(2 * dim, dim)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, dim)) for _ in range(depth)
+        )
+        self.l2norm_output = l2norm_output
+
+    def forward(self, codes: torch.Tensor, *, condition: torch.Tensor) -> torch.Tensor:
+        """All codes for every token: ``[..., K, D], [B, ..., D] -> [..., B, N, K, D]``."""
+        condition = condition.reshape(condition.shape[0], -1, condition.shape[-1])
+        return self.mix(codes[..., None, None, :, :], condition[:, :, None])
+
+    def mix(self, codes: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """One code for one condition; both ``[..., D]``, broadcast."""
+        of_condition, of_codes = self.proj_in.weight.chunk(2, dim=1)
+        # the halves of the layer apart: neither argument is copied for every value of the other
+        x = F.linear(condition, of_condition, self.proj_in.bias) + F.linear(codes, of_codes)
+        for layer in self.layers:
+            x = layer(x) + x
+        return F.normalize(x, dim=-1) if self.l2norm_output else x
+
+
+class ResidualVQ(nn.Module):
+    """``ResidualVQ`` of vector-quantize-pytorch: quantizers, each on what the ones before left.
+
+    Equivalent to::
+
+        for layer in layers:
+            value, index, loss = layer(residual)
+            residual, quantized = residual - value.detach(), quantized + value
+
+    Args:
+        dim, codebook_dim: as in :class:`VectorQuantize`; one projection for all layers.
+        num_quantizers: Q; None takes it from a tuple of sizes.
+        codebook_size: K, or one for each layer.
+        shared_codebook: one codebook for all layers, moved once a step.
+        diveq: learn the codes through DiVeQ on the sum.
+        heads: 1.
+        quantize_dropout: in training, keep only the first layers, as many as a draw says; index -1 and loss 0 for
+            the others.
+        quantize_dropout_cutoff_index: at least one more than this is kept.
+        quantize_dropout_multiple_of: numbers of layers kept.
+        accept_image_fmap: vectors along dimension 1.
+        implicit_neural_codebook, mlp_kwargs: codes made from what was quantized so far (QINCo); N x K x D numbers.
+        beam_size, eval_beam_size: sequences of codes followed in training, and in evaluation.
+        beam_score_quantizer_weights: of each layer's loss in their score.
+        quant_grad_frac: share of a value's gradient that the next layer's input passes on.
+        return_zeros_for_masked_padding: at masked positions, or what came in.
+        **vq_kwargs: of :class:`VectorQuantize`.
+
+    Raises:
+        ValueError: on arguments that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from vqkernels.compat.vector_quantize_pytorch import ResidualVQ
+        >>> quantizer = ResidualVQ(dim=8, num_quantizers=4, codebook_size=32)
+        >>> quantized, indices, losses = quantizer(torch.randn(1, 16, 8))
+        >>> list(indices.shape), list(losses.shape)
+        ([1, 16, 4], [4])
+    """
+
+    layers: nn.ModuleList
+    beam_score_weights: torch.Tensor  # [Q]
+    project_in: Callable[[torch.Tensor], torch.Tensor]
+    project_out: Callable[[torch.Tensor], torch.Tensor]
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_quantizers: int | None = None,
+        codebook_size: int | tuple[int, ...],
+        codebook_dim: int | None = None,
+        shared_codebook: bool = False,
+        diveq: bool = False,
+        heads: int = 1,
+        quantize_dropout: bool = False,
+        quantize_dropout_cutoff_index: int = 0,
+        quantize_dropout_multiple_of: int = 1,
+        accept_image_fmap: bool = False,
+        implicit_neural_codebook: bool = False,
+        mlp_kwargs: dict[str, Any] | None = None,
+        beam_size: int | None = None,
+        eval_beam_size: int | None = None,
+        beam_score_quantizer_weights: list[float] | None = None,
+        quant_grad_frac: float = 0.0,
+        return_zeros_for_masked_padding: bool = True,
+        **vq_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if num_quantizers is None and not isinstance(codebook_size, tuple):
+            raise ValueError("num_quantizers: expected a number, or a tuple for codebook_size, got neither")
+        sizes = codebook_size if isinstance(codebook_size, tuple) else (codebook_size,) * (num_quantizers or 0)
+        num_quantizers = len(sizes) if num_quantizers is None else num_quantizers
+        weights = [1.0] * num_quantizers if beam_score_quantizer_weights is None else beam_score_quantizer_weights
+        for name, expected, fits in (
+            ("heads", "1", heads == 1),
+            ("codebook_size", f"{num_quantizers} sizes", len(sizes) == num_quantizers),
+            ("codebook_size", "one size with shared_codebook", not shared_codebook or len(set(sizes)) == 1),
+            ("quantize_dropout_cutoff_index", "at least 0", quantize_dropout_cutoff_index >= 0),
+            ("eval_beam_size", "None without beam_size", eval_beam_size is None or beam_size is not None),
+            ("beam_score_quantizer_weights", f"{num_quantizers} numbers", len(weights) == num_quantizers),
+        ):
+            if not fits:
+                raise ValueError(f"{name}: expected {expected}, got another")
+
+        # this module sees to layouts and projections, its layers to vectors
+        self.accept_image_fmap = accept_image_fmap
+        fmap_3d = vq_kwargs.pop("accept_3d_fmap", False)
+        self.channel_first = not vq_kwargs.pop("channel_last", True) or accept_image_fmap or fmap_3d
+        self.codebook_dim = dim if codebook_dim is None else codebook_dim
+        self.has_projections = self.codebook_dim != dim
+        self.project_in = nn.Linear(dim, self.codebook_dim) if self.has_projections else nn.Identity()
+        self.project_out = nn.Linear(self.codebook_dim, dim) if self.has_projections else nn.Identity()
+
+        self.return_zeros_for_masked_padding = return_zeros_for_masked_padding
+        self.implicit_neural_codebook, self.diveq = implicit_neural_codebook, diveq
+        if implicit_neural_codebook:
+            vq_kwargs |= {"learnable_codebook": True, "ema_update": False}
+        if shared_codebook:
+            vq_kwargs |= {"manual_ema_update": True, "manual_in_place_optimizer_update": True}
+        if diveq:
+            vq_kwargs |= {"learnable_codebook": True, "ema_update": False}
+            vq_kwargs |= {"route_gradients_to_input": False, "commitment_weight": 0.0}
+        self.num_quantizers, self.codebook_sizes = num_quantizers, sizes
+        self.uniform_codebook_size = len(set(sizes)) == 1
+        self.layers = nn.ModuleList(VectorQuantize(self.codebook_dim, size, **vq_kwargs) for size in sizes)
+        self.vq_is_ema_updating = self._layer(0).ema_update
+
+        self.quantize_dropout = quantize_dropout and num_quantizers > 1
+        self.quantize_dropout_cutoff_index = quantize_dropout_cutoff_index
+        self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
+        self.quant_grad_frac = 1.0 if diveq else quant_grad_frac
+        self.beam_size, self.eval_beam_size = beam_size, beam_size if eval_beam_size is None else eval_beam_size
+        self.register_buffer("beam_score_weights", torch.tensor(weights), persistent=False)
+
+        self.mlps: nn.ModuleList | tuple[None, ...] = (None,) * (num_quantizers - 1)
+        if implicit_neural_codebook:
+            unit = self._layer(0).use_cosine_sim
+            options = {"l2norm_output": unit, **(mlp_kwargs or {})}
+            self.mlps = nn.ModuleList(MLP(self.codebook_dim, **options) for _ in range(num_quantizers - 1))
+        self.shared_codebook = shared_codebook
+        if shared_codebook:
+            for layer in self.layers:
+                layer._codebook = self._layer(0)._codebook
+
+    @property
+    def codebook_size(self) -> int:
+        return self._layer(0).codebook_size
+
+    @property
+    def codebooks(self) -> torch.Tensor | tuple[torch.Tensor, ...]:  # [Q, K, D], a tuple for different sizes
+        books = tuple(self._layer(number).codebook for number in range(self.num_quantizers))
+        return torch.stack(books) if self.uniform_codebook_size else books
+
+    def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [Q, B, ..., D]
+        """The code of every quantizer; zeros for -1, and for quantizers past the ``q`` that are given."""
+        given = indices.shape[-1]
+        if given > self.num_quantizers or (given < self.num_quantizers and not self.quantize_dropout):
+            few = " or, with quantize_dropout, fewer" if given < self.num_quantizers else ""
+            raise ValueError(f"indices: expected [..., {self.num_quantizers}]{few}, got shape {list(indices.shape)}")
+        indices = F.pad(indices, (0, self.num_quantizers - given), value=-1)
+        quantized: torch.Tensor | None = None
+        codes = []
+        for number, index in enumerate(indices.unbind(-1)):
+            code = gather_codes(self._layer(number)._codebook.codes()[0], index)
+            if quantized is not None and (mlp := self._mlp(number)) is not None:
+                code = mlp.mix(code, quantized) * (index >= 0)[..., None]
+            quantized = code if quantized is None else quantized + code
+            codes.append(code)
+        return torch.stack(codes)
+
+    def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [B, ..., dim]
+        """Their sum past ``project_out``, channels last."""
+        out: torch.Tensor = self.project_out(self.get_codes_from_indices(indices).sum(dim=0))
+        return out
+
+    def forward(
+        self,
+        x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
+        mask: torch.Tensor | None = None,  # [B, ...] bool
+        indices: torch.Tensor | list[torch.Tensor] | None = None,  # [B, ..., Q]
+        return_all_codes: bool = False,
+        sample_codebook_temp: float | None = None,
+        freeze_codebook: bool = False,
+        beam_size: int | None = None,
+        rand_quantize_dropout_fixed_seed: int | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Quantize; in training also update the codebooks.
+
+        Args:
+            x: vectors in the layout the constructor was told.
+            mask: False leaves a vector out.
+            indices: ask for the summed cross entropies to these codes instead.
+            return_all_codes: return the codes of all layers too, ``[Q, B, ..., D]``.
+            sample_codebook_temp, freeze_codebook: of all layers.
+            beam_size: as in the constructor, for this call.
+            rand_quantize_dropout_fixed_seed: of the draw of the number of layers.
+
+        Returns:
+            ``(quantized, indices [B, ..., Q], losses [Q])`` and the codes; ``(quantized, cross_entropy)`` with
+            ``indices``.
+        """
+        last = x.movedim(1, -1) if self.channel_first else x
+        start = self.project_in(last)
+        options: dict[str, Any] = {"sample_codebook_temp": sample_codebook_temp, "freeze_codebook": freeze_codebook}
+        default_beam = self.beam_size if self.training else self.eval_beam_size
+        beam_size = default_beam if beam_size is None else beam_size
+        depth = self.num_quantizers
+        if self.training and self.quantize_dropout and indices is None:
+            seed = rand_quantize_dropout_fixed_seed
+            seed = get_maybe_sync_seed(x.device) if seed is None else seed
+            cutoff, multiple_of = self.quantize_dropout_cutoff_index, self.quantize_dropout_multiple_of
+            depth = dropout_depth(seed, cutoff, multiple_of, depth)
+        if indices is not None:
+            given = torch.stack(indices) if isinstance(indices, list) else indices
+            quantized, total = self._cross_entropy(start, given, mask, options)
+            return self._leave(quantized, start, last, mask), total
+        if beam_size is not None and beam_size > 1:
+            weights = self.beam_score_weights[:depth]
+            quantized, columns, losses, residuals = beam_search(
+                self._quantize, start, mask, beam_size, weights, self._handed_on, options
+            )
+            if self.training and not freeze_codebook:
+                for number, (residual, index) in enumerate(zip(residuals, columns, strict=True)):
+                    self._layer(number).update_indices(residual, index, mask=mask)
+        else:
+            quantized, columns, losses, residuals = self._greedy(start, mask, depth, options)
+        if self.training and self.shared_codebook and not freeze_codebook:
+            self._update_shared(residuals, mask)
+        dropped = self.num_quantizers - depth
+        all_indices = F.pad(torch.stack(columns, dim=-1), (0, dropped), value=-1)
+        all_losses = F.pad(torch.stack(losses), (0, dropped))
+        result = (self._leave(quantized, start, last, mask), all_indices, all_losses)
+        return (*result, self.get_codes_from_indices(all_indices)) if return_all_codes else result
+
+    def _greedy(
+        self, residual: torch.Tensor, mask: torch.Tensor | None, depth: int, options: dict[str, Any]
+    ) -> Steps:
+        """The sum of the codes, and indices, loss and input of every layer."""
+        quantized = torch.zeros_like(residual)
+        columns, losses, residuals = [], [], []
+        for number in range(depth):
+            residuals.append(residual)
+            value, index, loss = self._quantize(number, residual, quantized, mask=mask, **options)
+            residual = residual - self._handed_on(value)
+            quantized = quantized + value
+            columns.append(index)
+            losses.append(loss)
+        return quantized, columns, losses, residuals
+
+    def _cross_entropy(
+        self, residual: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor | None, options: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the codes, and of the cross entropies of all layers to these indices."""
+        if bool((indices == -1).any()):
+            raise ValueError("indices: expected those of an evaluation, without dropped quantizers, got -1")
+        quantized = torch.zeros_like(residual)
+        total = residual.new_zeros((), dtype=torch.float32)
+        for number, index in enumerate(indices.unbind(-1)):
+            value, loss = self._quantize(number, residual, quantized, indices=index, mask=mask, **options)
+            residual = residual - self._handed_on(value)
+            quantized = quantized + value
+            total = total + loss
+        return quantized, total
+
+    def _quantize(
+        self, number: int, residual: torch.Tensor, quantized: torch.Tensor, **options: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """One layer's answer on what the layers before left, given the sum of theirs."""
+        mlp = self._mlp(number)
+        transform = None if mlp is None else lambda codes: mlp(codes, condition=quantized)
+        result: tuple[torch.Tensor, ...] = self._layer(number)(residual, codebook_transform_fn=transform, **options)
+        return result
+
+    def _handed_on(self, value: torch.Tensor) -> torch.Tensor:
+        """A value as it is taken from the residual: with a share of its gradient."""
+        share = self.quant_grad_frac
+        return value.detach() if share <= 0 else share * value + (1 - share) * value.detach()
+
+    def _leave(
+        self, quantized: torch.Tensor, start: torch.Tensor, last: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self.diveq and self.training:
+            quantized = directional_reparam(start, quantized)
+        out: torch.Tensor = self.project_out(quantized)
+        if mask is not None:
+            out = out.where(mask[..., None], torch.zeros_like(out) if self.return_zeros_for_masked_padding else last)
+        return out.movedim(-1, 1) if self.channel_first else out
+
+    def _update_shared(self, residuals: list[torch.Tensor], mask: torch.Tensor | None) -> None:
+        """What layers of one codebook leave for the end of a step."""
+        layer = self._layer(0)
+        if self.vq_is_ema_updating:
+            layer._codebook.update_ema()
+        layer.update_in_place_optimizer()
+        masks = None if mask is None else torch.stack([mask] * len(residuals))
+        layer.expire_codes_(torch.stack(residuals), masks)
+
+    def _layer(self, number: int) -> VectorQuantize:
+        layer = self.layers[number]
+        assert isinstance(layer, VectorQuantize)
+        return layer
+
+    def _mlp(self, number: int) -> MLP | None:
+        mlp = self.mlps[number - 1] if number else None
+        assert mlp is None or isinstance(mlp, MLP)
+        return mlp
+
+
+class GroupedResidualVQ(nn.Module):
+    """``GroupedResidualVQ`` of vector-quantize-pytorch: a :class:`ResidualVQ` for each part of a vector.
+
+    Args:
+        dim: size of the vectors.
+        groups: G parts.
+        accept_image_fmap: vectors along dimension 1.
+        **kwargs: of :class:`ResidualVQ`.
+
+    Raises:
+        ValueError: on arguments that do not fit.
+    """
+
+    rvqs: nn.ModuleList
+
+    def __init__(self, *, dim: int, groups: int = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
+        super().__init__()
+        if dim % groups:
+            raise ValueError(f"groups: expected a divisor of dim={dim}, got {groups}")
+        self.dim, self.groups, self.accept_image_fmap = dim, groups, accept_image_fmap
+        self.rvqs = nn.ModuleList(
+            ResidualVQ(dim=dim // groups, accept_image_fmap=accept_image_fmap, **kwargs) for _ in range(groups)
+        )
+
+    @property
+    def codebooks(self) -> torch.Tensor:  # [G, Q, K, D]
+        return torch.stack([torch.stack([*rvq.codebooks]) for rvq in self._quantizers()])
+
+    @property
+    def split_dim(self) -> int:
+        return 1 if self.accept_image_fmap else -1
+
+    def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [G, B, ..., q] -> [G, Q, B, ..., D]
+        return torch.stack(
+            [rvq.get_codes_from_indices(i) for rvq, i in zip(self._quantizers(), indices, strict=True)]
+        )
+
+    def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [G, B, ..., q] -> [B, ..., dim]
+        """The sum of codes of every group past ``project_out``, channels last."""
+        return torch.cat(
+            [rvq.get_output_from_indices(i) for rvq, i in zip(self._quantizers(), indices, strict=True)], dim=-1
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
+        indices: torch.Tensor | None = None,  # [G, B, ..., Q]
+        return_all_codes: bool = False,
+        sample_codebook_temp: float | None = None,
+        freeze_codebook: bool = False,
+        mask: torch.Tensor | None = None,  # [B, ...] bool
+    ) -> tuple[Any, ...]:
+        """As :meth:`ResidualVQ.forward`; indices ``[G, B, ..., Q]``, losses ``[G, Q]``, a tuple of all codes."""
+        if x.shape[self.split_dim] != self.dim:
+            raise ValueError(f"x: expected {self.dim} along dimension {self.split_dim}, got shape {list(x.shape)}")
+        if indices is not None and len(indices) not in (0, self.groups):
+            raise ValueError(f"indices: expected {self.groups} groups, got {len(indices)}")
+        given = [None] * self.groups if indices is None or not len(indices) else list(indices)
+        seed = get_maybe_sync_seed(x.device) if self.training else None
+        results = [
+            rvq(
+                part,
+                indices=index,
+                mask=mask,
+                return_all_codes=return_all_codes,
+                sample_codebook_temp=sample_codebook_temp,
+                freeze_codebook=freeze_codebook,
+                rand_quantize_dropout_fixed_seed=seed,
+            )
+            for rvq, part, index in zip(
+                self._quantizers(), x.chunk(self.groups, dim=self.split_dim), given, strict=True
+            )
+        ]
+        quantized, *rest = zip(*results, strict=True)
+        joined = torch.cat(quantized, dim=self.split_dim)
+        if given[0] is not None:
+            return joined, torch.stack(rest[0]).sum()
+        all_indices, all_losses, *all_codes = rest
+        return (joined, torch.stack(all_indices), torch.stack(all_losses), *all_codes)
+
+    def _quantizers(self) -> list[ResidualVQ]:
+        return [rvq for rvq in self.rvqs if isinstance(rvq, ResidualVQ)]

@@ -1,0 +1,16 @@
+"""Means over the vectors that take part."""
+
+from __future__ import annotations
+
+import torch
+
+
+def masked_mean_square(
+    a: torch.Tensor,  # [N, G, D]
+    b: torch.Tensor,  # [N, G, D]
+    usable: torch.Tensor,  # [N] or [N, G]
+) -> torch.Tensor:  # []
+    """Mean squared difference over the entries of usable vectors; 0 if there are none."""
+    usable = (usable if usable.dim() == 2 else usable[:, None]).expand(a.shape[:2])
+    error = (a - b).square().sum(dim=2)
+    return (error * usable).sum() / (usable.sum().clamp(min=1) * a.shape[2])

@@ -1,0 +1,152 @@
+"""What is defined on the scores of all codes: soft values, samples, cross entropies.
+
+Scores are computed for a few vectors at a time and, where a gradient is asked for, once more in the backward; there
+are never more than ``_PAIRS`` of them. Logits are float32 under any autocast. Where an index has to be exact, it
+comes from :func:`vqkernels.nearest_code` and not from here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from vqkernels._core.random import random_uniform
+
+_PAIRS = 1 << 22  # scores held at a time
+METRICS = ("l2", "euclidean", "cosine", "dot")
+
+
+def scores(x: torch.Tensor, codes: torch.Tensor, metric: str) -> torch.Tensor:  # [n, D], [K, D] -> [n, K]
+    """Similarities: ``-|x - c|^2``, ``-|x - c|``, the cosine or ``x.c``."""
+    with torch.autocast(x.device.type, enabled=False):
+        if metric == "dot":
+            return x @ codes.t()
+        if metric == "cosine":
+            return torch.nn.functional.normalize(x, dim=-1) @ torch.nn.functional.normalize(codes, dim=-1).t()
+        # distances are the same from any origin, and cancel least near the codes
+        centre = codes.detach().mean(dim=0)
+        x, codes = x - centre, codes - centre
+        square = torch.addmm(codes.square().sum(dim=1), x, codes.t(), alpha=-2) + x.square().sum(dim=1, keepdim=True)
+        return -square if metric == "l2" else -square.clamp(min=1e-8).sqrt()
+
+
+def _chunks(n: int, per_row: int) -> Iterator[slice]:
+    size = max(1, _PAIRS // max(1, per_row))
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
+def _recomputed(function: Callable[..., torch.Tensor], *args: object) -> torch.Tensor:
+    """The result of a function whose intermediate tensors the backward computes again."""
+    if not torch.is_grad_enabled():
+        return function(*args)
+    result: torch.Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+def _over_groups(x: torch.Tensor, codes: torch.Tensor, rows: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """``rows(x [n, D], codes [K, D], chunk, g)`` for every chunk of each group, put together along N and G."""
+    groups = []
+    for g, book in enumerate(codes):
+        parts = [rows(x[chunk, g], book, chunk, g) for chunk in _chunks(len(x), len(book))]
+        groups.append(torch.cat(parts) if parts else rows(x[:, g], book, slice(0, 0), g))
+    return torch.stack(groups, dim=1)
+
+
+def soft_values(
+    x: torch.Tensor,  # [N, G, D]
+    codes: torch.Tensor,  # [G, K, D]
+    metric: str,
+    temperature: float,
+) -> torch.Tensor:  # [N, G, D]
+    """The mean code of ``softmax(scores / temperature)``; codes pass gradient through the weights alone."""
+
+    def rows(x: torch.Tensor, book: torch.Tensor, *_: object) -> torch.Tensor:
+        def mean(x: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
+            weights = (scores(x, book, metric) / temperature).softmax(dim=1)
+            with torch.autocast(x.device.type, enabled=False):
+                return weights @ book.detach()
+
+        return _recomputed(mean, x, book)
+
+    return _over_groups(x, codes, rows)
+
+
+@torch.no_grad()
+def sample_codes(
+    x: torch.Tensor,  # [N, G, D]
+    codes: torch.Tensor,  # [G, K, D]
+    metric: str,
+    temperature: float,
+    seed: torch.Tensor | int,
+    m: int = 1,
+) -> torch.Tensor:  # [N, G, M] int64
+    """M codes drawn without replacement with probabilities ``softmax(scores / temperature)``, by Gumbel noise.
+
+    The draw is a function of the seed, of the position of the vector and of the number of vectors.
+    """
+
+    def rows(x: torch.Tensor, book: torch.Tensor, chunk: slice, g: int) -> torch.Tensor:
+        # one stream of numbers per chunk
+        key = torch.as_tensor(seed, device=x.device) * 0x9E3779B1 + (chunk.start * len(codes) + g)
+        uniform = random_uniform(key, (len(x), len(book)), x.device)
+        noisy = scores(x, book, metric) / temperature - (-uniform.log()).log()
+        return noisy.topk(m, dim=1).indices
+
+    return _over_groups(x, codes, rows)
+
+
+def cross_entropy(
+    x: torch.Tensor,  # [N, G, D]
+    codes: torch.Tensor,  # [G, K, D]
+    indices: torch.Tensor,  # [N, G]
+    metric: str,
+) -> torch.Tensor:  # []
+    """Mean cross entropy of ``softmax(scores)`` to these indices; -1 leaves one out; 0 if all are."""
+
+    def rows(x: torch.Tensor, book: torch.Tensor, chunk: slice, g: int) -> torch.Tensor:
+        def entropy(x: torch.Tensor, book: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(
+                scores(x, book, metric), target, ignore_index=-1, reduction="none"
+            )
+
+        return _recomputed(entropy, x, book, indices[chunk, g])
+
+    return _over_groups(x, codes, rows).sum() / (indices >= 0).sum().clamp(min=1)
+
+
+def position_entropy(
+    x: torch.Tensor,  # [B, P, H, D]
+    codes: torch.Tensor,  # [1, K, D] or [H, K, D]
+    metric: str,
+    temperature: float,
+    eps: float,
+) -> torch.Tensor:  # []
+    """Entropy of the assignment ``softmax(scores / temperature)`` averaged over B and H, mean over positions P.
+
+    ``-sum p log max(p, eps)``.
+    """
+    _, positions, heads, _ = x.shape
+    books = codes.expand(heads, -1, -1)
+    k = codes.shape[1]
+
+    def assigned(x: torch.Tensor, book: torch.Tensor) -> torch.Tensor:  # [b, p, D], [K, D] -> [p, K]
+        logits = scores(x.flatten(0, 1), book, metric) / temperature
+        return logits.softmax(dim=1).view(*x.shape[:2], -1).sum(dim=0)
+
+    def entropies(x: torch.Tensor, books: torch.Tensor) -> torch.Tensor:  # [B, p, H, D], [H, K, D] -> []
+        parts = [
+            _recomputed(assigned, x[chunk, :, h], book)
+            for h, book in enumerate(books)
+            for chunk in _chunks(len(x), x.shape[1] * k)
+        ]
+        mean = functools.reduce(torch.add, parts) / (len(x) * heads)
+        return -(mean * mean.clamp(min=eps).log()).sum()
+
+    if not x.shape[:2].numel():
+        return x.new_zeros(())
+    return (
+        torch.stack([_recomputed(entropies, x[:, chunk], books) for chunk in _chunks(positions, k)]).sum() / positions
+    )
