@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from vqkernels._core.backend import Choice, explain, use_backend
 from vqkernels.kmeans import KMeansResult, kmeans
-from vqkernels.nn import Ema, Frozen, Learned, OnlineClustering, QuantizerOutput, Usage, VectorQuantizer
+from vqkernels.nn import (
+    Ema,
+    Frozen,
+    FullCodebook,
+    Learned,
+    OnlineClustering,
+    QuantizerOutput,
+    Regularizer,
+    ResidualQuantizer,
+    Usage,
+    VectorQuantizer,
+)
 from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
@@ -35,12 +46,15 @@ __all__ = [
     "CodeStats",
     "Ema",
     "Frozen",
+    "FullCodebook",
     "KMeansResult",
     "Learned",
     "NearestCode",
     "OnlineClustering",
     "Quantized",
     "QuantizerOutput",
+    "Regularizer",
+    "ResidualQuantizer",
     "SoftEntropy",
     "TopCodes",
     "Usage",

@@ -1,7 +1,7 @@
 """Quantizer modules: one composable :class:`VectorQuantizer`, its codebook kinds, its usage statistics, entropy
 regularizers."""
 
-from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
+from vqkernels.nn.config import CodebookConfig, Ema, Frozen, FullCodebook, Learned, OnlineClustering, Regularizer
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
 from vqkernels.nn.regularizers import (
     IBQ_ENTROPY,
@@ -13,6 +13,7 @@ from vqkernels.nn.regularizers import (
     SignEntropy,
     sign_entropy,
 )
+from vqkernels.nn.residual import ResidualQuantizer
 from vqkernels.nn.usage import Usage
 
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "Ema",
     "EntropyLoss",
     "Frozen",
+    "FullCodebook",
     "Learned",
     "OnlineClustering",
     "QuantizerOutput",
+    "Regularizer",
+    "ResidualQuantizer",
     "SignEntropy",
     "Usage",
     "VectorQuantizer",

@@ -146,15 +146,23 @@ class EmaCodebook(Codebook):
     cluster_size: torch.Tensor  # [G, K] float32
     embed_sum: torch.Tensor  # [G, K, D] float32
     idle: torch.Tensor  # [G, K] int64, steps since a code was used or revived
+    forwards: torch.Tensor  # [] int64, since the last update
+    pending_count: torch.Tensor  # [G, K] float32, what they counted
+    pending_total: torch.Tensor  # [G, K, D] float32, what they summed
     draws: torch.Tensor  # [] int64, the seed of the next draw
 
     def __init__(self, config: Ema, *shape: Any) -> None:
         super().__init__(*shape)
         self.decay, self.eps, self.dead_after = config.decay, config.eps, config.dead_after
+        self.accumulate = config.accumulate
         codes = self._uniform(1 / self.num_codes)
         self.register_buffer("weight", codes)
         self.register_buffer("cluster_size", torch.ones(codes.shape[:2]))
         self.register_buffer("embed_sum", codes.clone())
+        if self.accumulate > 1:
+            self.register_buffer("forwards", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("pending_count", torch.zeros(codes.shape[:2]))
+            self.register_buffer("pending_total", torch.zeros(codes.shape))
         if self.dead_after is not None:
             self.register_buffer("idle", torch.zeros(codes.shape[:2], dtype=torch.int64))
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
@@ -169,6 +177,9 @@ class EmaCodebook(Codebook):
         self.embed_sum.copy_(codes)
         if self.dead_after is not None:
             self.idle.zero_()
+        if self.accumulate > 1:
+            for buffer in (self.forwards, self.pending_count, self.pending_total):
+                buffer.zero_()
 
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -190,6 +201,8 @@ class EmaCodebook(Codebook):
         return count
 
     def _move(self, count: torch.Tensor, total: torch.Tensor) -> None:
+        if self.accumulate > 1:
+            count, total = self._accumulated(count, total)
         # a step without any vector is no step: a count that is no number leaves the state as it is
         count = torch.where(count.sum(dim=1, keepdim=True) > 0, count, torch.nan)
         ema_update_(
@@ -203,6 +216,17 @@ class EmaCodebook(Codebook):
             normalize=self.metric == "cosine",
             backend=self.backend,
         )
+
+    def _accumulated(self, count: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The statistics of all forwards since the last update if one is due now, otherwise none."""
+        self.forwards.add_(1)
+        self.pending_count.add_(count)
+        self.pending_total.add_(total)
+        due = self.forwards >= self.accumulate
+        count, total = self.pending_count * due, self.pending_total.clone()
+        for buffer in (self.forwards, self.pending_count, self.pending_total):
+            buffer.mul_(~due)
+        return count, total
 
     def _revive(self, revived: torch.Tensor, vectors: torch.Tensor) -> None:  # [G, K], [G, K, D]
         # two codes on one vector would never part, since ties go to the first; the seed is no other draw's

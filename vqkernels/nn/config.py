@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -56,11 +57,14 @@ class Ema:
         dead_after: a code not used for this many training steps is put on a random vector of the batch (each
             entry changed by up to 0.1 %, so that codes put on one vector can part) and its running sums start
             again; None leaves unused codes alone.
+        accumulate: so many forwards in training make one update, as if their batches had come at once: the number
+            of forwards per optimizer step under gradient accumulation. ``dead_after`` still counts forwards.
     """
 
     decay: float = 0.99
     eps: float = 1e-5
     dead_after: int | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay <= 1.0:
@@ -69,6 +73,8 @@ class Ema:
             raise ValueError(f"eps: expected a number >= 0, got {self.eps}")
         if self.dead_after is not None and self.dead_after < 1:
             raise ValueError(f"dead_after: expected None or at least 1, got {self.dead_after}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate: expected at least 1, got {self.accumulate}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,3 +109,54 @@ class Frozen:
 
 
 CodebookConfig = Learned | OnlineClustering | Ema | Frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullCodebook:
+    """A gradient through ``softmax(similarity / temperature)``, which reaches all codes (IBQ, Shi et al. 2024).
+
+    The value is the code all the same. The input gets its gradient through the softmax too, and no other. Similarity
+    is the negated distance of the quantizer's metric; IBQ takes ``metric="dot"``. N x K scores are computed a few
+    vectors at a time, and once more in the backward.
+
+    Args:
+        temperature: a positive number.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: expected a number > 0, got {self.temperature}")
+
+
+class RegularizingLoss(Protocol):
+    """What :class:`Regularizer` weights, for example :class:`vqkernels.nn.EntropyLoss`."""
+
+    def __call__(
+        self,
+        x: torch.Tensor,  # [N, G, D]
+        codebook: torch.Tensor,  # [G, K, D]
+        *,
+        weight: torch.Tensor,  # [N, G] bool, the vectors that take part
+        backend: str | None,
+    ) -> torch.Tensor: ...  # []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularizer:
+    """A further loss of a quantizer.
+
+    Args:
+        name: under which the unweighted loss is told.
+        loss: of vectors and codes as they are compared, both with gradient.
+        weight: in the sum of losses; 0 does not compute it.
+    """
+
+    name: str
+    loss: RegularizingLoss
+    weight: float
+
+    def __post_init__(self) -> None:
+        if self.name in ("commitment", "codebook"):
+            raise ValueError(f"name: expected one that is not taken, got {self.name!r}")

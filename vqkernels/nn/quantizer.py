@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,9 +10,11 @@ from torch import nn
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import check_floating, check_indices, check_metric, check_shape, check_tensor
-from vqkernels.nn.codebook import build_codebook, unit
-from vqkernels.nn.config import CodebookConfig, Learned
-from vqkernels.nn.losses import masked_mean_square
+from vqkernels._core.random import random_uniform
+from vqkernels.nn.codebook import build_codebook, next_seed, unit
+from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
+from vqkernels.nn.rows import finite_rows, masked_mean_square
+from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
@@ -25,7 +27,8 @@ class QuantizerOutput(NamedTuple):
     quantized: torch.Tensor  # like x
     indices: torch.Tensor  # [...] or [..., G] int64
     loss: torch.Tensor  # [] float32
-    losses: dict[str, torch.Tensor]  # the unweighted terms: "commitment", and "codebook" if codes are trained
+    # the unweighted terms: "commitment", "codebook" if codes are trained, and those of the regularizers
+    losses: dict[str, torch.Tensor]
 
 
 class VectorQuantizer(nn.Module):
@@ -50,11 +53,15 @@ class VectorQuantizer(nn.Module):
             length, and losses and codebook updates compare it with the vector scaled to unit length.
         codebook: its kind and update rule: :class:`Learned`, :class:`Ema`, :class:`OnlineClustering` or
             :class:`Frozen`.
-        gradient: how the gradient of ``quantized`` reaches ``x``: ``"ste"``, ``"rotation"`` or ``"none"``. It
-            never reaches the codebook.
+        gradient: how the gradient of ``quantized`` reaches ``x``: ``"ste"``, ``"rotation"`` or ``"none"``, none of
+            which lets it reach the codebook; or :class:`FullCodebook`, which lets it reach all codes.
         commitment_weight: weight of the loss that pulls vectors to their codes.
-        codebook_weight: weight of the loss that pulls codes to their vectors, if they are trained by
-        gradient.
+        codebook_weight: weight of the loss that pulls codes to their vectors, if they are trained by gradient.
+        regularizers: further losses, each a :class:`Regularizer`.
+        sampling_temperature: in training, draw codes from ``softmax(-distance / sampling_temperature)``; None takes
+            the nearest.
+        nested_keep_probs: probabilities of keeping the first 1, 2, ... G groups, drawn for every entry of a training
+            batch (MGVQ); the other groups have value 0 and index -1, no loss and no update. None keeps all.
         channels_first: vectors along dimension 1, ``[B, dim, ...]``, instead of along the last one.
         usage_window: training steps over which :meth:`usage` looks back.
         backend: a backend by name for every operation, or None.
@@ -66,8 +73,9 @@ class VectorQuantizer(nn.Module):
 
     State:
         Codebooks and statistics move in the forward of training mode, once per call: a forward that is repeated
-        (activation checkpointing) or split (gradient accumulation) counts as several steps. Everything that
-        changes training is in the ``state_dict``; training resumed from it ends with the same bits.
+        (activation checkpointing) counts twice; batches that are split (gradient accumulation) make one update of
+        an EMA codebook with ``Ema(accumulate=...)``. Everything that changes training is in the ``state_dict``;
+        training resumed from it ends with the same bits.
 
     Distributed:
         In training, statistics are summed over all processes of the default group, one all-reduce per step (a
@@ -87,6 +95,8 @@ class VectorQuantizer(nn.Module):
         ([2, 5, 8], [2, 5], ['commitment'])
     """
 
+    draws: torch.Tensor  # [] int64, the seed of the next draw
+
     def __init__(
         self,
         dim: int,
@@ -96,9 +106,12 @@ class VectorQuantizer(nn.Module):
         code_dim: int | None = None,
         metric: str = "l2",
         codebook: CodebookConfig = Learned(),  # noqa: B008, it is immutable
-        gradient: str = "ste",
+        gradient: str | FullCodebook = "ste",
         commitment_weight: float = 0.25,
         codebook_weight: float = 1.0,
+        regularizers: Sequence[Regularizer] = (),
+        sampling_temperature: float | None = None,
+        nested_keep_probs: Sequence[float] | None = None,
         channels_first: bool = False,
         usage_window: int = 100,
         backend: str | None = None,
@@ -110,8 +123,10 @@ class VectorQuantizer(nn.Module):
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if width % groups:
             raise ValueError(f"groups: expected a divisor of the code width {width}, got {groups}")
-        if gradient not in GRADIENTS:
+        if not isinstance(gradient, FullCodebook) and gradient not in GRADIENTS:
             raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
+        if sampling_temperature is not None and not sampling_temperature > 0:
+            raise ValueError(f"sampling_temperature: expected None or a number > 0, got {sampling_temperature}")
         check_metric(metric)
         check_backend(backend)
         self.dim, self.num_codes, self.groups, self.code_dim = dim, num_codes, groups, width
@@ -120,8 +135,15 @@ class VectorQuantizer(nn.Module):
         self.channels_first = channels_first
         self.project_in = nn.Linear(dim, width) if width != dim else None
         self.project_out = nn.Linear(width, dim) if width != dim else None
+        self.regularizers = tuple(part for part in regularizers if part.weight)
+        self.sampling_temperature = sampling_temperature
+        self.nested_keep_probs = None if nested_keep_probs is None else _check_probs(nested_keep_probs, groups)
+        if sampling_temperature is not None or nested_keep_probs is not None:
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self.table = build_codebook(codebook, groups, num_codes, width // groups, metric, backend)
         self.statistics = UsageStatistics(groups, num_codes, usage_window)
+        if isinstance(gradient, FullCodebook) and not self.table.trained:
+            raise ValueError("gradient: expected a codebook trained by gradient with FullCodebook, got another")
 
     def forward(
         self,
@@ -145,20 +167,22 @@ class VectorQuantizer(nn.Module):
             raise RuntimeError("codebook: projector_init='matched' needs fit_codebook(batches) before training")
         rows, usable, shape = self._rows(x, mask)
         codebook = self.table.codes()
-        indices, distance = nearest_code(rows, codebook, metric=self.metric, backend=self.backend)
-        indices = _label(indices, usable, mask)
+        indices = _label(self._find(rows, codebook), usable, mask)
+        taking_part = usable[:, None].expand_as(indices)
+        if self.training and self.nested_keep_probs is not None:
+            kept = self._kept_groups(shape)
+            indices, taking_part = indices.where(kept, -1), taking_part & kept
         codes = self._values(codebook, indices)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         if self.metric == "cosine":
             rows = unit(rows)
-        quantized = estimate_gradient(rows, codes.detach(), self.gradient)
-        losses = self._losses(rows, codes, usable)
-        loss = self.commitment_weight * losses["commitment"]
-        if self.table.trained:
-            loss = loss + self.codebook_weight * losses["codebook"]
+        losses = self._losses(rows, codebook, codes, taking_part)
+        weights = {"commitment": self.commitment_weight, "codebook": self.codebook_weight}
+        weights |= {part.name: part.weight for part in self.regularizers}
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        quantized = self._differentiable(rows, codebook, codes, indices)
         if self.training:
-            used = torch.where(usable[:, None] & ~distance.isnan(), indices, -1)
-            self.statistics.update(self.table.update(rows.detach(), used))
+            self.statistics.update(self.table.update(rows.detach(), indices.where(taking_part, -1)))
         out = self._output(quantized, indices, shape).to(x.dtype)
         return QuantizerOutput(out, self._shaped(indices, shape), loss, losses)
 
@@ -173,7 +197,8 @@ class VectorQuantizer(nn.Module):
         """Values of indices: the inverse of the lookup, ``project_out`` included, in the layout of ``x``.
 
         Args:
-            indices: as returned by :meth:`forward` or :meth:`encode`; -1 gives a zero vector.
+            indices: as returned by :meth:`forward` or :meth:`encode`; -1 gives a zero vector, or, in some groups
+                only, zeros there: a prefix of groups is decoded with -1 in the others.
 
         Returns:
             Values in the dtype of the codebook, at least float32.
@@ -246,8 +271,7 @@ class VectorQuantizer(nn.Module):
             legend = "[B, dim, ...]" if self.channels_first else "[..., dim]"
             raise ValueError(f"x: expected {legend} with dim={self.dim}, got shape {list(x.shape)}")
         x = x.movedim(dim, -1)
-        # false for NaN too, and two passes where isfinite takes five
-        usable = x.detach().abs().amax(dim=-1) < torch.inf
+        usable = finite_rows(x)
         if mask is not None:
             check_tensor("mask", mask)
             if mask.dtype != torch.bool:
@@ -266,15 +290,45 @@ class VectorQuantizer(nn.Module):
         # not before the gather: only codes in use are worth scaling, forward and backward
         return unit(codes) if self.metric == "cosine" else codes
 
+    def _find(self, rows: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:  # [N, G, D] -> [N, G]
+        if self.training and self.sampling_temperature is not None:
+            seed = next_seed(self.draws)
+            return sample_codes(rows.float(), codebook.float(), self.metric, self.sampling_temperature, seed)[..., 0]
+        return nearest_code(rows, codebook, metric=self.metric, backend=self.backend).indices
+
+    def _kept_groups(self, shape: torch.Size) -> torch.Tensor:  # [N, G] bool
+        """The first groups of every entry of the batch, as many as a draw says."""
+        assert self.nested_keep_probs is not None
+        ends = torch.tensor(self.nested_keep_probs, device=self.draws.device).cumsum(0)[:-1]
+        # the sign keeps these draws apart from those of codes
+        uniform = random_uniform(-next_seed(self.draws), tuple(shape[:1]), self.draws.device)
+        kept = torch.cat([torch.ones_like(uniform[..., None], dtype=torch.bool), uniform[..., None] >= ends], dim=-1)
+        entries = kept.reshape(*shape[:1], *(1 for _ in shape[1:]), self.groups)
+        return entries.expand(*shape, self.groups).reshape(-1, self.groups)
+
+    def _differentiable(
+        self, rows: torch.Tensor, codebook: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor
+    ) -> torch.Tensor:  # [N, G, D]
+        """The codes with the gradient that is to reach vectors and codebook; none where the index is -1."""
+        if isinstance(self.gradient, FullCodebook):
+            soft = soft_values(rows, codebook.to(rows.dtype), self.metric, self.gradient.temperature)
+            quantized = codes + (soft - soft.detach())
+        else:
+            quantized = estimate_gradient(rows, codes.detach(), self.gradient)
+        return quantized.where((indices >= 0)[..., None], 0)
+
     def _losses(
         self,
         rows: torch.Tensor,  # [N, G, D]
+        codebook: torch.Tensor,  # [G, K, D]
         codes: torch.Tensor,  # [N, G, D]
-        usable: torch.Tensor,  # [N]
+        taking_part: torch.Tensor,  # [N, G]
     ) -> dict[str, torch.Tensor]:
-        losses = {"commitment": masked_mean_square(rows, codes.detach(), usable)}
+        losses = {"commitment": masked_mean_square(rows, codes.detach(), taking_part)}
         if self.table.trained:
-            losses["codebook"] = masked_mean_square(rows.detach(), codes, usable)
+            losses["codebook"] = masked_mean_square(rows.detach(), codes, taking_part)
+        for part in self.regularizers:
+            losses[part.name] = part.loss(rows, codebook, weight=taking_part, backend=self.backend)
         return losses
 
     def _output(
@@ -286,7 +340,7 @@ class VectorQuantizer(nn.Module):
         values = values.reshape(-1, self.code_dim)
         if self.project_out is not None:
             values = self.project_out(values.to(self.project_out.weight.dtype))
-            values = torch.where((indices >= 0).all(dim=1, keepdim=True), values, 0)
+            values = torch.where((indices >= 0).any(dim=1, keepdim=True), values, 0)
         return values.reshape(*shape, self.dim).movedim(-1, 1 if self.channels_first else -1)
 
     def _shaped(self, indices: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, G] -> [...] or [..., G]
@@ -301,3 +355,9 @@ def _label(
     """Index 0 where the vector is not finite, -1 where it is masked."""
     indices = torch.where(usable[:, None], indices, 0)
     return indices if mask is None else torch.where(mask.reshape(-1, 1), indices, -1)
+
+
+def _check_probs(probs: Sequence[float], groups: int) -> tuple[float, ...]:
+    if len(probs) != groups or min(probs) < 0 or abs(sum(probs) - 1) > 1e-6:
+        raise ValueError(f"nested_keep_probs: expected {groups} probabilities that add up to 1, got {list(probs)}")
+    return tuple(probs)

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_floating, check_indices
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
-from vqkernels.compat.vector_quantize_pytorch._rows import Rows, finite_rows
+from vqkernels.compat.vector_quantize_pytorch._rows import Rows
 from vqkernels.distributed import all_reduce_sum_, world
+from vqkernels.nn.rows import finite_rows
 from vqkernels.ops.gather_codes import gather_codes
 
 

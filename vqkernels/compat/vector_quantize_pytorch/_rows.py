@@ -27,11 +27,6 @@ def lens_to_mask(lens: torch.Tensor, max_length: int) -> torch.Tensor:  # [B] ->
     return torch.arange(max_length, device=lens.device) < lens[:, None]
 
 
-def finite_rows(x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
-    # false for NaN too, and two passes where isfinite takes five
-    return x.detach().abs().amax(dim=-1) < torch.inf
-
-
 def directional_reparam(
     src: torch.Tensor,  # [..., D]
     tgt: torch.Tensor,  # [..., D]

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.checks import check_floating, check_indices
-from vqkernels.compat.vector_quantize_pytorch._rows import finite_rows
-from vqkernels.nn.losses import masked_mean_square
+from vqkernels.nn.rows import finite_rows, masked_mean_square
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import estimate_gradient

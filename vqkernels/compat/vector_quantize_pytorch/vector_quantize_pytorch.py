@@ -19,7 +19,7 @@ from vqkernels.compat.vector_quantize_pytorch._rows import (
     lens_to_mask,
     orthogonal_loss_fn,
 )
-from vqkernels.nn.losses import masked_mean_square
+from vqkernels.nn.rows import masked_mean_square
 from vqkernels.nn.scores import cross_entropy, position_entropy
 from vqkernels.ops.quantize import estimate_gradient
 

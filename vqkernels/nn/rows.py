@@ -1,4 +1,4 @@
-"""Means over the vectors that take part."""
+"""Which vectors take part, and means over them."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def masked_mean_square(
     usable = (usable if usable.dim() == 2 else usable[:, None]).expand(a.shape[:2])
     error = (a - b).square().sum(dim=2)
     return (error * usable).sum() / (usable.sum().clamp(min=1) * a.shape[2])
+
+
+def finite_rows(x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...] bool
+    # false for NaN too, and two passes where isfinite takes five
+    return x.detach().abs().amax(dim=-1) < torch.inf
