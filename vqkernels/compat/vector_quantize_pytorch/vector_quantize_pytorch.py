@@ -362,10 +362,7 @@ class VectorQuantize(QuantizerInterface):
     ) -> tuple[torch.Tensor, LossBreakdown]:
         """The weighted sum, per token with topk, and its terms."""
         loss = commitment = diversity = orthogonal = self.zero
-        if self.training:
-            # a loss that can be differentiated, whatever it consists of
-            loss = loss.detach().requires_grad_()
-        elif topk:
+        if topk and not self.training:
             commitment = self._commitment(rows, found, freeze, topk)
             loss = commitment * (self.commitment_weight if self.has_commitment_loss else 1.0)
         if self.training and self.has_codebook_diversity_loss:
@@ -377,6 +374,9 @@ class VectorQuantize(QuantizerInterface):
         if self.training and self.has_codebook_orthogonal_loss:
             orthogonal = orthogonal_loss_fn(self._regularized_codes(rows.select(found.indices)))
             loss = loss + orthogonal * self.orthogonal_reg_weight
+        if self.training and not loss.requires_grad and not torch.compiler.is_compiling():
+            # a loss to call backward on, whatever it consists of
+            loss = loss.detach().requires_grad_()
         return loss, LossBreakdown(commitment, diversity, orthogonal, inplace_optimize)
 
     def _commitment(self, rows: Rows, found: Found, freeze: bool, topk: int | None) -> torch.Tensor:

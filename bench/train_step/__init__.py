@@ -1,0 +1,1 @@
+"""Whole training steps of a drop-in quantizer."""
