@@ -30,7 +30,7 @@ def ours(op: str, canonical: Callable[[Any], Sequence[Any]]) -> tuple[Implementa
         note="the backend chosen by default; everything derived from the codebook inside the clock",
         devices=("cpu", "cuda"),
         obstacle=partial(op_obstacle, op),
-        describe=partial(_chosen, op, canonical),
+        describe=partial(chosen, op, canonical),
     )
     named = (
         Implementation(
@@ -68,7 +68,7 @@ def _prepare(op: str, backend: str | None, problem: Any) -> Call:
     return lambda: function(*problem, backend=backend).indices
 
 
-def _chosen(op: str, canonical: Callable[[Any], Sequence[Any]], problem: Any) -> Setting:
+def chosen(op: str, canonical: Callable[[Any], Sequence[Any]], problem: Any) -> Setting:
     choices = vqkernels.explain(op, *canonical(problem))
     backend = next(choice.backend for choice in choices if choice.selected)
     return {"backend": backend, "arithmetic": _ARITHMETIC[backend]}

@@ -7,12 +7,14 @@ from bench.multilevel_nearest_code.cases import CASES as MULTILEVEL_NEAREST_CODE
 from bench.nearest_code.cases import CASES as NEAREST_CODE
 from bench.soft_assignment_entropy.cases import CASES as SOFT_ASSIGNMENT_ENTROPY
 from bench.top_codes.cases import CASES as TOP_CODES
+from bench.train_step.cases import CASES as TRAIN_STEP
 
 OPS: dict[str, tuple[OpCase, ...]] = {
     "nearest_code": NEAREST_CODE,
     "top_codes": TOP_CODES,
     "multilevel_nearest_code": MULTILEVEL_NEAREST_CODE,
     "soft_assignment_entropy": SOFT_ASSIGNMENT_ENTROPY,
+    "train_step": TRAIN_STEP,
 }
 
 

@@ -19,7 +19,7 @@ from bench.case import DEVICES, Call, Implementation, OpCase, Setting
 from bench.ceiling import Ceiling, middle
 from bench.device import Device, device_for
 from bench.machine import ROOT, environment, limited_threads
-from bench.ours import op_obstacle
+from bench.ours import OURS
 from bench.registry import OPS
 from bench.timing import Timing, measure
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         _list(cases, args.device)
         return 0
-    if obstacle := op_obstacle(args.op):
+    if obstacle := next(i for i in cases[0].implementations if i.name == OURS).missing(args.device):
         parser.error(f"--op: {obstacle}")
     options = Options(
         threads=args.threads,

@@ -34,7 +34,7 @@ DEVICE = Cpu(threads=1, settle_seconds=0.0)
 OUR_NAME = frozenset({"ours"})
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if hasattr(vqkernels, op)])
+@pytest.mark.parametrize("op", [op for op in OPS if hasattr(vqkernels, op) or op == "train_step"])
 def test_every_case_runs_and_passes_its_gate(op: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"
     assert run.main(["--op", op, "--smoke", "--threads", "1", "--json", str(path)]) == 0

@@ -129,3 +129,17 @@ def test_trains_like_the_original(case: str) -> None:
     ours = getattr(compat, name)(**copy.deepcopy(arguments))
     # in evaluation the original still adds noise
     assert_trains_alike(theirs, ours, shape, options, skip=lambda seen: case == "diveq" and seen == "3 0")
+
+
+@pytest.mark.parametrize("num_codebooks", [1, 3])
+def test_random_projections_label_like_the_original(num_codebooks: int) -> None:
+    """Oracle: the original; labels are integers, and no two codes are as near as rounding could tell."""
+    torch.manual_seed(3)
+    arguments = {"dim": 8, "codebook_size": 32, "codebook_dim": 4, "num_codebooks": num_codebooks}
+    theirs, ours = (library.RandomProjectionQuantizer(**arguments) for library in (original, compat))
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 50, 8)
+    labels = ours(x)
+    assert torch.equal(labels, theirs(x))
+    torch.testing.assert_close(ours(x, indices=labels), theirs(x, indices=labels), rtol=1e-5, atol=0)
+    theirs.load_state_dict(ours.state_dict())
