@@ -22,7 +22,7 @@ from vqkernels.compat.vector_quantize_pytorch import (
     SimVQ,
     VectorQuantize,
 )
-from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup, assert_within_budget
+from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup, assert_within_budget, peak_memory_growth
 
 LEARNED: dict[str, Any] = {"learnable_codebook": True, "ema_update": False}
 
@@ -407,3 +407,30 @@ def test_processes_synchronise_though_built_before_the_group(tmp_path: Path) -> 
         alone(torch.cat(parts, dim=1).float())
     for key, value in alone.state_dict().items():
         torch.testing.assert_close(first["ema"][key], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "commitment_use_cross_entropy_loss=True",
+        "codebook_diversity_loss_weight=0.1",
+        "stochastic_sample_codes=True, straight_through=True, route_gradients_to_input=False",
+    ],
+)
+def test_a_training_step_makes_no_matrix_of_all_pairs(arguments: str) -> None:
+    """4096 x 8192 float32 numbers are 134 MB, of which the original holds six at a time."""
+    setup = f"""
+import torch, vqkernels
+torch.set_num_threads(1)
+def step(n, k):
+    quantizer = vqkernels.VectorQuantize(8, k, {arguments})
+    x = torch.randn(8, n // 8, 8, requires_grad=True)
+    quantized, _, loss = quantizer(x)
+    (quantized.sum() + loss).backward()
+step(64, 128)
+"""
+    # blocks go back to the system when they are freed: counted is what is alive, not what the heap keeps
+    growth = peak_memory_growth(setup, "step(4096, 8192)", env={"MALLOC_MMAP_THRESHOLD_": "1000000"})
+    # chunks of 4 MB, some of int64, a dozen of them alive in a backward
+    assert growth < 100e6

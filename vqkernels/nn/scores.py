@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from vqkernels._core.random import random_uniform
 
-_PAIRS = 1 << 22  # scores held at a time
+_PAIRS = 1 << 20  # scores held at a time
 METRICS = ("l2", "euclidean", "cosine", "dot")
 
 
@@ -38,11 +39,29 @@ def _chunks(n: int, per_row: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n, size))
 
 
-def _recomputed(function: Callable[..., torch.Tensor], *args: object) -> torch.Tensor:
-    """The result of a function whose intermediate tensors the backward computes again."""
-    if not torch.is_grad_enabled():
+class _Recomputation(torch.autograd.Function):
+    """A function of tensors that keeps its arguments alone, and is evaluated once more in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*args)
         return function(*args)
-    result: torch.Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        args = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad():
+            value = ctx.function(*args)
+        wanted = [t for t in args if t.requires_grad]
+        found = iter(torch.autograd.grad(value, wanted, grad))
+        return None, *(next(found) if n else None for n in needed)
+
+
+def _recomputed(function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = _Recomputation.apply(function, *args)  # type: ignore[no-untyped-call]
     return result
 
 
