@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
-from vqkernels.ops.code_stats import code_stats
 
 
 class AffineCodebook(Codebook):
@@ -76,9 +75,7 @@ class AffineCodebook(Codebook):
     def _mean(self, x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[H, 1, D]`` over the vectors that take part, and whether there is any, ``[H, 1, 1]``."""
         # one code that all of them have
-        count, total = code_stats(x, indices.clamp(max=0), 1, groups=self.num_codebooks)
-        if self.sync_affine_param:
-            self._sum_over_processes_(count, total)
+        count, total = self._stats(x, indices.clamp(max=0), num_codes=1, sync=self.sync_affine_param)
         return total / count.clamp(min=1)[..., None], (count > 0)[..., None]
 
     def _ratio(self) -> torch.Tensor:  # [H, 1, D]

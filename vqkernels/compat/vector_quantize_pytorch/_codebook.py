@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqkernels.distributed import all_reduce_sum_, elect, world
+from vqkernels.distributed import elect, sum_of_all, world
 from vqkernels.nn.codebook import unit
-from vqkernels.ops.code_stats import code_stats
+from vqkernels.ops.code_range import code_range
+from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.reanchor import Anchors, random_vectors
@@ -112,10 +113,7 @@ class Codebook(nn.Module):
         count = torch.zeros_like(self.cluster_size)
         for _ in range(self.kmeans_iters):
             nearest = nearest_code(x, means, metric=self.metric).indices
-            count, total = code_stats(
-                x, nearest.where(indices >= 0, -1), self.codebook_size, groups=self.num_codebooks
-            )
-            self._sum_over_processes_(count, total, sync=self.sync_kmeans)
+            count, total = self._stats(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
             centres = self.transform_input(total / count.clamp(min=1)[..., None])
             means = torch.where(count[..., None] > 0, centres, means)
         # a mean without vectors starts like any other code does; of size 0 it would become a zero code
@@ -140,8 +138,7 @@ class Codebook(nn.Module):
         ema_update = self.ema_update if ema_update is None else ema_update
         if not ema_update and not self.has_dead_code_replacement:
             return
-        count, total = code_stats(self.stored(x), indices, self.codebook_size, groups=self.num_codebooks)
-        self._sum_over_processes_(count, total)
+        count, total = self._stats(self.stored(x), indices)
         if callable(ema_update_weight):
             ema_update_weight = ema_update_weight(total, count)
         for buffer, new in ((self.cluster_size, count), (self.embed_avg, total)):
@@ -206,8 +203,8 @@ class Codebook(nn.Module):
         some = anchors.key.isfinite()
         vectors = anchors.vectors
         if sync:
-            vectors, key = elect(anchors)
-            all_reduce_sum_(vectors)
+            (vectors, key), _ = elect(anchors, indices.new_zeros(self.num_codebooks, 4))
+            (vectors,) = sum_of_all(vectors)
             some = key.isfinite()
         return torch.where(some[..., None], vectors, 0), some
 
@@ -229,12 +226,24 @@ class Codebook(nn.Module):
         self.embed_avg.lerp_(total.to(step), step[..., None])
 
     def _synchronised(self) -> bool:
-        """Whether processes train together: asked at every step, unless the constructor was told."""
-        return world()[1] > 1 if self.use_ddp is None else self.use_ddp
+        """Whether processes train together: asked at every step, unless the constructor was told not to."""
+        return world()[1] > 1 and self.use_ddp is not False
 
-    def _sum_over_processes_(self, *tensors: torch.Tensor, sync: bool = True) -> None:
-        if sync and self._synchronised():
-            all_reduce_sum_(*tensors)
+    def _stats(
+        self,
+        x: torch.Tensor,  # [N, H, D]
+        indices: torch.Tensor,  # [N, H]
+        *,
+        num_codes: int | None = None,
+        sync: bool = True,
+    ) -> CodeStats:
+        """Counts and sums over all processes, the same bits however vectors are spread over them."""
+        k, groups = self.codebook_size if num_codes is None else num_codes, self.num_codebooks
+        if not (sync and self._synchronised()):
+            return code_stats(x, indices, k, groups=groups)
+        nobody = Anchors(self.embed[:, :0].detach(), self.cluster_size[:, :0])
+        _, within = elect(nobody, code_range(x, indices, groups=groups))
+        return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
 
 
 def _recall_initted(codebook: nn.Module, _: Any) -> None:

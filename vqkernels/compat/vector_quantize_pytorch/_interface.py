@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from vqkernels._core.checks import check_floating, check_indices
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
-from vqkernels.distributed import all_reduce_sum_, world
+from vqkernels.distributed import sum_with_gradient, world
 from vqkernels.nn.rows import finite_rows
 from vqkernels.ops.gather_codes import gather_codes
 
@@ -79,10 +79,8 @@ class QuantizerInterface(nn.Module):
             return
         processes = world()[1]
         if self._codebook.use_ddp is not False and processes > 1:
-            gradients = [p.grad for p in self._codebook.parameters() if p.grad is not None]
-            all_reduce_sum_(*gradients)
-            for gradient in gradients:
-                gradient /= processes
+            for gradient in [p.grad for p in self._codebook.parameters() if p.grad is not None]:
+                gradient.copy_(sum_with_gradient(gradient) / processes)
         self.in_place_codebook_optimizer.step()
         self.in_place_codebook_optimizer.zero_grad()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vqkernels.compat.vector_quantize_pytorch._dropout import get_maybe_sync_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 
@@ -231,7 +231,7 @@ class HierarchicalVQ(nn.Module):
         least = self.nested_dropout_min_levels
         if not self.training or self.nested_dropout <= 0 or least >= self.num_levels:
             return None
-        draw = random.Random(get_maybe_sync_seed(device))
+        draw = random.Random(shared_seed(device))
         return None if draw.random() >= self.nested_dropout else draw.randrange(least - 1, self.num_levels - 1)
 
 

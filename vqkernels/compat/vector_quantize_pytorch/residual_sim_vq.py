@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vqkernels.compat.vector_quantize_pytorch._dropout import dropout_depth, get_maybe_sync_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, shared_seed
 from vqkernels.compat.vector_quantize_pytorch.sim_vq import SimVQ
 from vqkernels.ops.gather_codes import gather_codes
 
@@ -54,18 +54,14 @@ class ResidualSimVQ(nn.Module):
         super().__init__()
         if heads != 1:
             raise ValueError(f"heads: expected 1, got {heads}")
-        if quantize_dropout_cutoff_index < 0:
-            raise ValueError(
-                f"quantize_dropout_cutoff_index: expected at least 0, got {quantize_dropout_cutoff_index}"
-            )
         self.channel_first, self.num_quantizers, self.codebook_size = channel_first, num_quantizers, codebook_size
         self.layers = nn.ModuleList(
             SimVQ(dim, codebook_size, rotation_trick=rotation_trick, channel_first=channel_first, **sim_vq_kwargs)
             for _ in range(num_quantizers)
         )
-        self.quantize_dropout = quantize_dropout and num_quantizers > 1
-        self.quantize_dropout_cutoff_index = quantize_dropout_cutoff_index
-        self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
+        cutoff, multiple_of = quantize_dropout_cutoff_index, quantize_dropout_multiple_of
+        self._dropout = DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of)
+        self.quantize_dropout = self._dropout.wanted
 
     @property
     def codebooks(self) -> torch.Tensor:  # [Q, K, D]
@@ -95,9 +91,8 @@ class ResidualSimVQ(nn.Module):
         depth = self.num_quantizers
         if self.training and self.quantize_dropout:
             seed = rand_quantize_dropout_fixed_seed
-            seed = get_maybe_sync_seed(x.device) if seed is None else seed
-            cutoff, multiple_of = self.quantize_dropout_cutoff_index, self.quantize_dropout_multiple_of
-            depth = dropout_depth(seed, cutoff, multiple_of, depth)
+            seed = shared_seed(x.device) if seed is None else seed
+            depth = min(depth, self._dropout.last_layer(seed) + 1)
         residual, quantized = x, torch.zeros_like(x)
         columns, losses = [], []
         for number in range(depth):

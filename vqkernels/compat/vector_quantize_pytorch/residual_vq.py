@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
-from vqkernels.compat.vector_quantize_pytorch._dropout import dropout_depth, get_maybe_sync_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 from vqkernels.ops.gather_codes import gather_codes
@@ -121,7 +121,6 @@ class ResidualVQ(nn.Module):
             ("heads", "1", heads == 1),
             ("codebook_size", f"{num_quantizers} sizes", len(sizes) == num_quantizers),
             ("codebook_size", "one size with shared_codebook", not shared_codebook or len(set(sizes)) == 1),
-            ("quantize_dropout_cutoff_index", "at least 0", quantize_dropout_cutoff_index >= 0),
             ("eval_beam_size", "None without beam_size", eval_beam_size is None or beam_size is not None),
             ("beam_score_quantizer_weights", f"{num_quantizers} numbers", len(weights) == num_quantizers),
         ):
@@ -151,9 +150,9 @@ class ResidualVQ(nn.Module):
         self.layers = nn.ModuleList(VectorQuantize(self.codebook_dim, size, **vq_kwargs) for size in sizes)
         self.vq_is_ema_updating = self._layer(0).ema_update
 
-        self.quantize_dropout = quantize_dropout and num_quantizers > 1
-        self.quantize_dropout_cutoff_index = quantize_dropout_cutoff_index
-        self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
+        cutoff, multiple_of = quantize_dropout_cutoff_index, quantize_dropout_multiple_of
+        self._dropout = DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of)
+        self.quantize_dropout = self._dropout.wanted
         self.quant_grad_frac = 1.0 if diveq else quant_grad_frac
         self.beam_size, self.eval_beam_size = beam_size, beam_size if eval_beam_size is None else eval_beam_size
         self.register_buffer("beam_score_weights", torch.tensor(weights), persistent=False)
@@ -233,9 +232,8 @@ class ResidualVQ(nn.Module):
         depth = self.num_quantizers
         if self.training and self.quantize_dropout and indices is None:
             seed = rand_quantize_dropout_fixed_seed
-            seed = get_maybe_sync_seed(x.device) if seed is None else seed
-            cutoff, multiple_of = self.quantize_dropout_cutoff_index, self.quantize_dropout_multiple_of
-            depth = dropout_depth(seed, cutoff, multiple_of, depth)
+            seed = shared_seed(x.device) if seed is None else seed
+            depth = min(depth, self._dropout.last_layer(seed) + 1)
         if indices is not None:
             given = torch.stack(indices) if isinstance(indices, list) else indices
             quantized, total = self._cross_entropy(start, given, mask, options)
@@ -390,7 +388,7 @@ class GroupedResidualVQ(nn.Module):
         if indices is not None and len(indices) not in (0, self.groups):
             raise ValueError(f"indices: expected {self.groups} groups, got {len(indices)}")
         given = [None] * self.groups if indices is None or not len(indices) else list(indices)
-        seed = get_maybe_sync_seed(x.device) if self.training else None
+        seed = shared_seed(x.device) if self.training else None
         results = [
             rvq(
                 part,
