@@ -211,8 +211,8 @@ def entropy(context: Context) -> None:
         x, codebook = (tensor.requires_grad_() for tensor in problem)
 
         def forward(x: torch.Tensor = x, codebook: torch.Tensor = codebook) -> torch.Tensor:
-            sample, spread = loss(x, codebook, temperature=1.0)
-            total: torch.Tensor = sample - spread
+            entropy = loss(x, codebook, temperature=1.0)
+            total: torch.Tensor = entropy.sample - entropy.usage
             return total
 
         def both(forward: Callable[[], torch.Tensor] = forward) -> None:

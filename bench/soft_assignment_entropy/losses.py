@@ -85,12 +85,26 @@ def _chosen(problem: Problem) -> Setting:
 
 
 LOSSES = (
-    Implementation("vqkernels", "vqkernels", lambda problem: lambda: fused(problem), ours=True, describe=_chosen),
-    Implementation("torch materialised", "torch", _materialised, note="the usual code; several N x K tensors"),
+    Implementation(
+        "vqkernels",
+        "vqkernels",
+        lambda problem: lambda: fused(problem),
+        ours=True,
+        describe=_chosen,
+        devices=("cpu", "cuda"),
+    ),
+    Implementation(
+        "torch materialised",
+        "torch",
+        _materialised,
+        note="the usual code; several N x K tensors",
+        devices=("cpu", "cuda"),
+    ),
     Implementation(
         "torch checkpointed",
         "torch",
         _checkpointed,
+        devices=("cpu", "cuda"),
         settings=tuple({"pairs": pairs} for pairs in _CHUNKS),
         note="in chunks of vectors, recomputed in the backward",
     ),
