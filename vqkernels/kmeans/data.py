@@ -15,7 +15,9 @@ from vqkernels._core.checks import check_floating
 from vqkernels._core.random import uniform_at
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.source import Source
-from vqkernels.kmeans.sums import exact_bins, rounded_sum, row_range, weighted
+from vqkernels.kmeans.sums import exact_bins, joint_range, rounded_sum, weighted
+from vqkernels.ops.code_range import code_range
+from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 
 
@@ -50,7 +52,7 @@ class Data:
         self._survey()
 
     def _survey(self) -> None:
-        within = torch.tensor([-1022, -1022, 0])
+        within = torch.tensor([-1022, -1022, 0, 0])
         shape = torch.zeros(2, dtype=torch.int64)  # dimension, and whether any row is float64
         squares = exact_bins(torch.zeros(0, dtype=torch.float64))
         self.device = torch.device("cpu")
@@ -60,8 +62,8 @@ class Data:
                 raise ValueError(f"x: expected rows of {int(shape[0])} numbers in every batch, got {rows.shape[1]}")
             self.device = rows.device
             shape = torch.maximum(shape, torch.tensor([rows.shape[1], rows.dtype == torch.float64]))
-            found = row_range(rows, chunk.weight).cpu()
-            within = torch.cat([torch.maximum(within[:2], found[:2]), within[2:] + found[2:]])
+            nowhere = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
+            within = joint_range(within, code_range(rows, nowhere, weight=chunk.weight, backend=self.backend).cpu())
             squares += exact_bins(weighted(rows.double().square().sum(dim=1), chunk.weight)).cpu()
         local = int(within[2])
         lengths = self.processes.of_each(local, self.device)
@@ -72,7 +74,7 @@ class Data:
         self.processes.add_(squares)
         self.squares = rounded_sum(squares)  # weighted sum of squared lengths
         self.first, self.total, self.left_out = sum(lengths[: self.processes.rank]), sum(lengths), sum(left_out)
-        self.within = torch.cat([largest[:2].cpu(), torch.tensor([self.total])])
+        self.within = torch.cat([largest[:2], largest.new_tensor([self.total, 0])])
         self.dim = int(largest[2])
         if local and shape[0] != self.dim:
             raise ValueError(f"x: expected rows of {self.dim} numbers as elsewhere, got {int(shape[0])}")
@@ -109,6 +111,11 @@ class Data:
 
     def nearest(self, rows: torch.Tensor, centroids: torch.Tensor) -> NearestCode:
         return nearest_code(rows, centroids, metric=self.metric, backend=self.backend)
+
+    def stats(self, chunk: Chunk, indices: torch.Tensor, num_codes: int) -> CodeStats:  # [n] -> [K], [K, D] int64
+        return code_stats(
+            chunk.rows, indices, num_codes, weight=chunk.weight, within=self.within, backend=self.backend
+        )
 
     def sample(self, wanted: int, seed: int) -> Chunk:
         """Rows drawn uniformly without replacement, in random order, on every process; all, if there are no more."""

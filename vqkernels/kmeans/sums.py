@@ -1,12 +1,10 @@
-"""Sums that are the same bits in whatever order, chunks and processes their addends come: sums of integers."""
+"""Sums of numbers that are the same bits in whatever order, chunks and processes they come: sums of integers."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-
-from vqkernels.ops.code_stats import code_stats
 
 # numbers are taken apart into two integers at one of these binary places; the last counts what is infinite
 _LOWEST = -1073
@@ -46,44 +44,7 @@ def weighted(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
     return values.double() if weight is None else values.double() * weight
 
 
-def row_range(rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:  # [n, D], [n] -> [3] int64
-    """What the grid of sums is chosen by: exponents above the largest ``|weight * row|`` and weight, and n.
-
-    Over several chunks or processes the first two combine by their maximum, the last by its sum.
-    """
-    mass = torch.ones_like(rows[:, 0], dtype=torch.float64) if weight is None else weight.double()
-    largest = (rows.double().abs().amax(dim=1) * mass).amax() if len(rows) else mass.new_zeros(())
-    exponents = torch.frexp(torch.stack([largest, mass.amax() if len(rows) else largest])).exponent.long()
-    return torch.cat([exponents, torch.tensor([len(rows)], device=rows.device)])
-
-
-def grid_sums(
-    rows: torch.Tensor,  # [n, D]
-    indices: torch.Tensor,  # [n]
-    num_codes: int,
-    weight: torch.Tensor | None,  # [n]
-    within: torch.Tensor,  # [3] of all rows whose sums will be added up
-) -> tuple[torch.Tensor, torch.Tensor]:  # [K], [K, D] int64
-    """Weights and weighted rows per code, as multiples of a power of two that is the same for all rows."""
-    shift, weight_shift = _shifts(within)
-    mass = torch.ones_like(rows[:, :1], dtype=torch.float64) if weight is None else weight.double()[:, None]
-    addends = torch.cat([(rows.double() * mass * 2.0**shift).round(), (mass * 2.0**weight_shift).round()], dim=1)
-    # float64 sums of these integers are exact
-    total = code_stats(addends, indices, num_codes).total.long()
-    return total[:, -1], total[:, :-1]
-
-
-def grid_numbers(
-    count: torch.Tensor,  # [K] int64
-    total: torch.Tensor,  # [K, D] int64
-    within: torch.Tensor,  # [3]
-) -> tuple[torch.Tensor, torch.Tensor]:  # [K], [K, D] float64
-    """What the multiples stand for."""
-    shift, weight_shift = _shifts(within)
-    return count.double() * 2.0**-weight_shift, total.double() * 2.0**-shift
-
-
-def _shifts(within: torch.Tensor) -> tuple[int, int]:
-    exponent, weight_exponent, rows = within.tolist()
-    bits = 52 - math.ceil(math.log2(max(1, rows)))
-    return min(bits - exponent, 1000), min(bits - weight_exponent, 1000)
+def joint_range(*ranges: torch.Tensor) -> torch.Tensor:  # [4] each -> [4]
+    """The :func:`vqkernels.code_range` of the rows of several."""
+    of_each = torch.stack(ranges)
+    return torch.cat([of_each[:, :2].amax(dim=0), of_each[:, 2:].sum(dim=0)])

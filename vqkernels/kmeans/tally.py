@@ -10,7 +10,8 @@ import torch
 
 from vqkernels.kmeans.data import Chunk, Data
 from vqkernels.kmeans.processes import Processes
-from vqkernels.kmeans.sums import exact_bins, grid_numbers, grid_sums, rounded_sum, weighted
+from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
+from vqkernels.ops.code_stats import CodeStats
 
 _LAST = (1 << 32) - 1
 
@@ -94,9 +95,9 @@ class Tally:
         if not len(chunk.rows):
             return
         indices, distance = self.data.nearest(chunk.rows, centroids)
-        count, total = grid_sums(chunk.rows, indices, self.num_clusters, chunk.weight, self.data.within)
-        self.count += count
-        self.total += total
+        stats = self.data.stats(chunk, indices, self.num_clusters)
+        self.count += stats.count
+        self.total += stats.total
         self.bins += exact_bins(weighted(distance, chunk.weight))
         self.moved += labels.moved(chunk.first - self.data.first, indices)
         self.farthest.take(chunk, indices, distance)
@@ -114,8 +115,10 @@ class Tally:
         self.moved += part.moved
 
     def totals(self) -> Totals:
-        numbers = grid_numbers(self.count, self.total, self.data.within)
-        return Totals(*numbers, rounded_sum(self.bins), int(self.moved), self.farthest)
+        count, total = CodeStats(self.count, self.total).rounded(
+            self.data.within, weighted=self.data.weight is not None, dtype=torch.float64
+        )
+        return Totals(count, total, rounded_sum(self.bins), int(self.moved), self.farthest)
 
 
 def tally(data: Data, chunks: Iterable[Chunk], centroids: torch.Tensor, labels: Labels) -> Totals:
