@@ -29,10 +29,11 @@ def exact_bins(values: torch.Tensor) -> torch.Tensor:  # [...] float64 -> [2, pl
 
 def rounded_sum(bins: torch.Tensor) -> float:  # [2, places]
     """The sum that the integers stand for, rounded once."""
-    high, low = bins.tolist()
-    if high[-1]:
+    if bins[0, -1]:
         return math.inf
-    total = sum(((h << _LOW) + part) << place for place, (h, part) in enumerate(zip(high, low, strict=True)))
+    place = bins.any(dim=0).nonzero()[:, 0]
+    taken = zip(place.tolist(), *bins[:, place].tolist(), strict=True)
+    total = sum(((high << _LOW) + low) << at for at, high, low in taken)
     return float(total / (1 << (_HIGH + _LOW - _LOWEST)))
 
 
