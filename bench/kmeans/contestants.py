@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 import vqkernels
-from bench.case import Call, Implementation, Setting
-from bench.chunks import CHUNKS, Expanded, chunk_rows, chunked
+from bench.case import DEVICES, Call, Implementation
+from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked
 from bench.kmeans.problem import ClusterProblem
-from bench.ours import OURS
+from bench.ours import ours
 
 
-def _ours(problem: ClusterProblem) -> Call:
+def _canonical(problem: ClusterProblem) -> Sequence[Any]:
+    """What the backends of the lookup receive, but for the number of vectors."""
+    return problem.part(0, 1)[:, None], problem.start[None], "l2"
+
+
+def _ours(backend: str | None, problem: ClusterProblem) -> Call:
     def call() -> torch.Tensor:
-        x, start, iterations = problem
-        return vqkernels.kmeans(x, len(start), init=start, max_iter=iterations, tol=0.0).centroids
+        k, moves = len(problem.start), problem.iterations
+        x = problem.source()
+        return vqkernels.kmeans(x, k, init=problem.start, max_iter=moves, tol=0.0, backend=backend).centroids
 
     return call
-
-
-def _backend(problem: ClusterProblem) -> Setting:
-    canonical = torch.zeros(1, 1, problem.start.shape[1]), problem.start[None], "l2"
-    choices = vqkernels.explain("nearest_code", *canonical)
-    return {"backend": next(choice.backend for choice in choices if choice.selected)}
 
 
 def _faiss(problem: ClusterProblem) -> Call:
@@ -72,30 +73,31 @@ def _torch(problem: ClusterProblem, *, pairs: int) -> Call:
         centroids = problem.start
         for _ in range(problem.iterations):
             distance = Expanded(centroids, rows)
-            count, total = torch.zeros(len(centroids)), torch.zeros_like(centroids)
+            count, total = torch.zeros_like(centroids[:, 0]), torch.zeros_like(centroids)
             for chunk in chunks():
                 indices = distance(chunk).min(dim=1).indices
                 total.index_add_(0, indices, chunk)
-                count.index_add_(0, indices, torch.ones(len(chunk)))
+                count.index_add_(0, indices, torch.ones_like(chunk[:, 0]))
             centroids = torch.where(count[:, None] > 0, total / count[:, None], centroids)
         return centroids
 
     return call
 
 
-_OURS = Implementation(
-    OURS,
-    "vqkernels",
-    _ours,
-    ours=True,
-    note="one pass more than iterations, for the inertia of the result",
-    describe=_backend,
-)
+_OURS = ours("kmeans", _canonical, _ours)  # one pass more than iterations, for the inertia of the result
 _FAISS = Implementation("faiss.Kmeans", "faiss", _faiss, note="without its subsampling")
 _LLOYD = Implementation("sklearn lloyd", "sklearn", _sklearn, ({"algorithm": "lloyd"},))
 _ELKAN = Implementation("sklearn elkan", "sklearn", _sklearn, ({"algorithm": "elkan"},), note="N x K bounds")
-_CHUNKED = Implementation("torch chunked", "torch", _torch, chunked(*CHUNKS), note="as flash-kmeans does, on a CPU")
+_CHUNKED = Implementation(
+    "torch chunked",
+    "torch",
+    _torch,
+    chunked(*CHUNKS),
+    chunked(*CUDA_CHUNKS),
+    note="as flash-kmeans does, without its kernels",
+    devices=DEVICES,
+)
 
-CONTESTANTS = (_OURS, _FAISS, _LLOYD, _CHUNKED)
+CONTESTANTS = (*_OURS, _FAISS, _LLOYD, _CHUNKED)
 FEW_CENTROIDS = (*CONTESTANTS, _ELKAN)
-FROM_DISK = (_OURS, _FAISS, _CHUNKED)
+FROM_DISK = (*_OURS, _FAISS, _CHUNKED)
