@@ -13,19 +13,27 @@ OURS = "vqkernels"  # the default backend: what a user gets, and what the headli
 # backend -> the arithmetic that does most of its work, for "% peak"
 _ARITHMETIC = {"triton": "fp16", "cuda": "fp32", "cpu": "fp32", "reference": "fp32"}
 _GPU_BACKENDS = ("cuda", "triton")
+# a function that is no op itself -> the op whose backends do its work
+_SERVED_BY = {"kmeans": "nearest_code"}
 
 
-def ours(op: str, canonical: Callable[[Any], Sequence[Any]]) -> tuple[Implementation, ...]:
+def ours(
+    op: str,
+    canonical: Callable[[Any], Sequence[Any]],
+    prepare: Callable[[str | None, Any], Call] | None = None,
+) -> tuple[Implementation, ...]:
     """The contestants of an op.
 
     Args:
         op: name of a public function whose positional arguments are the fields of the problem.
         canonical: problem -> what the op's backends receive, for :func:`vqkernels.explain`.
+        prepare: backend, problem -> the call; without it, of the function by this name, for its indices.
     """
+    prepare = prepare or partial(_prepare, op)
     default = Implementation(
         OURS,
         "vqkernels",
-        partial(_prepare, op, None),
+        partial(prepare, None),
         ours=True,
         note="the backend chosen by default; everything derived from the codebook inside the clock",
         devices=("cpu", "cuda"),
@@ -36,7 +44,7 @@ def ours(op: str, canonical: Callable[[Any], Sequence[Any]]) -> tuple[Implementa
         Implementation(
             f"{OURS} {backend}",
             "vqkernels",
-            partial(_prepare, op, backend),
+            partial(prepare, backend),
             ours=True,
             note=f"backend={backend!r}",
             devices=("cuda",),
@@ -57,7 +65,7 @@ def backend_obstacle(op: str, backend: str, _: str = "") -> str:
     """Why a backend of an op cannot run on this machine, or the empty string."""
     if obstacle := op_obstacle(op):
         return obstacle
-    choice = next((choice for choice in vqkernels.explain(op) if choice.backend == backend), None)
+    choice = next((choice for choice in vqkernels.explain(_SERVED_BY.get(op, op)) if choice.backend == backend), None)
     if choice is None:
         return f"vqkernels.{op} has no backend {backend!r} yet"
     return "; ".join(choice.reasons)
@@ -69,6 +77,6 @@ def _prepare(op: str, backend: str | None, problem: Any) -> Call:
 
 
 def chosen(op: str, canonical: Callable[[Any], Sequence[Any]], problem: Any) -> Setting:
-    choices = vqkernels.explain(op, *canonical(problem))
+    choices = vqkernels.explain(_SERVED_BY.get(op, op), *canonical(problem))
     backend = next(choice.backend for choice in choices if choice.selected)
     return {"backend": backend, "arithmetic": _ARITHMETIC[backend]}

@@ -68,9 +68,9 @@ def image_folder(path: Path | str) -> tuple[Photo, ...]:
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"data: expected 'embedded' or a folder of images, got {str(path)!r}")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    files = image_files(root)
     with ThreadPoolExecutor() as pool:
-        images = dict(zip(files, pool.map(_read, files), strict=True))
+        images = dict(zip(files, pool.map(read_image, files), strict=True))
     readable = [(str(file.relative_to(root)), image) for file, image in images.items() if image is not None]
     skipped = [str(file.relative_to(root)) for file, image in images.items() if image is None]
     if skipped:
@@ -84,7 +84,12 @@ def image_folder(path: Path | str) -> tuple[Photo, ...]:
     )
 
 
-def _read(file: Path) -> np.ndarray | None:  # [H, W, 3] uint8
+def image_files(root: Path) -> list[Path]:
+    """Every file below a folder that is named like an image, in name order."""
+    return sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+
+
+def read_image(file: Path) -> np.ndarray | None:  # [H, W, 3] uint8
     try:
         with Image.open(file) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -3,8 +3,8 @@
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
 :func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`,
 :func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts;
-:class:`VectorQuantize`, the drop-in for the class of that name. ``python -m vqkernels.info`` tells what is built and
-which backend serves which op.
+:class:`VectorQuantize`, the drop-in for the class of that name. Estimator: :class:`KMeans`. ``python -m vqkernels.info``
+tells what is built and which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
 """
@@ -12,7 +12,7 @@ Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels,
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from vqkernels._core.backend import Choice, explain, use_backend
-from vqkernels.kmeans import KMeansResult, kmeans
+from vqkernels.kmeans import KMeans, KMeansResult, kmeans
 from vqkernels.nn import (
     Ema,
     Frozen,
@@ -47,6 +47,7 @@ __all__ = [
     "Ema",
     "Frozen",
     "FullCodebook",
+    "KMeans",
     "KMeansResult",
     "Learned",
     "NearestCode",

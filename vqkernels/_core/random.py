@@ -32,3 +32,12 @@ def random_uniform(seed: torch.Tensor | int, shape: tuple[int, ...], device: tor
     """float32 numbers strictly between 0 and 1."""
     # 23 bits and a half: neither end is reached after rounding
     return ((random_integers(seed, shape, device) >> 9).float() + 0.5) * 2.0**-23
+
+
+def uniform_at(seed: int, position: torch.Tensor) -> torch.Tensor:  # [...] int64 -> [...] float64
+    """Numbers in ``[0, 1)``, each a function of the seed and its position alone."""
+    low, high = position & _MASK, position >> 32
+    key = _mix(torch.as_tensor(seed, dtype=torch.int64, device=position.device) & _MASK)
+    first = _mix((_mix(low) + key) & _MASK)
+    second = _mix((_mix((first + high) & _MASK) ^ key) & _MASK)
+    return (first << 21 | second >> 11).double() * 2.0**-53

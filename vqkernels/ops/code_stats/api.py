@@ -16,12 +16,14 @@ class CodeStats(NamedTuple):
     count: torch.Tensor  # type: ignore[assignment]  # [K] or [G, K] float32, int64 with `within`
     total: torch.Tensor  # [K, D] or [G, K, D] float32, int64 with `within`
 
-    def rounded(self, within: torch.Tensor, *, weighted: bool = False) -> CodeStats:
-        """The float32 numbers that sums of fixed-point results, in the range ``within``, stand for."""
+    def rounded(
+        self, within: torch.Tensor, *, weighted: bool = False, dtype: torch.dtype = torch.float32
+    ) -> CodeStats:
+        """The numbers that sums of fixed-point results, in the range ``within``, stand for."""
         shift, weight_shift = fixed_point_shift(within)
         total = self.total * power_of_two(-shift)[..., None, None]
         count = self.count * power_of_two(-weight_shift)[..., None] if weighted else self.count.double()
-        return CodeStats(count.float(), total.float())
+        return CodeStats(count.to(dtype), total.to(dtype))
 
 
 def code_stats(

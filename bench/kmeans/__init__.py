@@ -1,0 +1,1 @@
+"""The benchmark of k-means: ``cases`` (problems, gate), ``contestants`` (ours and peers)."""

@@ -1,0 +1,103 @@
+"""The k-means that compete: ``problem -> call -> centroids [K, D]`` after the same iterations from the same start."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+import vqkernels
+from bench.case import DEVICES, Call, Implementation
+from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked
+from bench.kmeans.problem import ClusterProblem
+from bench.ours import ours
+
+
+def _canonical(problem: ClusterProblem) -> Sequence[Any]:
+    """What the backends of the lookup receive, but for the number of vectors."""
+    return problem.part(0, 1)[:, None], problem.start[None], "l2"
+
+
+def _ours(backend: str | None, problem: ClusterProblem) -> Call:
+    def call() -> torch.Tensor:
+        k, moves = len(problem.start), problem.iterations
+        x = problem.source()
+        return vqkernels.kmeans(x, k, init=problem.start, max_iter=moves, tol=0.0, backend=backend).centroids
+
+    return call
+
+
+def _faiss(problem: ClusterProblem) -> Call:
+    faiss = importlib.import_module("faiss")
+    k, d = problem.start.shape
+    x, start = problem.array(), problem.start.numpy()
+
+    def call() -> torch.Tensor:
+        # every vector takes part, and nothing is said about few of them per centroid
+        model = faiss.Kmeans(
+            d, k, niter=problem.iterations, max_points_per_centroid=len(x), min_points_per_centroid=1
+        )
+        model.train(x, init_centroids=start)
+        return torch.from_numpy(model.centroids)
+
+    return call
+
+
+def _sklearn(problem: ClusterProblem, *, algorithm: str) -> Call:
+    cluster = importlib.import_module("sklearn.cluster")
+    x, start = problem.array(), problem.start.numpy()
+
+    def call() -> torch.Tensor:
+        model = cluster.KMeans(
+            len(start), init=start, n_init=1, max_iter=problem.iterations, tol=0.0, algorithm=algorithm
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it did not converge, as was asked
+            return torch.from_numpy(model.fit(x).cluster_centers_)
+
+    return call
+
+
+def _torch(problem: ClusterProblem, *, pairs: int) -> Call:
+    """The usual code: chunks of distances in one buffer, minimum, index_add_."""
+    rows = chunk_rows(problem.x, problem.start, pairs)
+
+    def chunks() -> Iterator[torch.Tensor]:
+        for begin in range(0, len(problem.x), rows):
+            yield problem.part(begin, begin + rows)
+
+    def call() -> torch.Tensor:
+        centroids = problem.start
+        for _ in range(problem.iterations):
+            distance = Expanded(centroids, rows)
+            count, total = torch.zeros_like(centroids[:, 0]), torch.zeros_like(centroids)
+            for chunk in chunks():
+                indices = distance(chunk).min(dim=1).indices
+                total.index_add_(0, indices, chunk)
+                count.index_add_(0, indices, torch.ones_like(chunk[:, 0]))
+            centroids = torch.where(count[:, None] > 0, total / count[:, None], centroids)
+        return centroids
+
+    return call
+
+
+_OURS = ours("kmeans", _canonical, _ours)  # one pass more than iterations, for the inertia of the result
+_FAISS = Implementation("faiss.Kmeans", "faiss", _faiss, note="without its subsampling")
+_LLOYD = Implementation("sklearn lloyd", "sklearn", _sklearn, ({"algorithm": "lloyd"},))
+_ELKAN = Implementation("sklearn elkan", "sklearn", _sklearn, ({"algorithm": "elkan"},), note="N x K bounds")
+_CHUNKED = Implementation(
+    "torch chunked",
+    "torch",
+    _torch,
+    chunked(*CHUNKS),
+    chunked(*CUDA_CHUNKS),
+    note="as flash-kmeans does, without its kernels",
+    devices=DEVICES,
+)
+
+CONTESTANTS = (*_OURS, _FAISS, _LLOYD, _CHUNKED)
+FEW_CENTROIDS = (*CONTESTANTS, _ELKAN)
+FROM_DISK = (*_OURS, _FAISS, _CHUNKED)

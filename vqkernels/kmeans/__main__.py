@@ -1,0 +1,7 @@
+"""``python -m vqkernels.kmeans --help``."""
+
+import sys
+
+from vqkernels.kmeans.command import main
+
+sys.exit(main())

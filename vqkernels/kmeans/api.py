@@ -1,0 +1,122 @@
+"""The public k-means: checks, then seeding and the iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vqkernels._core.backend import check_backend
+from vqkernels.kmeans.data import Data, check_weight
+from vqkernels.kmeans.lloyd import Callback, KMeansResult, State, lloyd
+from vqkernels.kmeans.minibatch import minibatches
+from vqkernels.kmeans.processes import Processes
+from vqkernels.kmeans.progress import Progress
+from vqkernels.kmeans.seeding import check_init, start, too_many
+from vqkernels.kmeans.source import HeldRows, open_source
+
+METRICS = ("l2", "cosine")
+
+
+@torch.no_grad()
+def kmeans(
+    x: Any,  # [N, D]
+    num_clusters: int,
+    *,
+    metric: str = "l2",
+    init: str | torch.Tensor = "k-means++",
+    max_iter: int = 25,
+    tol: float = 1e-4,
+    seed: int = 0,
+    weight: torch.Tensor | None = None,
+    batch_size: int | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    group: Any = None,
+    backend: str | None = None,
+) -> KMeansResult:
+    """Cluster vectors with Lloyd's algorithm, exact in every assignment, without an N x K matrix.
+
+    Each iteration is ``indices = nearest_code(x, centroids)`` followed by the mean of every cluster. The
+    labels of a result are ``nearest_code(x, result.centroids, metric=metric).indices``.
+
+    Args:
+        x: vectors ``[N, D]``, any floating point dtype: a tensor or NumPy array; or rows on disk, read once per
+            iteration and never held: a ``numpy.memmap``, the path of a ``.npy`` or ``.safetensors`` file or of a
+            folder of them; or an iterable of batches that can be gone through again. Rows with a non-finite entry
+            are left out; so are, for ``"cosine"``, zero rows.
+        num_clusters: K, at most the number of distinct rows.
+        metric: ``"l2"`` (squared distance), or ``"cosine"``: spherical k-means, on rows scaled to unit
+            length, with centroids of unit length.
+        init: ``"k-means++"`` (Arthur and Vassilvitskii 2007), or ``"hierarchical"``: about sqrt(K) clusters, then
+            k-means++ inside each; both choose among at most max(2^18, 8 K) rows, drawn uniformly. ``"random"``:
+            distinct rows, drawn uniformly from all. Or the centroids to start from, ``[K, D]``.
+        max_iter: most updates of the centroids, at least 0; with ``batch_size``, most passes over the rows.
+        tol: stop when the centroids move, in root mean square, by no more than this times the root mean square
+            distance of the rows from their mean; or when the inertia falls by no more than ``tol**2`` times that
+            of a single centroid. It also stops when no centroid moves.
+        seed: of the random draws.
+        weight: ``[N]``, at least 0; a row counts ``weight`` times, a row of weight 0 is left out.
+        batch_size: None for Lloyd's algorithm. Else centroids move after every so many rows (of each process), to
+            the mean of all rows they were ever given; rows in memory are shuffled once, others come as they are.
+        callback: called as ``callback(iteration, inertia, moved, empty)`` after every pass: the summed distance,
+            the number of rows that changed their cluster, and of clusters without a row.
+        progress: report the same on standard error, with rows per second and the time left at most.
+        group: a ``torch.distributed`` process group over whose processes the rows are spread: each calls with its
+            own, or none, and all return the result of one process that has them all in order of rank.
+        backend: a backend by name, or None.
+
+    Returns:
+        ``KMeansResult(centroids, count, inertia, iterations, history)``; ``count`` and ``inertia`` belong to
+        the returned centroids.
+
+    Numerics:
+        The inertia of Lloyd's algorithm never rises, up to the rounding of centroids to float32. Empty clusters
+        split the worst: the first takes the farthest row of the cluster with the largest product of weight and
+        distance of its farthest row, the next that of the second such cluster, and so on. All sums are sums of
+        integers: same arguments, same bits, whatever the number of threads, chunks and processes (with
+        ``batch_size``, of threads and chunks). README.md has the error bounds.
+
+    Raises:
+        OSError: if a file cannot be read.
+        TypeError: if x is none of the above, or not floating point.
+        ValueError: on shapes or devices that do not match, an argument out of range, a file that is broken, or more
+            clusters than distinct rows.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> x = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+        >>> vqkernels.kmeans(x, 2).centroids.sort(0).values.tolist()
+        [[0.5], [10.5]]
+    """
+    check_arguments(num_clusters, metric, max_iter, tol, batch_size)
+    check_init(init)
+    check_backend(backend)
+    source, weight = open_source(x), check_weight(weight)
+    if batch_size is not None and isinstance(source, HeldRows):
+        source, weight = _shuffled(source, weight, seed)
+    data = Data(source, weight, metric, backend, Processes(group))
+    if num_clusters > data.total:
+        raise too_many(num_clusters, data.total, "usable")
+    centroids = start(data, num_clusters, init, seed)
+    callbacks = [] if callback is None else [callback]
+    with Progress(data.total, max_iter, shown=progress and data.processes.rank == 0) as bar:
+        callbacks.append(bar)
+        if batch_size is None:
+            return lloyd(data, State(centroids), max_iter=max_iter, tol=tol, callbacks=callbacks)
+        return minibatches(data, centroids, batch_size, max_iter=max_iter, tol=tol, callbacks=callbacks)
+
+
+def check_arguments(num_clusters: int, metric: str, max_iter: int, tol: float, batch_size: int | None) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+    if num_clusters < 1 or max_iter < 0 or not tol >= 0:
+        got = f"num_clusters={num_clusters}, max_iter={max_iter}, tol={tol}"
+        raise ValueError(f"arguments: expected num_clusters >= 1, max_iter >= 0 and tol >= 0, got {got}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: expected None or at least 1, got {batch_size}")
+
+
+def _shuffled(source: HeldRows, weight: torch.Tensor | None, seed: int) -> tuple[HeldRows, torch.Tensor | None]:
+    order = torch.randperm(len(source.rows), generator=torch.Generator().manual_seed(seed)).to(source.rows.device)
+    return HeldRows(source.rows[order]), weight if weight is None or len(weight) != len(order) else weight[order]

@@ -1,0 +1,166 @@
+"""``python -m vqkernels.kmeans FEATURES --k K --out FILE``: a codebook from files, in bounded memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vqkernels.kmeans.api import METRICS, check_arguments
+from vqkernels.kmeans.checkpoint import load_state, plot, save_result, save_state, summary_path
+from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.files import RowsFile
+from vqkernels.kmeans.lloyd import KMeansResult, State, lloyd
+from vqkernels.kmeans.processes import Processes
+from vqkernels.kmeans.progress import Progress
+from vqkernels.kmeans.seeding import INITS, start, too_many
+from vqkernels.kmeans.source import FileRows, find_files
+
+_EPILOG = """\
+FEATURES is a .npy or .safetensors file of rows [N, D], or a folder of them. Rows with a non-finite entry are left
+out and counted. Started by torchrun, every process takes an equal part of the rows; the result is the same bits.
+
+A checkpoint is written after each iteration; a run that was killed goes on with --resume, to the same bits. At the
+end FILE holds the centroids, FILE.json the summary that is also printed, FILE.png the inertia over iterations.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    distributed = "WORLD_SIZE" in os.environ
+    if distributed:
+        dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
+    try:
+        _run(args, Processes(dist.group.WORLD if distributed else None))
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except (ValueError, OSError) as error:
+        return _fail(f"error: {error}", 1)
+    finally:
+        if distributed:
+            dist.destroy_process_group()
+    return 0
+
+
+def _run(args: argparse.Namespace, processes: Processes) -> None:
+    began = time.perf_counter()
+    out = Path(args.out)
+    if out.suffix not in (".npy", ".safetensors"):
+        raise ValueError(f"--out: expected a name ending in .npy or .safetensors, got {args.out!r}")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: expected a file in an existing folder, got {args.out!r}")
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    if args.resume and not checkpoint.exists() and out.exists() and summary_path(out).exists():
+        _say(processes, f"{out} is finished; nothing to resume")
+        return
+    if checkpoint.exists() and not args.resume:
+        raise ValueError(f"{checkpoint}: a run was cut off here; go on with --resume, or delete this file")
+    check_arguments(args.k, args.metric, args.max_iter, args.tol, None)
+    files = find_files(Path(args.features), args.key)
+    source = FileRows(share(files, processes.rank, processes.size), args.device)
+    data = Data(source, None, args.metric, None, processes)
+    if data.left_out:
+        _say(processes, f"{args.features}: left out {data.left_out} rows that are not finite (cosine: or are zero)")
+    if args.k > data.total:
+        raise too_many(args.k, data.total, "usable")
+    chosen = {"k": args.k, "metric": args.metric, "init": args.init, "seed": args.seed, "tol": args.tol}
+    run = {**chosen, "rows": data.total, "dim": data.dim}
+    result = _iterate(args, data, checkpoint, run)
+    if processes.rank:
+        return
+    seconds = time.perf_counter() - began
+    summary = _summary(args, data, result, run, seconds, processes.size)
+    save_result(out, result, summary)
+    if reason := plot(out.with_name(out.name + ".png"), result.history):
+        _say(processes, f"no plot: {reason}")
+    checkpoint.unlink(missing_ok=True)
+    sys.stdout.write(json.dumps(summary) + "\n")
+
+
+def _iterate(args: argparse.Namespace, data: Data, checkpoint: Path, run: dict[str, Any]) -> KMeansResult:
+    first = data.processes.rank == 0
+
+    def keep(state: State) -> None:
+        if first:
+            save_state(checkpoint, state, run)
+
+    if args.resume and checkpoint.exists():
+        state = load_state(checkpoint, run)
+        state = state._replace(centroids=state.centroids.to(data.device))
+    else:
+        state = State(start(data, args.k, args.init, args.seed))
+        keep(state)
+    with Progress(data.total, args.max_iter, shown=first and not args.quiet, done=len(state.history)) as bar:
+        return lloyd(data, state, max_iter=args.max_iter, tol=args.tol, callbacks=[bar], on_state=keep)
+
+
+def share(files: Sequence[RowsFile], rank: int, processes: int) -> tuple[RowsFile, ...]:
+    """The part of the rows of all files, one after the other, that a process takes."""
+    total = sum(file.rows for file in files)
+    low, high = total * rank // processes, total * (rank + 1) // processes
+    parts, begin = [], 0
+    for file in files:
+        start, stop = max(low - begin, 0), min(high - begin, file.rows)
+        if start < stop:
+            parts.append(file.part(start, stop))
+        begin += file.rows
+    return tuple(parts)
+
+
+def _summary(
+    args: argparse.Namespace, data: Data, result: KMeansResult, run: dict[str, Any], seconds: float, processes: int
+) -> dict[str, Any]:
+    return {
+        "features": args.features,
+        "out": args.out,
+        **run,
+        "left_out": data.left_out,
+        "iterations": result.iterations,
+        "inertia": result.inertia,
+        "empty": int((result.count == 0).sum()),
+        "history": result.history,
+        "seconds": round(seconds, 3),
+        "processes": processes,
+        "device": args.device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _say(processes: Processes, text: str) -> None:
+    if processes.rank == 0:
+        sys.stderr.write(text + "\n")
+
+
+def _fail(text: str, code: int) -> int:
+    sys.stderr.write(" ".join(text.splitlines()) + "\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vqkernels.kmeans",
+        description="Cluster rows in files by exact k-means, in bounded memory.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("features", metavar="FEATURES", help="file or folder of rows")
+    parser.add_argument("--k", type=int, required=True, help="number of centroids")
+    parser.add_argument("--out", metavar="FILE", required=True, help="where to: FILE.safetensors or FILE.npy")
+    parser.add_argument("--metric", choices=METRICS, default="l2", help="default %(default)s")
+    parser.add_argument("--init", choices=INITS, default="k-means++", help="default %(default)s")
+    parser.add_argument("--max-iter", type=int, default=25, help="most iterations (default %(default)s)")
+    parser.add_argument("--tol", type=float, default=1e-4, help="when to stop before (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--key", metavar="NAME", help="tensor to read, in .safetensors files that hold several")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default %(default)s")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser

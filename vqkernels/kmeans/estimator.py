@@ -1,0 +1,225 @@
+"""K-means as an estimator, by the conventions of scikit-learn, which it does not need."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from vqkernels.kmeans.api import kmeans
+from vqkernels.kmeans.arrays import as_rows, as_weight, in_kind_of
+from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.lloyd import KMeansResult
+from vqkernels.kmeans.minibatch import Running
+from vqkernels.kmeans.processes import Processes
+from vqkernels.kmeans.seeding import start
+from vqkernels.kmeans.source import HeldRows
+from vqkernels.kmeans.tally import Labels, tally
+from vqkernels.ops.nearest_code import nearest_code
+
+
+class KMeans:
+    """K-means clustering: :func:`vqkernels.kmeans` with ``fit``, ``predict`` and ``transform``.
+
+    Works with scikit-learn's pipelines and searches where that is installed. NumPy in, NumPy out; torch in, torch
+    out. Rows with a non-finite entry are left out of the fit; they are predicted as cluster 0.
+
+    Args:
+        n_clusters: K, at most the number of distinct rows.
+        init: as in :func:`vqkernels.kmeans`; an array ``[K, D]`` is taken as well.
+        n_init: how many times to start, each from another seed; the lowest inertia is kept.
+        max_iter: most updates of the centroids in a start.
+        tol: as in :func:`vqkernels.kmeans`.
+        random_state: seed: an integer, a ``numpy.random.RandomState``, or None for 0.
+        metric: ``"l2"`` or ``"cosine"``.
+        batch_size: None for Lloyd's algorithm, or the size of mini-batches.
+        group: process group over whose processes the rows given to ``fit`` are spread.
+        backend: a backend by name, or None.
+
+    Attributes:
+        cluster_centers_: centroids ``[K, D]``, float32.
+        labels_: cluster of every row given to ``fit``, int64 ``[N]``.
+        inertia_: summed distance of the rows to their nearest centroid.
+        n_iter_: updates in the start that was kept.
+        n_features_in_: D.
+
+    Raises:
+        TypeError: from the methods, if data are not numbers.
+        ValueError: from the methods, on arguments out of range or data that do not fit.
+
+    Example:
+        >>> import numpy as np, vqkernels
+        >>> x = np.array([[0.0], [1.0], [10.0], [11.0]])
+        >>> vqkernels.KMeans(2).fit(x).predict([[2.0]]) == vqkernels.KMeans(2).fit_predict(x)[0]
+        array([ True])
+    """
+
+    _estimator_type = "clusterer"
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: Any = "k-means++",
+        n_init: int = 1,
+        max_iter: int = 25,
+        tol: float = 1e-4,
+        random_state: Any = None,
+        metric: str = "l2",
+        batch_size: int | None = None,
+        group: Any = None,
+        backend: str | None = None,
+    ) -> None:
+        self.n_clusters, self.init, self.n_init = n_clusters, init, n_init
+        self.max_iter, self.tol, self.random_state = max_iter, tol, random_state
+        self.metric, self.batch_size, self.group, self.backend = metric, batch_size, group, backend
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Cluster ``X [N, D]``; ``y`` is ignored."""
+        x = as_rows(X, least=self.n_clusters)
+        weight = as_weight(sample_weight, x)
+        if self.n_init < 1:
+            raise ValueError(f"n_init: expected at least 1, got {self.n_init}")
+        best = min((self._start(x, weight, number) for number in range(self.n_init)), key=lambda r: r.inertia)
+        self.__dict__.pop("_running", None)
+        self._keep(best.centroids, X)
+        self.inertia_, self.n_iter_ = best.inertia, best.iterations
+        self.labels_ = in_kind_of(X, self._labels(x))
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Move the centroids by one mini-batch; the first one starts them, or goes on from ``fit``."""
+        fresh = not hasattr(self, "cluster_centers_")
+        x = as_rows(X, least=self.n_clusters if fresh else 1)
+        if not fresh:
+            self._check_dimension(x)
+        data = Data(HeldRows(x), as_weight(sample_weight, x), self.metric, self.backend, Processes(self.group))
+        if not hasattr(self, "_running"):
+            centroids = start(data, self.n_clusters, self._init(), self._seed()) if fresh else self._centers(x)
+            self._running = Running(centroids, self.metric)
+        found = tally(data, data.chunks(), self._running.centroids, Labels(data))
+        self._running.take(found.count, found.total)
+        self._keep(self._running.centroids, X)
+        self.inertia_, self.n_iter_ = found.inertia, getattr(self, "n_iter_", 0) + 1
+        self.labels_ = in_kind_of(X, self._labels(x))
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """The nearest centroid of every row, int64 ``[N]``."""
+        return in_kind_of(X, self._labels(self._checked(X)))
+
+    def transform(self, X: Any) -> Any:
+        """Distance of every row to every centroid, ``[N, K]``: Euclidean, or 1 - cos."""
+        x = self._checked(X)
+        wide, centers = x.double(), self._centers(x).double()
+        if self.metric == "cosine":
+            unit = torch.nn.functional.normalize(wide, dim=1)
+            distance = 1 - unit @ torch.nn.functional.normalize(centers, dim=1).T
+        else:
+            distance = torch.cdist(wide, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return in_kind_of(X, distance.to(x.dtype))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The negative inertia of ``X``."""
+        x = self._checked(X)
+        data = Data(HeldRows(x), as_weight(sample_weight, x), self.metric, self.backend, Processes())
+        return -tally(data, data.chunks(), self._centers(x), Labels(data)).inertia
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """``fit(X).labels_``."""
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """``fit(X).transform(X)``."""
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise ValueError(f"params: expected some of {', '.join(known)}, got {name!r}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = [f"{k}={v!r}" for k, v in self.get_params().items() if repr(v) != repr(defaults[k].default)]
+        return f"KMeans({', '.join(changed)})"
+
+    def __sklearn_tags__(self) -> Any:
+        # only scikit-learn asks
+        of = importlib.import_module("sklearn.utils")
+        return of.Tags(
+            estimator_type="clusterer",
+            target_tags=of.TargetTags(required=False),
+            transformer_tags=of.TransformerTags(),
+            input_tags=of.InputTags(allow_nan=True),
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "cluster_centers_")
+
+    def _start(self, x: torch.Tensor, weight: torch.Tensor | None, number: int) -> KMeansResult:
+        return kmeans(
+            x,
+            self.n_clusters,
+            metric=self.metric,
+            init=self._init(),
+            max_iter=self.max_iter,
+            tol=self.tol,
+            seed=self._seed() + number,
+            weight=weight,
+            batch_size=self.batch_size,
+            group=self.group,
+            backend=self.backend,
+        )
+
+    def _init(self) -> Any:
+        return self.init if isinstance(self.init, str) else torch.as_tensor(self.init)
+
+    def _seed(self) -> int:
+        state = self.random_state
+        if isinstance(state, np.random.RandomState):
+            return int(state.randint(1 << 31))
+        return 0 if state is None else int(state)
+
+    def _keep(self, centroids: torch.Tensor, like: Any) -> None:
+        self.cluster_centers_ = in_kind_of(like, centroids)
+        self.n_features_in_ = centroids.shape[1]
+
+    def _centers(self, like: torch.Tensor) -> torch.Tensor:  # [K, D]
+        return torch.as_tensor(self.cluster_centers_).to(like.device)
+
+    def _labels(self, x: torch.Tensor) -> torch.Tensor:  # [N, D] -> [N]
+        return nearest_code(x, self._centers(x), metric=self.metric, backend=self.backend).indices
+
+    def _checked(self, X: Any) -> torch.Tensor:  # [N, D]
+        if not hasattr(self, "cluster_centers_"):
+            raise _not_fitted()(f"{type(self).__name__}: expected a call of fit before, got none")
+        x = as_rows(X, least=1)
+        self._check_dimension(x)
+        return x
+
+    def _check_dimension(self, x: torch.Tensor) -> None:
+        if x.shape[1] != self.n_features_in_:
+            name, expected = type(self).__name__, self.n_features_in_
+            raise ValueError(f"X has {x.shape[1]} features, but {name} is expecting {expected} features as input")
+
+
+class NotFittedError(ValueError, AttributeError):
+    """A method was called that needs a fit."""
+
+
+def _not_fitted() -> type[Exception]:
+    """scikit-learn's own error, which its users catch, where it is loaded."""
+    loaded = sys.modules.get("sklearn.exceptions")
+    return loaded.NotFittedError if loaded else NotFittedError
