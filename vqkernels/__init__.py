@@ -3,8 +3,8 @@
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
 :func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`,
 :func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts;
-:class:`VectorQuantize`, the drop-in for the class of that name. Estimator: :class:`KMeans`. ``python -m vqkernels.info``
-tells what is built and which backend serves which op.
+:class:`VectorQuantize`, the drop-in for the class of that name. Estimator: :class:`KMeans`.
+``python -m vqkernels.info`` tells what is built and which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
 """
