@@ -21,7 +21,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "cosine": {"metric": "cosine", "weight": True},
     "empty-clusters": {"init": torch.cat([torch.full((30, 4), 1e3), torch.zeros(10, 4)])},
 }
-SHARES = {2: (0, 400), 4: (7, 0, 350, 43)}
+SHARES = {2: (157, 243), 4: (7, 0, 350, 43)}
 
 
 def problem(name: str) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -70,7 +70,7 @@ def worker(rank: int, world: int, folder: str) -> None:
 
 
 @pytest.mark.multiproc
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", SHARES)
 def test_processes_equal_one(world: int, tmp_path: Path) -> None:
     mp.spawn(worker, args=(world, str(tmp_path)), nprocs=world)
     everybody = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world)]
