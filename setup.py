@@ -27,19 +27,15 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
+# gcc 12 takes its own intrinsics for reads of uninitialised registers
+AVX512_FLAGS = [
+    *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"),
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+]
 # a translation unit per instruction set; scan_kernel() in csrc/cpu/nearest_code.cpp picks one at run time
 ISA_FLAGS = {
-    # gcc 12 takes its own intrinsics for reads of uninitialised registers
-    "_avx512": [
-        "-mavx512f",
-        "-mavx512dq",
-        "-mavx512vl",
-        "-mavx512bw",
-        "-mavx2",
-        "-mfma",
-        "-Wno-uninitialized",
-        "-Wno-maybe-uninitialized",
-    ],
+    "_amx": [*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "_avx512": AVX512_FLAGS,
     "_avx2": ["-mavx2", "-mfma"],
 }
 CUDA_ARCHS = "80;90;100"
@@ -55,11 +51,19 @@ def build_mode() -> str:
     return mode
 
 
-def sources(cuda: bool) -> list[Path]:
+def sources(cuda: bool, isas: set[str]) -> list[Path]:
     found = [ROOT / "csrc" / "bindings.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
-    if not X86:
-        found = [s for s in found if not any(s.stem.endswith(suffix) for suffix in ISA_FLAGS)]
+    left_out = set(ISA_FLAGS) - isas
+    found = [s for s in found if not any(s.stem.endswith(suffix) for suffix in left_out)]
     return found + CUDA_SOURCES if cuda else found
+
+
+def compiled_isas(cxx: list[str]) -> set[str]:
+    """Instruction sets of this architecture that the compiler knows; compilers before 2021 lack AMX."""
+    if not X86:
+        return set()
+    knows_amx = subprocess.run([*cxx, *ISA_FLAGS["_amx"], "-xc++", "-fsyntax-only", os.devnull], capture_output=True)
+    return set(ISA_FLAGS) if knows_amx.returncode == 0 else set(ISA_FLAGS) - {"_amx"}
 
 
 class BuildKernels(build_ext):
@@ -78,7 +82,8 @@ class BuildKernels(build_ext):
 
         cxx = shlex.split(os.environ.get("CXX", "c++"))
         include = [pybind11.get_include(), sysconfig.get_paths()["include"], str(ROOT / "csrc")]
-        defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}"]
+        isas = compiled_isas(cxx)
+        defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}", f"-DVQK_AMX={int('_amx' in isas)}"]
         # contraction off: the canonical distance is defined without fused multiply-add (csrc/README.md)
         flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
         flags += defines + [f"-I{path}" for path in include] + shlex.split(os.environ.get("CXXFLAGS", ""))
@@ -86,7 +91,7 @@ class BuildKernels(build_ext):
         work = Path(self.build_temp).resolve()
         work.mkdir(parents=True, exist_ok=True)
         jobs: list[tuple[list[str], Path, Path]] = []
-        for source in sources(cuda):
+        for source in sources(cuda, isas):
             target = work / f"{source.name}.o"
             if source.suffix == ".cu":
                 archs = os.environ.get("VQKERNELS_CUDA_ARCHS", CUDA_ARCHS).split(";")
@@ -153,6 +158,8 @@ def run_pool(jobs: list[tuple[list[str], Path, Path]], link: list[str]) -> None:
 
 mode = build_mode()
 extensions = (
-    [] if mode == "none" else [Extension("vqkernels._C", [str(s.relative_to(ROOT)) for s in sources(mode == "cuda")])]
+    []
+    if mode == "none"
+    else [Extension("vqkernels._C", [str(s.relative_to(ROOT)) for s in sources(mode == "cuda", set(ISA_FLAGS))])]
 )
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildKernels})

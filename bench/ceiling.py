@@ -35,15 +35,17 @@ def middle(ceilings: list[Ceiling]) -> Ceiling:
 
 
 def cpu_ceiling(threads: int, seconds: float) -> Ceiling:
-    """Fused multiply-add rate and copy bandwidth."""
+    """Fused multiply-add rate, that of the matrix unit's bfloat16 products if there is one, and copy bandwidth."""
     kernels = extension()
     if kernels is not None:
-        flops, source = kernels.fma_peak(threads, seconds), "FMA"
+        flops, source = {"fp32": kernels.fma_peak(threads, seconds)}, "FMA"
+        if tiles := kernels.tile_peak(threads, seconds):
+            flops["bf16"] = tiles
     else:
-        flops, source = _sgemm_rate(seconds), "sgemm, a proxy for FMA"
+        flops, source = {"fp32": _sgemm_rate(seconds)}, "sgemm, a proxy for FMA"
     source_, target = (torch.zeros(1 << (26 if seconds >= 0.05 else 20)) for _ in range(2))
     copied = 2 * source_.numel() * source_.element_size()
-    return Ceiling({"fp32": flops}, source, copied * _rate(lambda: target.copy_(source_), seconds))
+    return Ceiling(flops, source, copied * _rate(lambda: target.copy_(source_), seconds))
 
 
 def cuda_ceiling(slice_: Callable[[Callable[[], Any], float], list[float]], seconds: float) -> Ceiling:

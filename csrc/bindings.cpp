@@ -3,11 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/code_range.h"
 #include "cpu/code_stats.h"
 #include "cpu/ema_update.h"
@@ -17,6 +20,7 @@
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
 #include "cpu/soft_entropy.h"
+#include "cpu/tile_scan.h"
 #include "cpu/top_codes.h"
 #include "cuda/nearest_code.h"
 
@@ -37,19 +41,61 @@ std::vector<T*> pointers(const std::vector<address>& addresses) {
     return found;
 }
 
-// fused multiply-add rate of this processor in FLOP/s, all threads busy for about `seconds`
-double fma_peak(int threads, double seconds, int isa) {
+// rate in FLOP/s of `spin`, all threads busy with it for about `seconds`
+double peak(double (*spin)(std::int64_t), int threads, double seconds) {
     using clock = std::chrono::steady_clock;
-    const auto& kernel = vqk::scan_kernel(vqk::Isa(isa));
     std::vector<double> done(threads, 0.0);
     const auto start = clock::now();
     auto elapsed = [&] { return std::chrono::duration<double>(clock::now() - start).count(); };
     vqk::parallel_for(threads, threads, [&](std::int64_t i) {
-        while (elapsed() < seconds) done[i] += kernel.spin_fma(100000);
+        while (elapsed() < seconds) done[i] += spin(100000);
     });
     double total = 0;
     for (double each : done) total += each;
     return total / elapsed();
+}
+
+double fma_peak(int threads, double seconds, int isa) {
+    return peak(vqk::scan_kernel(vqk::Isa(isa)).spin_fma, threads, seconds);
+}
+
+// of the matrix unit, or 0 where the lookup has none to use
+double tile_peak(int threads, double seconds) {
+    const vqk::TileScan* tiles = vqk::scan_kernel(vqk::Isa::automatic).tiles;
+    return tiles ? peak(tiles->spin, threads, seconds) : 0.0;
+}
+
+// The scores of n negated vectors [N, D] against 16 codes of bias [16] as the matrix unit computes them, [N, 16], and
+// the squared remainders, [N] and the largest of the codes: what the error bound of the lookup is about.
+float tile_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int products,
+                  address scores, address rest) {
+    const vqk::ScanKernel& kernel = vqk::scan_kernel(vqk::Isa::amx);
+    const vqk::TileScan& tiles = *kernel.tiles;
+    const std::int64_t steps = vqk::TileScan::steps(d, products), block = kernel.block_codes, lanes = kernel.lanes;
+    // the other codes of the block stay out of the lanes' minima
+    std::vector<float> block_codes(d * block, 0.0f), block_bias(block, vqk::TileScan::absent);
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+        block_bias[lane] = pointer<const float>(bias)[lane];
+        for (std::int64_t i = 0; i < d; ++i) {
+            block_codes[i * block + lane] = pointer<const float>(codes)[lane * d + i];
+        }
+    }
+    const auto zeros = [](std::int64_t count) {
+        auto array = vqk::make_aligned<std::uint16_t>(count);
+        std::fill_n(array.get(), count, std::uint16_t(0));
+        return array;
+    };
+    const auto packed_codes = zeros(block * steps * vqk::TileScan::slots);
+    const auto packed_rows = zeros((n + 2 * vqk::TileScan::rows) * steps * vqk::TileScan::slots);
+    const float code_rest =
+        tiles.pack_codes(block_codes.data(), block_bias.data(), int(d), products, packed_codes.get());
+    tiles.pack_rows(pointer<const float>(negated), int(n), int(d), products, packed_rows.get(), pointer<float>(rest));
+    std::vector<float> second(n * lanes);
+    std::vector<std::int32_t> section(n * lanes);
+    std::fill_n(pointer<float>(scores), n * lanes, std::numeric_limits<float>::infinity());
+    tiles.scan(packed_rows.get(), int(n), packed_codes.get(), 1, int(steps), 1, 0,
+               {pointer<float>(scores), second.data(), section.data()});
+    return code_rest;
 }
 
 }  // namespace
@@ -64,6 +110,10 @@ PYBIND11_MODULE(_C, m) {
         info["isa"] = vqk::scan_kernel(vqk::Isa::automatic).name;
         return info;
     });
+    m.def("tile_peak", &tile_peak, py::arg("threads"), py::arg("seconds") = 0.3, release());
+    m.def("tile_scores", &tile_scores, release());
+    m.def("tile_error", &vqk::tile_error);
+    m.def("left_out", &vqk::left_out);
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
 
     m.def(

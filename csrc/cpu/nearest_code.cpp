@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -16,45 +17,14 @@
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_near.h"
 #include "cpu/nearest_code_pack.h"
+#include "cpu/nearest_code_rounds.h"
 #include "cpu/nearest_code_rows.h"
 #include "cpu/nearest_code_scan.h"
+#include "cpu/nearest_code_sweep.h"
 #include "cpu/parallel.h"
 
 namespace vqk {
 namespace {
-
-// one group of the call
-template <class Value, class Input>
-struct Group {
-    const Lookup& call;
-    const ScanKernel& kernel;
-    const std::int64_t g;
-    const Input* x;  // [N] rows, G * D apart
-    CodeFrame<Value> frame;
-    std::unique_ptr<OrderedCodes<Value>> ordered;  // if boxes are worth their while, then
-    std::vector<std::int64_t> rows;                // [N] the vectors in the order of their homes
-    std::vector<std::int32_t> home;                // [N] home blocks, in that order
-
-    Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, const Value* codebook, const Input* x)
-        : call(call),
-          kernel(kernel),
-          g(g),
-          x(x + g * call.d),
-          frame(codebook + g * call.k * call.d, call.k, call.d, call.metric, kernel, call.threads) {}
-
-    Rows<Value> load(std::vector<std::int64_t> ids) const {
-        return Rows<Value>(std::move(ids), x, call.g * call.d, frame, kernel);
-    }
-    // no finite code, or keys beyond float64: index 0, distance NaN
-    void write(const Rows<Value>& rows, const std::vector<Winner>& winners) const {
-        for (int r = 0; r < rows.count; ++r) {
-            const std::int64_t at = rows.ids[r] * call.g + g;
-            const Winner& winner = winners[r];
-            call.indices[at] = std::isfinite(winner.key) ? winner.index : 0;
-            call.distance[at] = canonical_distance(call.metric, winner.key, rows.x_norm(r));
-        }
-    }
-};
 
 std::vector<std::int64_t> iota(std::int64_t first, std::int64_t last) {
     std::vector<std::int64_t> ids(last - first);
@@ -62,102 +32,14 @@ std::vector<std::int64_t> iota(std::int64_t first, std::int64_t last) {
     return ids;
 }
 
-// Scans the blocks [begin, end) for all of some rows. Codes are packed as they are needed; of the rows, as many pass
-// over them together as fit in the L1 cache with their lanes.
-template <class Value>
-double sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
-             const CodeFrame<Value>& frame, const ScanKernel& kernel) {
-    constexpr int together = 120;  // a multiple of every kernel's tile
-    BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
-    for_each_chunk(
-        packer, begin, end, section_blocks, frame.dim, kernel, [&](const PackedCodes& packed, std::int64_t first) {
-            const auto section = std::int32_t(first / section_blocks);
-            for (int r = 0; r < rows.padded; r += together) {
-                kernel.scan(rows.negated.get() + std::int64_t(r) * frame.dim, std::min(together, rows.padded - r),
-                            packed, section_blocks, section, rows.state(r));
-            }
-        });
-    return packer.radius();
-}
-
-// How one group's part of the work is divided: rows first, which costs nothing but that every task packs the codes;
-// codes, too, if the rows are too few for that to be cheap.
-struct Division {
-    std::int64_t rows;        // of a task
-    std::int64_t row_parts;   // of a group
-    std::int64_t code_parts;  // of a row part
-
-    Division(const Lookup& call, int threads, std::int64_t blocks, int section_blocks, int tile) {
-        constexpr std::int64_t most_floats = 1 << 20, most_rows = 4096, fewest_rows = 1024, fewest_sections = 8;
-        const std::int64_t most = std::clamp(most_floats / call.d, std::int64_t(512), most_rows);
-        // the same number of equal parts for every thread
-        const std::int64_t share = (call.n * call.g + threads - 1) / threads + 1;
-        const std::int64_t per_thread = (share + most - 1) / most;
-        const std::int64_t even = std::max((share + per_thread - 1) / per_thread, std::min(fewest_rows, most));
-        rows = (std::min(even, std::max<std::int64_t>(call.n, 1)) + tile - 1) / tile * tile;
-        row_parts = (call.n + rows - 1) / rows;
-        const std::int64_t sections = (blocks + section_blocks - 1) / section_blocks;
-        const std::int64_t idle = threads / std::max<std::int64_t>(1, row_parts * call.g);
-        code_parts = std::max<std::int64_t>(1, std::min(idle, sections / fewest_sections));
-    }
-};
-
-template <class Value, class Input>
-void scan_all(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
-              const ScanKernel& kernel, int threads) {
-    struct Part {
-        std::unique_ptr<Rows<Value>> rows;
-        double radius;
-    };
-    const std::int64_t blocks = (call.k + kernel.block_codes - 1) / kernel.block_codes;
-    const int section_blocks = blocks_of_section(blocks, call.d, kernel);
-    const std::int64_t sections = (blocks + section_blocks - 1) / section_blocks;
-    const Division division(call, threads, blocks, section_blocks, kernel.queries);
-    const std::int64_t parts = division.row_parts * std::int64_t(groups.size());
-    const auto group_of = [&](std::int64_t part) -> const auto& { return *groups[part % groups.size()]; };
-
-    const auto scan_part = [&](std::int64_t part, std::int64_t c) {
-        const auto& group = group_of(part);
-        const std::int64_t first = part / std::int64_t(groups.size()) * division.rows;
-        Part scanned{std::make_unique<Rows<Value>>(group.load(iota(first, std::min(call.n, first + division.rows)))),
-                     0};
-        const std::int64_t begin = sections * c / division.code_parts, end = sections * (c + 1) / division.code_parts;
-        scanned.radius = sweep(*scanned.rows, begin * section_blocks, std::min(blocks, end * section_blocks),
-                               section_blocks, group.frame, kernel);
-        return scanned;
-    };
-    const auto finish = [&](std::int64_t part, const Part& scanned) {
-        const auto& group = group_of(part);
-        group.write(*scanned.rows,
-                    decide(*scanned.rows, group.frame, kernel, scanned.radius, section_blocks, nullptr, call.k));
-    };
-    if (division.code_parts == 1) {
-        parallel_for(parts, threads, [&](std::int64_t part) { finish(part, scan_part(part, 0)); });
-        return;
-    }
-    std::vector<Part> scanned(parts * division.code_parts);
-    parallel_for(std::int64_t(scanned.size()), threads, [&](std::int64_t task) {
-        scanned[task] = scan_part(task / division.code_parts, task % division.code_parts);
-    });
-    parallel_for(parts, threads, [&](std::int64_t part) {
-        Part& whole = scanned[part * division.code_parts];
-        for (std::int64_t c = 1; c < division.code_parts; ++c) {
-            const Part& other = scanned[part * division.code_parts + c];
-            whole.rows->merge(*other.rows);
-            whole.radius = std::max(whole.radius, other.radius);
-        }
-        finish(part, whole);
-    });
-}
-
 // Is a tree over the codes worth building? It costs about 8 ns per code and level, and the detour by way of home
-// blocks about 100 ns per vector; the scan of everything runs near 10^11 multiply-adds a second.
-bool worth_ordering(const Lookup& call, int block) {
+// blocks about 100 ns per vector.
+bool worth_ordering(const Lookup& call, const ScanKernel& kernel) {
     if (call.metric == Metric::dot || call.d > 16) return false;
-    const double leaves = double(call.k) / block;
-    const double build = double(call.k) * std::log2(std::max(leaves, 2.0)) * 8e-9;
-    const double scan_vector = double(call.k) * double(call.d) * 1e-11;
-    return scan_vector > 200e-9 && build < 0.3 * double(call.n) * scan_vector;
+    const double leaves = double(call.k) / kernel.block_codes;
+    const double build = double(call.k) * std::log2(std::max(leaves, 2.0)) * 8;
+    const double scan_vector = double(call.k) * pair_cost(call.d, precisions(call.d, kernel).front());
+    return scan_vector > 60 && build < 0.3 * double(call.n) * scan_vector;
 }
 
 // Orders the codes by a tree and tries it on a few vectors. Do boxes rule out enough codes? The answer decides the
@@ -165,7 +47,8 @@ bool worth_ordering(const Lookup& call, int block) {
 template <class Value, class Input>
 void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel) {
     constexpr std::int64_t sample = 64;
-    constexpr double break_even = 0.3;  // measured
+    // the share of float32 scores that is as costly as the scan of everything: measured
+    const double break_even = 0.3 * pair_cost(call.d, precisions(call.d, kernel).front()) / pair_cost(call.d, {0});
     auto ordered = std::make_unique<OrderedCodes<Value>>(group.frame, kernel, call.threads);
     std::vector<std::int64_t> ids(std::min(call.n, sample));
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * call.n / std::int64_t(ids.size());
@@ -199,17 +82,21 @@ void order_rows(Group<Value, Input>& group, const Lookup& call, int threads) {
 
 // returns the share of pairs that were scored
 template <class Value, class Input>
-double scan_near_homes(const Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel, int threads) {
+double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel, int threads) {
     constexpr std::int64_t panel = 384;
     const OrderedCodes<Value>& codes = *group.ordered;
     std::vector<double> scored((call.n + panel - 1) / panel);
+    std::vector<std::vector<Open>> open(scored.size());
     parallel_for(std::int64_t(scored.size()), threads, [&](std::int64_t task) {
         const auto first = group.rows.begin() + task * panel;
         Rows<Value> rows = group.load({first, first + std::min(panel, call.n - task * panel)});
         scored[task] = rows.count * scan_near(rows, group.home.data() + task * panel, codes, kernel);
-        group.write(rows, decide(rows, group.frame, kernel, codes.radius, 1, codes.order.data(),
-                                 std::int64_t(codes.order.size())));
+        const Decision decision = decide(rows, group.frame, kernel, {float_error(call.d), codes.radius}, 1,
+                                         codes.order.data(), std::int64_t(codes.order.size()));
+        group.write(rows, decision.winners);
+        for (const int r : decision.open) open[task].push_back({rows.ids[r], decision.threshold[r]});
     });
+    for (const auto& some : open) group.open.insert(group.open.end(), some.begin(), some.end());
     return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.n);
 }
 
@@ -218,22 +105,33 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
     const int threads = useful_threads(call.threads, work);
-    const bool order = worth_ordering(call, kernel.block_codes);
-    std::vector<std::unique_ptr<Group<Value, Input>>> plain;
-    double scored = 0;  // share of pairs, summed over groups
-    for (std::int64_t g = 0; g < call.g; ++g) {
-        auto group = std::make_unique<Group<Value, Input>>(call, kernel, g, codebook, x);
-        if (order && !group->frame.empty()) try_ordering(*group, call, kernel);
-        if (group->ordered) {
-            order_rows(*group, call, threads);
-            scored += scan_near_homes(*group, call, kernel, threads);
-        } else {
-            scored += 1;
-            plain.push_back(std::move(group));
+    const bool order = worth_ordering(call, kernel);
+    // threads share the groups if there are enough of them, else the work on each
+    const bool share_groups = call.g >= threads;
+    Lookup each = call;
+    each.threads = share_groups ? 1 : threads;
+    std::vector<std::unique_ptr<Group<Value, Input>>> all(call.g), plain, ordered;
+    std::vector<double> scored(call.g, 1.0);  // share of pairs
+    parallel_for(call.g, share_groups ? threads : 1, [&](std::int64_t g) {
+        all[g] = std::make_unique<Group<Value, Input>>(each, kernel, g, codebook, x);
+        if (order && !all[g]->frame.empty()) try_ordering(*all[g], each, kernel);
+        if (!all[g]->ordered) return;
+        order_rows(*all[g], each, each.threads);
+        scored[g] = scan_near_homes(*all[g], each, kernel, each.threads);
+    });
+    for (auto& group : all) {
+        if (!group->ordered) {
+            group->open.reserve(call.n);
+            for (std::int64_t i = 0; i < call.n; ++i) group->open.push_back({i, 0.0f});
         }
+        (group->ordered ? ordered : plain).push_back(std::move(group));
     }
-    if (!plain.empty()) scan_all(plain, call, kernel, threads);
-    return scored / double(call.g);
+    for (const Precision way : precisions(call.d, kernel)) {
+        if (!plain.empty()) scan_round(plain, threads, way);
+    }
+    std::move(ordered.begin(), ordered.end(), std::back_inserter(plain));
+    if (!plain.empty()) last_round(plain, threads);
+    return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.g);
 }
 
 }  // namespace
@@ -243,6 +141,17 @@ const ScanKernel& scan_kernel(Isa isa) {
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+#if VQK_AMX
+    const bool has_amx = has_avx512 && amx_permitted();
+#else
+    constexpr bool has_amx = false;
+#endif
+    if (isa == Isa::amx && !has_amx) {
+        throw std::invalid_argument("instruction set amx: not supported by this processor, system or build");
+    }
+#if VQK_AMX
+    if (isa == Isa::amx || (isa == Isa::automatic && has_amx)) return scan_amx();
+#endif
     if (isa == Isa::avx512 || (isa == Isa::automatic && has_avx512)) {
         if (!has_avx512) throw std::invalid_argument("instruction set avx512: not supported by this processor");
         return scan_avx512();
@@ -252,7 +161,7 @@ const ScanKernel& scan_kernel(Isa isa) {
         return scan_avx2();
     }
 #else
-    if (isa == Isa::avx512 || isa == Isa::avx2) {
+    if (isa != Isa::automatic && isa != Isa::portable) {
         throw std::invalid_argument("instruction set: expected auto or portable on this processor, got an x86 one");
     }
 #endif

@@ -24,7 +24,7 @@ inline bool float_reciprocal(double norm) {
 // 12 + 0.75 D cycles each: the sum is least at this many blocks. A section has to stay in the L1 cache, too.
 inline int blocks_of_section(std::int64_t blocks, std::int64_t dim, const ScanKernel& kernel) {
     constexpr double l1_floats = 4096;
-    const double balanced = std::sqrt(double(blocks) * 5 / (48 + 3 * double(dim)));
+    const double balanced = std::sqrt(double(blocks) * 4 / (48 + 3 * double(dim)));
     const double most = l1_floats / (double(dim) * kernel.block_codes);
     return int(std::max(1.0, std::min({std::round(balanced), most, 8.0})));
 }

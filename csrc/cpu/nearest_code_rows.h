@@ -43,13 +43,14 @@ class Rows {
     const std::vector<std::int64_t> ids;
     const int count, padded, lanes;
     const std::int64_t dim;
-    std::vector<const Value*> given;     // [rows] the vectors themselves, in x or in `widened`
-    std::vector<Value> widened;          // [rows][D], if x is not of type Value
-    AlignedArray<float> negated;         // [padded][D] -x'; zero where a row is not scannable
-    std::vector<double> norm;            // [rows] canonical |x|, cosine only
-    std::vector<double> length;          // [rows] |x'|, or a little more
-    std::vector<std::uint8_t> finite;    // [rows]
-    AlignedArray<float> best, second;    // [padded][W]
+    std::vector<const Value*> given;   // [rows] the vectors themselves, in x or in `widened`
+    std::vector<Value> widened;        // [rows][D], if x is not of type Value
+    AlignedArray<float> negated;       // [padded][D] -x'; zero where a row is not scannable
+    std::vector<double> norm;          // [rows] canonical |x|, cosine only
+    std::vector<double> length;        // [rows] |x'|, or a little more
+    std::vector<double> rest;          // [rows] length of the remainder of x', or a little more; scans on tiles only
+    std::vector<std::uint8_t> finite;  // [rows]
+    AlignedArray<float> best, second;  // [padded][W]
     AlignedArray<std::int32_t> section;  // [padded][W]
 
   private:
@@ -188,38 +189,48 @@ class Evaluator {
     std::int64_t index_[batch * quad];
 };
 
-// Rows whose lanes do not name every candidate: a second pass over all codes collects them.
-template <class Value, class Take>
-void collect_all(const Rows<Value>& rows, const std::vector<int>& which, const float* threshold,
-                 const CodeFrame<Value>& frame, const ScanKernel& kernel, Evaluator<Value, Take>& evaluator) {
-    if (which.empty()) return;
+// Evaluates, of the codes in blocks [begin, end), those whose scores are not above the row's threshold.
+template <class Value>
+void collect_all(const Rows<Value>& rows, const float* threshold, std::int64_t begin, std::int64_t end,
+                 const CodeFrame<Value>& frame, const ScanKernel& kernel, std::vector<Winner>& winners) {
+    Evaluator evaluator(rows, frame, kernel,
+                        [&](int r, double key, std::int64_t code) { winners[r].offer(key, code); });
     BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
     std::vector<std::int64_t> found;
-    const std::int64_t blocks = (frame.count + kernel.block_codes - 1) / kernel.block_codes;
-    for_each_chunk(packer, 0, blocks, 1, frame.dim, kernel, [&](const PackedCodes& packed, std::int64_t first) {
+    for_each_chunk(packer, begin, end, 1, frame.dim, kernel, [&](const PackedCodes& packed, std::int64_t first) {
         found.resize(std::size_t(packed.blocks * kernel.block_codes));
-        for (const int r : which) {
+        for (int r = 0; r < rows.count; ++r) {
             const float* negated = rows.negated.get() + std::int64_t(r) * frame.dim;
             const std::int64_t n = kernel.collect(negated, packed, 0, packed.blocks, threshold[r], found.data());
             for (std::int64_t i = 0; i < n; ++i) evaluator.add(r, first * kernel.block_codes + found[i]);
         }
     });
+    evaluator.flush();
 }
 
-// The nearest code of every row, from what the scan has left in its lanes. `radius`: no scanned code is longer.
-// `order`: code of a packed position, if not the position itself; it holds `positions`.
+// What the lanes of some rows tell: the nearest code of every row, but for those that need a closer look.
+struct Decision {
+    std::vector<Winner> winners;   // [rows]
+    std::vector<int> open;         // rows that have candidates their lanes do not name
+    std::vector<float> threshold;  // [rows] no code with a higher score can be the nearest
+};
+
+// `order`: code of a packed position, if not the position itself; it holds
+// `positions`.
 template <class Value>
-std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel,
-                           double radius, int section_blocks, const std::int32_t* order, std::int64_t positions) {
-    std::vector<Winner> winners(rows.count);
-    if (frame.empty()) return winners;
+Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel,
+                const ScanError& scan, int section_blocks, const std::int32_t* order, std::int64_t positions) {
+    Decision decision{std::vector<Winner>(rows.count), {}, std::vector<float>(rows.count)};
+    if (frame.empty()) return decision;
+    auto& [winners, open, threshold] = decision;
     Evaluator evaluator(rows, frame, kernel,
                         [&](int r, double key, std::int64_t code) { winners[r].offer(key, code); });
-    const Tolerance tolerance(frame, radius);
-    std::vector<double> band(rows.count);
-    for (int r = 0; r < rows.count; ++r)
-        band[r] = rows.scannable(r) ? 2 * tolerance(rows.length[r], rows.x_norm(r)) : -1.0;
-    std::vector<float> threshold(rows.count);
+    const Tolerance tolerance(frame, scan);
+    std::vector<double> band(rows.count, -1.0);
+    for (int r = 0; r < rows.count; ++r) {
+        const double rest = rows.rest.empty() ? 0.0 : rows.rest[r];
+        if (rows.scannable(r)) band[r] = 2 * tolerance(rows.length[r], rows.x_norm(r), rest);
+    }
     std::vector<std::uint8_t> ambiguous(rows.count);
     std::vector<std::int32_t> hits(std::size_t(rows.count) * rows.lanes);
     const int count =
@@ -235,22 +246,18 @@ std::vector<Winner> decide(const Rows<Value>& rows, const CodeFrame<Value>& fram
             if (frame.usable(code)) evaluator.add(r, code);
         }
     }
-    std::vector<int> again;
+    evaluator.flush();
     for (int r = 0; r < rows.count; ++r) {
         if (rows.finite[r] && rows.length[r] >= length_limit) {
             // without a scan, every code may be the nearest
             ambiguous[r] = 1;
             threshold[r] = std::numeric_limits<float>::max();
         }
-        if (ambiguous[r]) again.push_back(r);
-    }
-    collect_all(rows, again, threshold.data(), frame, kernel, evaluator);
-    evaluator.flush();
-    for (int r = 0; r < rows.count && !rows.norm.empty(); ++r) {
+        if (ambiguous[r]) open.push_back(r);
         // a zero vector is equally far from every code
-        if (rows.norm[r] == 0) winners[r] = {0.0, frame.first_usable};
+        if (!rows.norm.empty() && rows.norm[r] == 0) winners[r] = {0.0, frame.first_usable};
     }
-    return winners;
+    return decision;
 }
 
 }  // namespace vqk

@@ -8,6 +8,8 @@
 
 namespace vqk {
 
+struct TileScan;
+
 // Packed codes: blocks of V*W codes, stored [block][D][V*W] so that one dimension of a block is V vector loads.
 // `bias` [block][V*W] is the score of a code against the zero query; +inf in padding and non-finite codes.
 struct PackedCodes {
@@ -124,6 +126,8 @@ struct ScanKernel {
                  double* sums);
     void (*norms)(const float* const* v, std::int64_t dim, double* norms);
 
+    const TileScan* tiles = nullptr;  // cpu/tile_scan.h, where the processor has a matrix unit
+
     // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
     double (*spin_fma)(std::int64_t rounds);
 };
@@ -132,6 +136,10 @@ const ScanKernel& scan_portable();
 #if VQK_X86
 const ScanKernel& scan_avx2();
 const ScanKernel& scan_avx512();
+#endif
+#if VQK_AMX
+const ScanKernel& scan_amx();
+bool amx_permitted();  // by the processor and the system
 #endif
 
 }  // namespace vqk

@@ -31,7 +31,7 @@ constexpr std::int64_t panel_owners = 96;
 const SoftKernels& soft_kernels(Isa isa) {
     const ScanKernel& scan = scan_kernel(isa);
 #if VQK_X86
-    if (&scan == &scan_avx512()) return soft_avx512();
+    if (&scan == &scan_avx512() || scan.tiles) return soft_avx512();
     if (&scan == &scan_avx2()) return soft_avx2();
 #endif
     (void)scan;

@@ -100,4 +100,4 @@ def test_the_extension_is_built() -> None:
     from vqkernels._core import extension
 
     assert extension.load_error == ""
-    assert extension.build_info()["isa"] in {"portable", "avx2", "avx512"}
+    assert extension.build_info()["isa"] in {"portable", "avx2", "avx512", "amx"}

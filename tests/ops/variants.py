@@ -11,7 +11,9 @@ ISA_FLAGS = {
     "portable": set(),
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
+    "amx": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16"},
 }
+OPS_ON_TILES = {"nearest_code"}  # other ops do on AMX what they do on AVX-512
 
 
 def processor_flags() -> set[str]:
@@ -29,4 +31,5 @@ def variants(op: str) -> list[tuple[str, str]]:
         for backend in usable_backends(op)
         if backend != "reference"
         for isa in (isas if backend == "cpu" else ["auto"])
+        if isa != "amx" or op in OPS_ON_TILES
     ]

@@ -1,7 +1,7 @@
 """Every environment variable the package reads.
 
-``VQKERNELS_ISA``  ``auto`` (default), ``avx512``, ``avx2`` or ``portable``: instruction set of the CPU kernels.
-                   Results are the same bits on all of them; the switch is for tests and measurements.
+``VQKERNELS_ISA``  ``auto`` (default), ``amx``, ``avx512``, ``avx2`` or ``portable``: instruction set of the C++
+                   kernels. Results are the same bits on all of them; the switch is for tests and measurements.
 ``TRITON_INTERPRET``  ``1``: Triton's own switch; its kernels then run in numpy, on CPU tensors too, for tests.
                    To be set before Triton is imported.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-ISA_CODES = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+ISA_CODES = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4}
 
 
 def isa_code() -> int:
