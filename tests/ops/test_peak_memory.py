@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from vqkernels import nearest_code
 from vqkernels.testing import peak_memory_growth, usable_backends
 
 MIB = 1 << 20
@@ -38,6 +40,32 @@ def test_lookup_of_4096_vectors_in_262144_codes() -> None:
     budget = 8 * (n + k) * (d + 8) + FIXED
     assert 3 * budget < n * k / 8  # even one bit per pair would be seen
     assert growth(n, k, d, "return vqkernels.nearest_code(x, codebook, backend='cpu')") < budget
+
+
+@needs_cpu
+def test_lookup_of_16384_vectors_in_more_dimensions() -> None:
+    n, k, d = 16384, 262144, 16
+    budget = 8 * (n + k) * (d + 8) + FIXED
+    assert 3 * budget < n * k / 8
+    assert growth(n, k, d, "return vqkernels.nearest_code(x, codebook, backend='cpu')") < budget
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_lookup_of_65536_vectors_on_a_device(backend: str) -> None:
+    if backend not in usable_backends("nearest_code"):
+        pytest.skip(f"the {backend} backend cannot run here")
+    n, k, d = 65536, 262144, 8
+    x, codebook = torch.randn(n, d, device="cuda"), torch.randn(k, d, device="cuda")
+    nearest_code(x[:100], codebook[:100], backend=backend)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    nearest_code(x, codebook, backend=backend)
+    grown = torch.cuda.max_memory_allocated() - before
+    # packed copies of both sides, at most four numbers a coordinate; results and 100 bytes of bookkeeping per vector
+    budget = 8 * (n + k) * (4 * d + 8) + 120 * n
+    assert 10 * budget < n * k / 8
+    assert grown < budget
 
 
 @needs_cpu
