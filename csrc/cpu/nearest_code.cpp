@@ -110,26 +110,28 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     const bool share_groups = call.g >= threads;
     Lookup each = call;
     each.threads = share_groups ? 1 : threads;
-    std::vector<std::unique_ptr<Group<Value, Input>>> all(call.g), plain, ordered;
+    std::vector<std::unique_ptr<Group<Value, Input>>> all(call.g), plain, rest;
     std::vector<double> scored(call.g, 1.0);  // share of pairs
+    std::vector<std::uint8_t> searched(call.g, 0);
     parallel_for(call.g, share_groups ? threads : 1, [&](std::int64_t g) {
         all[g] = std::make_unique<Group<Value, Input>>(each, kernel, g, codebook, x);
-        if (order && !all[g]->frame.empty()) try_ordering(*all[g], each, kernel);
-        if (!all[g]->ordered) return;
-        order_rows(*all[g], each, each.threads);
-        scored[g] = scan_near_homes(*all[g], each, kernel, each.threads);
-    });
-    for (auto& group : all) {
-        if (!group->ordered) {
-            group->open.reserve(call.n);
-            for (std::int64_t i = 0; i < call.n; ++i) group->open.push_back({i, 0.0f});
+        Group<Value, Input>& group = *all[g];
+        if (order && !group.frame.empty()) try_ordering(group, each, kernel);
+        searched[g] = group.ordered != nullptr;
+        if (searched[g]) {
+            order_rows(group, each, each.threads);
+            scored[g] = scan_near_homes(group, each, kernel, each.threads);
+            group.ordered.reset();
+        } else {
+            group.open.reserve(call.n);
+            for (std::int64_t i = 0; i < call.n; ++i) group.open.push_back({i, 0.0f});
         }
-        (group->ordered ? ordered : plain).push_back(std::move(group));
-    }
+    });
+    for (std::int64_t g = 0; g < call.g; ++g) (searched[g] ? rest : plain).push_back(std::move(all[g]));
     for (const Precision way : precisions(call.d, kernel)) {
         if (!plain.empty()) scan_round(plain, threads, way);
     }
-    std::move(ordered.begin(), ordered.end(), std::back_inserter(plain));
+    std::move(rest.begin(), rest.end(), std::back_inserter(plain));
     if (!plain.empty()) last_round(plain, threads);
     return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.g);
 }
