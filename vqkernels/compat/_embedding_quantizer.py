@@ -1,0 +1,136 @@
+"""What the VQGAN family shares: codes in an ``nn.Embedding``, losses on both sides, renamed indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from vqkernels._core.checks import check_floating, check_indices
+from vqkernels.nn.rows import finite_rows, masked_mean_square
+from vqkernels.ops.gather_codes import gather_codes
+from vqkernels.ops.nearest_code import nearest_code
+from vqkernels.ops.quantize import estimate_gradient
+
+
+class Renamed(nn.Module):
+    """Indices of K codes as positions in a list of those that are in use.
+
+    The buffer ``used`` holds the list. An index that is not in it becomes ``unknown_index``: a number, ``"extra"``
+    for one past the list, or ``"random"`` for any position.
+    """
+
+    used: torch.Tensor  # [U] int64, only with remap
+
+    def __init__(self, n_e: int, remap: str | None, unknown_index: str | int) -> None:
+        super().__init__()
+        self.n_e, self.remap, self.re_embed = n_e, remap, n_e
+        if remap is None:
+            return
+        used = torch.tensor(np.load(remap))
+        if used.dim() != 1 or used.is_floating_point() or len(used) == 0 or used.min() < 0 or used.max() >= n_e:
+            raise ValueError(f"remap: expected a list of indices in [0, {n_e}), got another in {remap!r}")
+        self.register_buffer("used", used)
+        extra = unknown_index == "extra"
+        self.re_embed = len(used) + extra
+        self.unknown_index = len(used) if extra else unknown_index
+
+    def remap_to_used(self, inds: torch.Tensor) -> torch.Tensor:  # [B, ...]
+        """Positions in the list of codes in use."""
+        _check_batched(inds)
+        used = self.used.long()
+        nowhere = len(used)
+        # of a code listed twice, the first position
+        position = torch.full((self.n_e,), nowhere, device=inds.device)
+        position = position.scatter_reduce(0, used, torch.arange(nowhere, device=inds.device), "amin")
+        new = position[inds]
+        if self.unknown_index == "random":
+            other = torch.randint(0, self.re_embed, new.shape, device=new.device)
+        else:
+            other = torch.full_like(new, int(self.unknown_index))
+        return torch.where(new == nowhere, other, new)
+
+    def unmap_to_all(self, inds: torch.Tensor) -> torch.Tensor:  # [B, ...]
+        """The codes that positions stand for; the first in use for the extra one."""
+        _check_batched(inds)
+        if self.re_embed > len(self.used):
+            inds = inds.where(inds < len(self.used), 0)
+        return self.used.to(inds)[inds]
+
+
+class EmbeddingQuantizer(Renamed):
+    """Maps ``[B, D, H, W]`` to their nearest codes, with a loss that trains codes and encoder.
+
+    Args:
+        n_e: K.
+        dim: D.
+        beta: weight of one of the two terms: the one of the codes with ``legacy``, else the one of the encoder.
+        remap: path of an ``.npy`` file with the indices in use.
+        unknown_index: what others become, see :class:`Renamed`.
+        sane_index_shape: indices ``[B, H, W]`` instead of one dimension.
+        legacy: see ``beta``.
+    """
+
+    def __init__(
+        self,
+        n_e: int,
+        dim: int,
+        beta: float,
+        remap: str | None,
+        unknown_index: str | int,
+        sane_index_shape: bool,
+        legacy: bool,
+    ) -> None:
+        super().__init__(n_e, remap, unknown_index)
+        self.beta, self.legacy, self.sane_index_shape = beta, legacy, sane_index_shape
+        self.embedding = nn.Embedding(n_e, dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / n_e, 1.0 / n_e)
+
+    def quantize_map(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``(z_q [B, D, H, W], loss [], indices)`` of ``z [B, D, H, W]``."""
+        weight = self.embedding.weight
+        check_floating("z", z)
+        if z.dim() != 4 or z.shape[1] != weight.shape[1]:
+            raise ValueError(f"z: expected [B, {weight.shape[1]}, H, W], got shape {list(z.shape)}")
+        x = z.permute(0, 2, 3, 1)
+        x = x.to(torch.promote_types(x.dtype, weight.dtype))
+        usable = finite_rows(x)
+        # zeroed before anything is computed from it, so that no backward multiplies a NaN by zero
+        x = x.where(usable[..., None], 0)
+        # a vector that is not finite has no nearest code: the first one, as in a lookup
+        indices = nearest_code(x, weight.detach()).indices.where(usable, 0)
+        codes = gather_codes(weight, indices)
+        loss = self._loss(x, codes, usable)
+        z_q = estimate_gradient(x, codes.detach()).permute(0, 3, 1, 2).contiguous()
+        shape = indices.shape
+        if self.remap is not None:
+            indices = self.remap_to_used(indices)
+        flat = (-1,) if self.remap is None else (-1, 1)
+        return z_q, loss, indices.reshape(shape if self.sane_index_shape else flat)
+
+    def _loss(self, x: torch.Tensor, codes: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        x, codes = (rows.reshape(-1, 1, rows.shape[-1]).to(wide) for rows in (x, codes))
+        usable = usable.reshape(-1)
+        encoder = masked_mean_square(codes.detach(), x, usable)
+        codebook = masked_mean_square(codes, x.detach(), usable)
+        return encoder + self.beta * codebook if self.legacy else self.beta * encoder + codebook
+
+    def get_codebook_entry(
+        self,
+        indices: torch.Tensor,  # [...] as forward returns them
+        shape: Sequence[int] | None,
+    ) -> torch.Tensor:
+        """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
+        check_indices("indices", indices)
+        if self.remap is not None:
+            indices = self.unmap_to_all(indices if shape is None else indices.reshape(shape[0], -1))
+        codes = gather_codes(self.embedding.weight, indices)
+        return codes if shape is None else codes.view(*shape).permute(0, 3, 1, 2).contiguous()
+
+
+def _check_batched(inds: torch.Tensor) -> None:
+    if inds.dim() < 2:
+        raise ValueError(f"inds: expected a batch of indices, [B, ...], got shape {list(inds.shape)}")
