@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
-from vqkernels.distributed import elect, sum_of_all, world
-from vqkernels.nn.codebook import unit
-from vqkernels.ops.code_range import code_range
-from vqkernels.ops.code_stats import CodeStats, code_stats
-from vqkernels.ops.ema_update import ema_update_
-from vqkernels.ops.nearest_code import nearest_code
-from vqkernels.ops.reanchor import Anchors, random_vectors
+from vqkernels.compat._running_means import RunningMeans, State
 
 UpdateWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Codebook(nn.Module):
-    """H codebooks of K codes with their running statistics, under the names that checkpoints know.
+class Codebook(RunningMeans):
+    """H codebooks of K codes with their running statistics, under the names that checkpoints know."""
 
-    Between its methods vectors travel as ``[N, H, D]`` and indices as ``[N, H]``, -1 for a vector left out.
-    """
-
+    flag = "initted"
     initted: torch.Tensor  # [] bool
     cluster_size: torch.Tensor  # [H, K]
     embed_avg: torch.Tensor  # [H, K, D]
@@ -50,18 +41,22 @@ class Codebook(nn.Module):
         use_cosine_sim: bool = False,
         vq_bridge: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
-        self.kmeans_iters, self.sync_kmeans = kmeans_iters, sync_kmeans
-        self.decay, self.eps = decay, eps
-        self.threshold_ema_dead_code = threshold_ema_dead_code
-        self.has_dead_code_replacement = threshold_ema_dead_code > 0
-        self.reset_cluster_size = threshold_ema_dead_code if reset_cluster_size is None else reset_cluster_size
-        self.use_ddp = use_ddp
+        super().__init__(
+            codebook_size,
+            num_codebooks,
+            decay=decay,
+            eps=eps,
+            kmeans_init=kmeans_init,
+            kmeans_iters=kmeans_iters,
+            threshold_ema_dead_code=threshold_ema_dead_code,
+            sync_kmeans=sync_kmeans,
+            reset_cluster_size=reset_cluster_size,
+            use_ddp=use_ddp,
+            use_cosine_sim=use_cosine_sim,
+        )
         self.learnable_codebook = learnable_codebook
         self.sample_codebook_temp = sample_codebook_temp
         self.ema_update, self.manual_ema_update = ema_update, manual_ema_update
-        self.use_cosine_sim = use_cosine_sim
         self.vq_bridge = vq_bridge
 
         embed = torch.zeros(num_codebooks, codebook_size, dim)
@@ -75,18 +70,9 @@ class Codebook(nn.Module):
             self.embed = nn.Parameter(embed)
         else:
             self.register_buffer("embed", embed)
-        # known outside the graph, so that asking does not synchronise
-        self._initted = not kmeans_init
-        self.register_load_state_dict_post_hook(_recall_initted)  # type: ignore[no-untyped-call]
 
-    def transform_input(self, x: torch.Tensor) -> torch.Tensor:  # [..., D]
-        """Vectors as they are compared with codes."""
-        return unit(x) if self.use_cosine_sim else x
-
-    @property
-    def metric(self) -> str:
-        # of unit vectors; codes count as they are stored
-        return "dot" if self.use_cosine_sim else "l2"
+    def state(self) -> State:
+        return State(self.embed.detach(), self.cluster_size, self.embed_avg)
 
     def codes(self) -> torch.Tensor:  # [H, K, D] float32
         """The codes as they are looked up, with a gradient if they are trained by one."""
@@ -101,28 +87,12 @@ class Codebook(nn.Module):
         """What a training step does before the lookup."""
         self.init_embed_(x, indices)
 
-    @torch.no_grad()
     def init_embed_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
-        """Start from Lloyd's algorithm on the first batch that holds any vector."""
-        if self._initted:
-            return
-        slots = torch.arange(self.codebook_size, device=x.device).expand(self.num_codebooks, -1)
-        means, some = self._draw(x, indices, slots, sync=self.sync_kmeans)
-        if not bool(some.all()):
-            return
-        count = torch.zeros_like(self.cluster_size)
-        for _ in range(self.kmeans_iters):
-            nearest = nearest_code(x, means, metric=self.metric).indices
-            count, total = self._stats(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
-            centres = self.transform_input(total / count.clamp(min=1)[..., None])
-            means = torch.where(count[..., None] > 0, centres, means)
-        # a mean without vectors starts like any other code does; of size 0 it would become a zero code
-        size = torch.where(count > 0, count, 1)
-        self.cluster_size.copy_(size)
-        self.embed_avg.copy_(means * size[..., None])
-        self.update_ema()
-        self.initted.fill_(True)
-        self._initted = True
+        """Start from k-means, if that is wanted and has not been done."""
+        fresh = not self._started
+        self.start_(x, indices)
+        if fresh and self._started:
+            self.update_ema()
 
     @torch.no_grad()
     def update_codebook(
@@ -159,63 +129,12 @@ class Codebook(nn.Module):
                 self.update_ema()
         self._expire_(x, indices)
 
-    def update_ema(self) -> None:
-        """Make the codes what the running statistics say."""
-        self._ema_(torch.zeros_like(self.cluster_size), torch.zeros_like(self.embed_avg), decay=1.0)
-
     @torch.no_grad()
     def expire_codes_(self, batch_samples: torch.Tensor, seq_mask: torch.Tensor | None = None) -> None:
         """Replace dead codes by vectors ``[H, ..., D]``, of which ``seq_mask [H, ...]`` tells the valid ones."""
         x = batch_samples.flatten(1, -2).transpose(0, 1)
         valid = x[..., 0].isfinite() if seq_mask is None else seq_mask.flatten(1).transpose(0, 1)
         self._expire_(x, torch.where(valid, 0, -1))
-
-    def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
-        if not self.has_dead_code_replacement or not self.training:
-            return
-        dead = self.cluster_size < self.threshold_ema_dead_code
-        slots = (dead.cumsum(dim=1) - 1).clamp(min=0)
-        vectors, fresh = self._draw(x, indices, slots, distinct=True)
-        # more dead codes than vectors: the others wait for the next batch, or they would be copies
-        replaced = dead & fresh
-        size = self.reset_cluster_size
-        for state, value in ((self.embed, vectors), (self.embed_avg, vectors * size)):
-            state.copy_(torch.where(replaced[..., None], value, state))
-        self.cluster_size.masked_fill_(replaced, size)
-
-    def _draw(
-        self,
-        x: torch.Tensor,  # [N, H, D]
-        indices: torch.Tensor,  # [N, H]
-        slots: torch.Tensor,  # [H, K]
-        *,
-        distinct: bool = False,
-        sync: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # [H, K, D], [H, K] bool
-        """A vector of the batch, of any process, for each slot, and whether there is one."""
-        sync = sync and self._synchronised()
-        rank, processes = world() if sync else (0, 1)
-        seed = torch.randint(2**31, (), device=x.device) * processes + rank
-        anchors = random_vectors(x, indices, slots, seed)
-        if distinct:
-            available = (indices >= 0).sum(dim=0)[:, None]
-            anchors = Anchors(anchors.vectors, anchors.key.masked_fill(slots >= available, torch.inf))
-        some = anchors.key.isfinite()
-        vectors = anchors.vectors
-        if sync:
-            (vectors, key), _ = elect(anchors, indices.new_zeros(self.num_codebooks, 4))
-            (vectors,) = sum_of_all(vectors)
-            some = key.isfinite()
-        return torch.where(some[..., None], vectors, 0), some
-
-    def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
-        state = (self.embed.detach(), self.cluster_size, self.embed_avg)
-        # a module cast to half precision moves in float32 all the same
-        codes, size, sums = (tensor.float() for tensor in state)
-        ema_update_(codes, size, sums, count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
-        for tensor, moved in zip(state, (codes, size, sums), strict=True):
-            if moved is not tensor:
-                tensor.copy_(moved)
 
     def _lerp_(self, count: torch.Tensor, total: torch.Tensor, weight: torch.Tensor | None) -> None:
         step = torch.full_like(self.cluster_size, 1 - self.decay)
@@ -224,28 +143,3 @@ class Codebook(nn.Module):
         step = torch.where(count.isnan(), 0, step)
         self.cluster_size.lerp_(count.nan_to_num().to(step), step)
         self.embed_avg.lerp_(total.to(step), step[..., None])
-
-    def _synchronised(self) -> bool:
-        """Whether processes train together: asked at every step, unless the constructor was told not to."""
-        return world()[1] > 1 and self.use_ddp is not False
-
-    def _stats(
-        self,
-        x: torch.Tensor,  # [N, H, D]
-        indices: torch.Tensor,  # [N, H]
-        *,
-        num_codes: int | None = None,
-        sync: bool = True,
-    ) -> CodeStats:
-        """Counts and sums over all processes, the same bits however vectors are spread over them."""
-        k, groups = self.codebook_size if num_codes is None else num_codes, self.num_codebooks
-        if not (sync and self._synchronised()):
-            return code_stats(x, indices, k, groups=groups)
-        nobody = Anchors(self.embed[:, :0].detach(), self.cluster_size[:, :0])
-        _, within = elect(nobody, code_range(x, indices, groups=groups))
-        return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
-
-
-def _recall_initted(codebook: nn.Module, _: Any) -> None:
-    assert isinstance(codebook, Codebook)
-    codebook._initted = bool(codebook.initted)

@@ -1,0 +1,187 @@
+"""Codebooks that are running means of the vectors they are nearest to, under whatever names checkpoints know them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import nn
+
+from vqkernels.distributed import elect, sum_of_all, world
+from vqkernels.nn.codebook import unit
+from vqkernels.ops.code_range import code_range
+from vqkernels.ops.code_stats import CodeStats, code_stats
+from vqkernels.ops.ema_update import ema_update_
+from vqkernels.ops.nearest_code import nearest_code
+from vqkernels.ops.reanchor import Anchors, random_vectors
+
+
+class State(NamedTuple):
+    """The tensors that a training step writes."""
+
+    embed: torch.Tensor  # [H, K, D]
+    cluster_size: torch.Tensor  # [H, K]
+    embed_avg: torch.Tensor  # [H, K, D]
+
+
+class RunningMeans(nn.Module):
+    """What a training step does to H codebooks of K codes apart from gradients.
+
+    Between its methods vectors travel as ``[N, H, D]`` and indices as ``[N, H]``, -1 for a vector left out. A
+    subclass registers the buffers, one of them, named :attr:`flag`, for whether there are codes yet.
+
+    Args:
+        codebook_size, num_codebooks: K and H.
+        decay, eps: of the running means, as in :func:`vqkernels.ema_update_`.
+        kmeans_init, kmeans_iters: start from so many rounds of Lloyd's algorithm on the first batch.
+        sync_kmeans: over the batches of all processes.
+        threshold_ema_dead_code: codes whose running size falls below it are put on vectors of the batch; 0 never.
+        reset_cluster_size: their size from then on; None means the threshold.
+        use_ddp: sum statistics over processes; None means whenever there are several, asked at every step.
+        use_cosine_sim: vectors and codes are of unit length.
+    """
+
+    flag: ClassVar[str]
+
+    def __init__(
+        self,
+        codebook_size: int,
+        num_codebooks: int,
+        *,
+        decay: float,
+        eps: float,
+        kmeans_init: bool,
+        kmeans_iters: int,
+        threshold_ema_dead_code: float,
+        sync_kmeans: bool = True,
+        reset_cluster_size: float | None = None,
+        use_ddp: bool | None = None,
+        use_cosine_sim: bool = False,
+    ) -> None:
+        super().__init__()
+        self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
+        self.decay, self.eps = decay, eps
+        self.kmeans_iters, self.sync_kmeans = kmeans_iters, sync_kmeans
+        self.threshold_ema_dead_code = threshold_ema_dead_code
+        self.has_dead_code_replacement = threshold_ema_dead_code > 0
+        self.reset_cluster_size = threshold_ema_dead_code if reset_cluster_size is None else reset_cluster_size
+        self.use_ddp = use_ddp
+        self.use_cosine_sim = use_cosine_sim
+        # known outside the graph, so that asking does not synchronise
+        self._started = not kmeans_init
+        self.register_load_state_dict_post_hook(_recall_started)  # type: ignore[no-untyped-call]
+
+    def state(self) -> State:
+        raise NotImplementedError
+
+    def transform_input(self, x: torch.Tensor) -> torch.Tensor:  # [..., D]
+        """Vectors as they are compared with codes."""
+        return unit(x) if self.use_cosine_sim else x
+
+    @property
+    def metric(self) -> str:
+        # of unit vectors; codes count as they are stored
+        return "dot" if self.use_cosine_sim else "l2"
+
+    @torch.no_grad()
+    def start_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
+        """Start from Lloyd's algorithm on the first batch that holds any vector."""
+        if self._started:
+            return
+        slots = torch.arange(self.codebook_size, device=x.device).expand(self.num_codebooks, -1)
+        means, some = self._draw(x, indices, slots, sync=self.sync_kmeans)
+        if not bool(some.all()):
+            return
+        state = self.state()
+        count = torch.zeros_like(state.cluster_size)
+        for _ in range(self.kmeans_iters):
+            nearest = nearest_code(x, means, metric=self.metric).indices
+            count, total = self._stats(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
+            centres = self.transform_input(total / count.clamp(min=1)[..., None])
+            means = torch.where(count[..., None] > 0, centres, means)
+        # a mean without vectors starts like any other code does; of size 0 it would become a zero code
+        size = torch.where(count > 0, count, 1)
+        state.embed.copy_(means)
+        state.cluster_size.copy_(size)
+        state.embed_avg.copy_(means * size[..., None])
+        getattr(self, self.flag).fill_(True)
+        self._started = True
+
+    def update_ema(self) -> None:
+        """Make the codes what the running statistics say."""
+        _, size, sums = self.state()
+        self._ema_(torch.zeros_like(size), torch.zeros_like(sums), decay=1.0)
+
+    def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
+        state = self.state()
+        # a module cast to half precision moves in float32 all the same
+        codes, size, sums = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in state)
+        ema_update_(codes, size, sums, count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
+        for tensor, moved in zip(state, (codes, size, sums), strict=True):
+            if moved is not tensor:
+                tensor.copy_(moved)
+
+    def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
+        if not self.has_dead_code_replacement or not self.training:
+            return
+        embed, cluster_size, embed_avg = self.state()
+        dead = cluster_size < self.threshold_ema_dead_code
+        slots = (dead.cumsum(dim=1) - 1).clamp(min=0)
+        vectors, fresh = self._draw(x, indices, slots, distinct=True)
+        # more dead codes than vectors: the others wait for the next batch, or they would be copies
+        replaced = dead & fresh
+        size = self.reset_cluster_size
+        for tensor, value in ((embed, vectors), (embed_avg, vectors * size)):
+            tensor.copy_(torch.where(replaced[..., None], value, tensor))
+        cluster_size.masked_fill_(replaced, size)
+
+    def _draw(
+        self,
+        x: torch.Tensor,  # [N, H, D]
+        indices: torch.Tensor,  # [N, H]
+        slots: torch.Tensor,  # [H, K]
+        *,
+        distinct: bool = False,
+        sync: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # [H, K, D], [H, K] bool
+        """A vector of the batch, of any process, for each slot, and whether there is one."""
+        sync = sync and self._synchronised()
+        rank, processes = world() if sync else (0, 1)
+        seed = torch.randint(2**31, (), device=x.device) * processes + rank
+        anchors = random_vectors(x, indices, slots, seed)
+        if distinct:
+            available = (indices >= 0).sum(dim=0)[:, None]
+            anchors = Anchors(anchors.vectors, anchors.key.masked_fill(slots >= available, torch.inf))
+        some = anchors.key.isfinite()
+        vectors = anchors.vectors
+        if sync:
+            (vectors, key), _ = elect(anchors, indices.new_zeros(self.num_codebooks, 4))
+            (vectors,) = sum_of_all(vectors)
+            some = key.isfinite()
+        return torch.where(some[..., None], vectors, 0), some
+
+    def _synchronised(self) -> bool:
+        """Whether processes train together: asked at every step, unless the constructor was told not to."""
+        return world()[1] > 1 and self.use_ddp is not False
+
+    def _stats(
+        self,
+        x: torch.Tensor,  # [N, H, D]
+        indices: torch.Tensor,  # [N, H]
+        *,
+        num_codes: int | None = None,
+        sync: bool = True,
+    ) -> CodeStats:
+        """Counts and sums over all processes, the same bits however vectors are spread over them."""
+        k, groups = self.codebook_size if num_codes is None else num_codes, self.num_codebooks
+        if not (sync and self._synchronised()):
+            return code_stats(x, indices, k, groups=groups)
+        state = self.state()
+        nobody = Anchors(state.embed[:, :0], state.cluster_size[:, :0])
+        _, within = elect(nobody, code_range(x, indices, groups=groups))
+        return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
+
+
+def _recall_started(codebook: nn.Module, _: Any) -> None:
+    assert isinstance(codebook, RunningMeans)
+    codebook._started = bool(getattr(codebook, codebook.flag))
