@@ -3,12 +3,14 @@
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
 :func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`,
 :func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts;
-:class:`VectorQuantize`, the drop-in for the class of that name. Estimator: :class:`KMeans`.
+:class:`VectorQuantize`, the drop-in for the class of that name; :func:`replace_quantizers` swaps the quantizers of
+other libraries inside a model. Estimator: :class:`KMeans`.
 ``python -m vqkernels.info`` tells what is built and which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
 """
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from vqkernels._core.backend import Choice, explain, use_backend
@@ -37,6 +39,7 @@ from vqkernels.ops.soft_assignment_entropy import SoftEntropy, soft_assignment_e
 from vqkernels.ops.top_codes import TopCodes, top_codes
 
 if _TYPE_CHECKING:
+    from vqkernels.compat.replace import replace_quantizers
     from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
 
 __version__ = "0.1.0"
@@ -73,6 +76,7 @@ __all__ = [
     "nearest_code",
     "quantize",
     "reanchor_",
+    "replace_quantizers",
     "semantic_reanchor_",
     "soft_assignment_entropy",
     "top_codes",
@@ -80,10 +84,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    # an adapter is loaded when it is first asked for
-    if name == "VectorQuantize":
-        from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
+# what has to do with other libraries is loaded when it is first asked for
+_LAZY = {
+    "VectorQuantize": "vqkernels.compat.vector_quantize_pytorch",
+    "replace_quantizers": "vqkernels.compat.replace",
+}
 
-        return VectorQuantize
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(_LAZY[name]), name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -69,7 +69,7 @@ class RunningMeans(nn.Module):
         self.use_cosine_sim = use_cosine_sim
         # known outside the graph, so that asking does not synchronise
         self._started = not kmeans_init
-        self.register_load_state_dict_post_hook(_recall_started)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(recall_started)  # type: ignore[no-untyped-call]
 
     def state(self) -> State:
         raise NotImplementedError
@@ -182,6 +182,7 @@ class RunningMeans(nn.Module):
         return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
 
 
-def _recall_started(codebook: nn.Module, _: Any) -> None:
+def recall_started(codebook: nn.Module, _: object = None) -> None:
+    """Look at the flag, after somebody else wrote it."""
     assert isinstance(codebook, RunningMeans)
     codebook._started = bool(getattr(codebook, codebook.flag))

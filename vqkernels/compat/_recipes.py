@@ -1,0 +1,191 @@
+"""How each quantizer of another library becomes its adapter: read off the module, without importing the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from vqkernels.compat._running_means import recall_started
+from vqkernels.distributed import world
+
+Read = Callable[[Any], Any]
+
+
+class Recipe(NamedTuple):
+    """What it takes to build an adapter that can take over the tensors and submodules of an original.
+
+    An argument of the adapter's constructor is the attribute of that name of the original, unless ``read`` has a
+    function for it. Whatever only shapes or fills tensors and submodules may be anything, since those are replaced.
+    """
+
+    adapter: str  # "submodule:class" of vqkernels.compat
+    read: Mapping[str, Read] = {}
+    carry: tuple[str, ...] = ()  # attributes that replace what the constructor made of its arguments
+    settle: Callable[[Any], None] = lambda adapter: None  # when all of the model has been replaced
+    internal: bool = False  # a part of a quantizer, which is not reported by itself
+
+
+def _always(value: Any) -> Read:
+    return lambda module: value
+
+
+def _at(path: str, names: Iterable[str]) -> dict[str, Read]:
+    return {name: attrgetter(f"{path}.{name}") for name in names}
+
+
+def _outer_dim(module: Any) -> int:
+    """Size of the vectors before ``project_in``."""
+    return int(getattr(module.project_in, "in_features", module.codebook_dim))
+
+
+def _synchronised(codebook: Any) -> bool | None:
+    # decided when the original was built; built by a single process, it says nothing about several
+    return None if codebook.use_ddp or world()[1] == 1 else False
+
+
+def _synchronised_kmeans(codebook: Any) -> bool:
+    return not codebook.use_ddp or codebook.sample_fn.__name__ != "batched_sample_vectors"
+
+
+def _leave_layouts_to(stack: nn.Module) -> None:
+    # the stack sees to them, and its layers to vectors
+    for layer in stack.layers:  # type: ignore[union-attr]
+        layer.accept_image_fmap = layer.accept_3d_fmap = False
+        layer.channel_last = True
+
+
+_VQ = "vector_quantize_pytorch"
+_CODEBOOK: dict[str, Read] = {
+    "dim": lambda codebook: codebook.embed.shape[-1],
+    "kmeans_init": _always(False),
+    "use_ddp": _synchronised,
+    "sync_kmeans": _synchronised_kmeans,
+}
+_QUANTIZER: dict[str, Read] = {
+    **_at("_codebook", ("decay", "kmeans_iters", "threshold_ema_dead_code", "sample_codebook_temp")),
+    **_at("_codebook", ("manual_ema_update", "vq_bridge", "affine_param")),
+    "codebook_dim": lambda module: module._codebook.embed.shape[-1],
+    "layernorm_after_project_in": _always(False),
+    "kmeans_init": _always(False),
+    "sync_kmeans": lambda module: _synchronised_kmeans(module._codebook),
+    "sync_codebook": lambda module: _synchronised(module._codebook),
+    "sync_affine_param": _always(False),
+    "affine_param_batch_decay": _always(0.99),
+    "affine_param_codebook_decay": _always(0.9),
+    "stochastic_sample_codes": lambda module: module._codebook.gumbel_sample.keywords["stochastic"],
+    "straight_through": lambda module: module._codebook.gumbel_sample.keywords["straight_through"],
+    "in_place_codebook_optimizer": _always(None),
+}
+_STACK: dict[str, Read] = {
+    "dim": _outer_dim,
+    "codebook_size": attrgetter("codebook_sizes"),
+    "heads": _always(1),
+    "mlp_kwargs": _always(None),
+    "beam_score_quantizer_weights": lambda module: module.beam_score_weights.tolist(),
+    "channel_last": lambda module: module.layers[0].channel_last,
+    "accept_3d_fmap": lambda module: module.layers[0].accept_3d_fmap,
+}
+_SCALES: dict[str, Read] = {
+    "codebook_size": attrgetter("codebook_sizes"),
+    "scales": attrgetter("level_shapes"),
+    "shared_codebook": lambda module: module.vq is not None,
+    "share_quant_resi": lambda module: 1 if module.phi_levels is None else len(module.phi_levels),
+    "accept_image_fmap": lambda module: module.spatial_dims == 2,
+    "accept_3d_fmap": lambda module: module.spatial_dims == 3,
+}
+# options of the quantizers inside, which come with them
+for _option, _any in (
+    *dict.fromkeys(("stochastic_sample_codes", "rotation_trick", "orthogonal_reg_active_codes_only"), False).items(),
+    *dict.fromkeys(("decay", "commitment_weight", "sample_codebook_temp", "quant_resi"), 1.0).items(),
+    *dict.fromkeys(("kmeans_init", "kmeans_iters", "threshold_ema_dead_code", "orthogonal_reg_weight"), 0).items(),
+    *dict.fromkeys(("sync_codebook", "orthogonal_reg_max_codes"), None).items(),
+):
+    _SCALES[_option] = _always(_any)
+_MLP: dict[str, Read] = {
+    "dim": attrgetter("proj_in.out_features"),
+    "dim_hidden": _always(None),
+    "depth": lambda module: len(module.layers),
+}
+_PHI: dict[str, Read] = {
+    "dim": attrgetter("conv.in_channels"),
+    "spatial_dims": lambda module: len(module.conv.kernel_size),
+}
+_EUCLIDEAN: dict[str, Read] = {"dim": lambda codebook: codebook.embed.shape[1], "kmeans_init": _always(False)}
+_CODEC_LAYER: dict[str, Read] = {
+    **_at("_codebook", ("decay", "kmeans_iters", "threshold_ema_dead_code")),
+    "dim": lambda module: getattr(module.project_in, "in_features", module._codebook.embed.shape[1]),
+    "codebook_dim": lambda module: module._codebook.embed.shape[1],
+    "kmeans_init": _always(False),
+}
+_REMAPPED = ("remap", "re_embed", "unknown_index")
+
+# class of an original, by module and name -> its recipe
+RECIPES = {
+    "diffusers.models.autoencoders.vae.VectorQuantizer": Recipe(
+        "diffusers:VectorQuantizer", {"remap": _always(None), "unknown_index": _always("random")}, _REMAPPED
+    ),
+    "encodec.quantization.core_vq.EuclideanCodebook": Recipe(
+        "encodec.quantization.core_vq:EuclideanCodebook", _EUCLIDEAN, settle=recall_started
+    ),
+    "encodec.quantization.core_vq.VectorQuantization": Recipe(
+        "encodec.quantization.core_vq:VectorQuantization", _CODEC_LAYER
+    ),
+    "encodec.quantization.core_vq.ResidualVectorQuantization": Recipe(
+        "encodec.quantization.core_vq:ResidualVectorQuantization",
+        {"num_quantizers": _always(0)},
+    ),
+    "encodec.quantization.vq.ResidualVectorQuantizer": Recipe("encodec.quantization.vq:ResidualVectorQuantizer"),
+    f"{_VQ}.{_VQ}.VectorQuantize": Recipe(
+        f"{_VQ}.{_VQ}:VectorQuantize", _QUANTIZER, ("in_place_codebook_optimizer",)
+    ),
+    f"{_VQ}.{_VQ}.Codebook": Recipe(f"{_VQ}._codebook:Codebook", _CODEBOOK, settle=recall_started, internal=True),
+    f"{_VQ}.residual_vq.ResidualVQ": Recipe(
+        f"{_VQ}.residual_vq:ResidualVQ", _STACK, ("vq_is_ema_updating",), _leave_layouts_to
+    ),
+    f"{_VQ}.residual_vq.MLP": Recipe(f"{_VQ}.residual_vq:MLP", _MLP, internal=True),
+    f"{_VQ}.residual_vq.GroupedResidualVQ": Recipe(
+        f"{_VQ}.residual_vq:GroupedResidualVQ",
+        {"num_quantizers": _always(1), "codebook_size": _always(1)},
+    ),
+    f"{_VQ}.sim_vq.SimVQ": Recipe(
+        f"{_VQ}.sim_vq:SimVQ",
+        {
+            "dim": lambda module: module.frozen_codebook.shape[1],
+            "frozen_codebook_dim": _always(None),
+            "codebook_transform": attrgetter("code_transform"),
+            "init_fn": _always(lambda codes: codes),
+        },
+    ),
+    f"{_VQ}.residual_sim_vq.ResidualSimVQ": Recipe(
+        f"{_VQ}.residual_sim_vq:ResidualSimVQ",
+        {"dim": _always(1), "heads": _always(1), "rotation_trick": _always(True)},
+    ),
+    f"{_VQ}.random_projection_quantizer.RandomProjectionQuantizer": Recipe(
+        f"{_VQ}.random_projection_quantizer:RandomProjectionQuantizer",
+        {
+            "dim": lambda module: module.rand_projs.shape[1],
+            "codebook_dim": lambda module: module.rand_projs.shape[2],
+            "codebook_size": attrgetter("vq.codebook_size"),
+            "norm": _always(False),
+        },
+    ),
+    f"{_VQ}.hierarchical_vq.HierarchicalVQ": Recipe(f"{_VQ}.hierarchical_vq:HierarchicalVQ", _SCALES),
+    f"{_VQ}.hierarchical_vq._Phi": Recipe(f"{_VQ}.hierarchical_vq:_Phi", _PHI, internal=True),
+}
+# its place before diffusers 0.21
+RECIPES["diffusers.models.vae.VectorQuantizer"] = RECIPES["diffusers.models.autoencoders.vae.VectorQuantizer"]
+
+
+def recipe_for(module: nn.Module) -> Recipe | None:
+    """The recipe for a module, None if its very class is not known."""
+    recipe = RECIPES.get(class_name(type(module)))
+    if recipe is not None and recipe.read is _CODEBOOK and getattr(module, "affine_param", False):
+        return recipe._replace(adapter=f"{_VQ}._affine:AffineCodebook")
+    return recipe
+
+
+def class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,163 @@
+"""Swap the quantizers of other libraries inside a model for the adapters of this package."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import re
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from vqkernels.compat._recipes import Recipe, class_name, recipe_for
+
+_LOOKS_LIKE_A_QUANTIZER = re.compile(r"(?i:quantiz|codebook)|(FSQ|LFQ|VQ)$")
+_PARTS = ("_parameters", "_buffers", "_modules")
+# what torch itself keeps about a module besides: hooks
+_ABOUT = vars(nn.Module()).keys() - {*_PARTS, "_non_persistent_buffers_set", "training"}
+
+
+class ReplacedQuantizers(NamedTuple):
+    """Result of :func:`replace_quantizers`: paths of modules inside the model, and the classes they were of."""
+
+    replaced: dict[str, str]
+    left: dict[str, str]  # what looks like a quantizer, or is derived from a known one, and was not replaced
+
+
+def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
+    """Swap the known quantizers of other libraries inside a model, in place, for those of this package.
+
+    Every such module becomes an adapter and stays the same object: so do its parameters, buffers, submodules and
+    hooks, so that optimizers, ties between modules and whatever else refers to them go on working. Values,
+    device, dtype, ``requires_grad``, training mode and the names in the state dict do not change. The libraries
+    are not imported.
+
+    Known are ``VectorQuantizer`` of diffusers (as in ``VQModel``), the vector quantizers of vector-quantize-pytorch
+    (``VectorQuantize``, ``ResidualVQ``, ``GroupedResidualVQ``, ``SimVQ``, ``ResidualSimVQ``,
+    ``RandomProjectionQuantizer``, ``HierarchicalVQ``) and those of encodec. ``vqkernels/compat/README.md`` lists
+    what the adapters do differently.
+
+    Args:
+        model: the model, which may itself be such a quantizer.
+
+    Returns:
+        ``ReplacedQuantizers(replaced, left)``: two dictionaries from the path of a module to the name of its former
+        class. ``left`` has what looks like a quantizer and was not touched: classes that are not known, classes
+        derived from known ones.
+
+    Raises:
+        NotImplementedError: if a known quantizer is configured in a way that its adapter does not offer. The model
+            is then as it was.
+
+    Example:
+        >>> import torch, vqkernels
+        >>> from vqkernels.compat.diffusers import VectorQuantizer
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), VectorQuantizer(n_e=16, vq_embed_dim=4, beta=0.25))
+        >>> vqkernels.replace_quantizers(model)  # nothing to do: it is one of ours already
+        ReplacedQuantizers(replaced={}, left={})
+    """
+    adapters: dict[str, tuple[nn.Module, nn.Module, Recipe]] = {}
+    left = {}
+    for path, module in model.named_modules():
+        recipe = recipe_for(module)
+        if recipe is not None:
+            adapters[path] = (module, _adapter(path, module, recipe), recipe)
+        elif _is_foreign_quantizer(type(module)):
+            left[path] = class_name(type(module))
+    replaced = {
+        path: class_name(type(module)) for path, (module, _, recipe) in adapters.items() if not recipe.internal
+    }
+    # from here on nothing can fail
+    for module, adapter, _ in adapters.values():
+        _become(module, adapter)
+    for module, _, recipe in adapters.values():
+        recipe.settle(module)
+    return ReplacedQuantizers(replaced, left)
+
+
+def _is_foreign_quantizer(kind: type) -> bool:
+    ours = class_name(kind).startswith(("vqkernels.", "torch."))
+    return not ours and any(_LOOKS_LIKE_A_QUANTIZER.search(base.__name__) for base in kind.__mro__)
+
+
+def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module:
+    """An adapter around the tensors and submodules of an original, which does not change."""
+    what = f"{path or 'model'}: expected {class_name(type(original))} as its library builds it"
+    if "forward" in vars(original):
+        raise NotImplementedError(f"{what}, got one with another forward")
+    submodule, _, name = recipe.adapter.partition(":")
+    kind = getattr(importlib.import_module(f"vqkernels.compat.{submodule}"), name)
+    options = {}
+    for argument in _arguments(kind) | recipe.read.keys():
+        try:
+            options[argument] = (
+                recipe.read[argument](original) if argument in recipe.read else getattr(original, argument)
+            )
+        except (AttributeError, KeyError, TypeError):
+            raise NotImplementedError(f"{what}, got one that does not tell its {argument}") from None
+    # initial values are drawn and thrown away
+    with torch.random.fork_rng(devices=[]):
+        try:
+            adapter: nn.Module = kind(**options)
+        except ValueError as error:
+            raise NotImplementedError(f"{what} and its adapter takes it, got {error}") from None
+    if (difference := _adopt(adapter, original)) is not None:
+        raise NotImplementedError(f"{what}, got one with other {difference}")
+    for attribute in recipe.carry:
+        if hasattr(original, attribute):
+            setattr(adapter, attribute, getattr(original, attribute))
+    adapter.training = original.training
+    return adapter
+
+
+def _arguments(kind: type) -> set[str]:
+    """Names of the arguments that a constructor takes, including those it hands on to its base class."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        parameters = inspect.signature(base).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind is not p.VAR_POSITIONAL for p in parameters):
+            break
+    return names
+
+
+def _adopt(adapter: nn.Module, original: nn.Module) -> str | None:
+    """Give an adapter the tensors and submodules of an original; the names that do not fit, if any."""
+    unlike = _state_names(original) ^ _state_names(adapter)
+    unlike |= {name for name, part in original.named_children() if part.state_dict() and not hasattr(adapter, name)}
+    if unlike:
+        return ", ".join(sorted(unlike))
+    device = next((t.device for t in itertools.chain(original.parameters(), original.buffers())), None)
+    for part in _PARTS:
+        mine, theirs = vars(adapter)[part], vars(original)[part]
+        for name in mine:
+            if name in theirs:
+                mine[name] = theirs[name]
+            elif mine[name] is not None:
+                # made of options, and not saved
+                mine[name] = mine[name].to(device)
+    return None
+
+
+def _state_names(module: nn.Module) -> set[str]:
+    """Names of parameters and of buffers that are saved."""
+    return {f"parameter {name}" for name in vars(module)["_parameters"]} | {
+        f"buffer {name}" for name in vars(module)["_buffers"].keys() - vars(module)["_non_persistent_buffers_set"]
+    }
+
+
+def _become(module: nn.Module, adapter: nn.Module) -> None:
+    """Make a module the adapter, without making it another object."""
+    mine, theirs = vars(adapter), vars(module)
+    for name in _ABOUT:
+        if isinstance(theirs[name], dict):
+            # handles that remove hooks know the dictionary these are in
+            theirs[name].update(mine[name])
+        mine[name] = theirs[name]
+    # what the library, or somebody else, keeps here besides
+    own = {name for part in _PARTS for name in mine[part]}
+    mine |= {name: value for name, value in theirs.items() if name not in mine and name not in own}
+    module.__class__ = type(adapter)
+    module.__dict__ = mine
