@@ -21,13 +21,18 @@ original = pytest.importorskip("vector_quantize_pytorch", reason="the original i
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Code that asks for float32 gets float64."""
-    cast = torch.Tensor.float
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    """Code that asks for float32, or makes it of Python numbers, gets float64."""
+    cast, tensor = torch.Tensor.float, torch.tensor
+
+    def wide(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made = tensor(*args, **kwargs)
+        return made.double() if made.dtype == torch.float32 else made
+
+    torch.Tensor.float, torch.tensor = torch.Tensor.double, wide  # type: ignore[method-assign]
     try:
         yield
     finally:
-        torch.Tensor.float = cast  # type: ignore[method-assign]
+        torch.Tensor.float, torch.tensor = cast, tensor  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

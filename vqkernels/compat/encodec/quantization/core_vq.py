@@ -265,8 +265,10 @@ class ResidualVectorQuantization(nn.Module):
 
     def decode(self, q_indices: torch.Tensor) -> torch.Tensor:  # [Q, B, N] -> [B, dim, N]
         """The sum of the codes of as many layers as there are indices."""
+        if len(q_indices) > len(self.layers):
+            raise ValueError(f"q_indices: expected those of at most {len(self.layers)} layers, got {len(q_indices)}")
         quantized = torch.tensor(0.0, device=q_indices.device)
-        for layer, index in zip(self._first(len(q_indices)), q_indices, strict=True):
+        for layer, index in zip(self._first(None), q_indices, strict=False):
             quantized = quantized + layer.decode(index)
         return quantized
 
