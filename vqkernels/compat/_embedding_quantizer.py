@@ -22,17 +22,18 @@ class Renamed(nn.Module):
     for one past the list, or ``"random"`` for any position.
     """
 
-    used: torch.Tensor  # [U] int64, only with remap
+    used: torch.Tensor  # [U] int64; None without remap
 
     def __init__(self, n_e: int, remap: str | None, unknown_index: str | int) -> None:
         super().__init__()
         self.n_e, self.remap, self.re_embed = n_e, remap, n_e
+        self.register_buffer("used", None)
         if remap is None:
             return
         used = torch.tensor(np.load(remap))
         if used.dim() != 1 or used.is_floating_point() or len(used) == 0 or used.min() < 0 or used.max() >= n_e:
             raise ValueError(f"remap: expected a list of indices in [0, {n_e}), got another in {remap!r}")
-        self.register_buffer("used", used)
+        self.used = used
         extra = unknown_index == "extra"
         self.re_embed = len(used) + extra
         self.unknown_index = len(used) if extra else unknown_index

@@ -125,7 +125,9 @@ def _arguments(kind: type) -> set[str]:
 
 def _adopt(adapter: nn.Module, original: nn.Module) -> str | None:
     """Give an adapter the tensors and submodules of an original; the names that do not fit, if any."""
-    unlike = _state_names(original) ^ _state_names(adapter)
+    unlike = (_state_names(original) - _state_names(adapter)) | (
+        _state_names(adapter, saved=True) - _state_names(original)
+    )
     unlike |= {name for name, part in original.named_children() if part.state_dict() and not hasattr(adapter, name)}
     if unlike:
         return ", ".join(sorted(unlike))
@@ -141,10 +143,15 @@ def _adopt(adapter: nn.Module, original: nn.Module) -> str | None:
     return None
 
 
-def _state_names(module: nn.Module) -> set[str]:
-    """Names of parameters and of buffers that are saved."""
-    return {f"parameter {name}" for name in vars(module)["_parameters"]} | {
-        f"buffer {name}" for name in vars(module)["_buffers"].keys() - vars(module)["_non_persistent_buffers_set"]
+def _state_names(module: nn.Module, saved: bool = False) -> set[str]:
+    """Names of parameters, and of buffers that are or can be saved; with ``saved`` without those that are None."""
+    kinds = vars(module)
+    buffers = {name: t for name, t in kinds["_buffers"].items() if name not in kinds["_non_persistent_buffers_set"]}
+    return {
+        f"{kind} {name}"
+        for kind, tensors in (("parameter", kinds["_parameters"]), ("buffer", buffers))
+        for name, tensor in tensors.items()
+        if tensor is not None or not saved
     }
 
 

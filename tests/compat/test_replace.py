@@ -1,0 +1,363 @@
+"""Quantizers of other libraries swapped inside a model. Oracle: the model as it was."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import vector_quantize_pytorch
+from originals import encodec
+from torch import nn
+from vqp_oracle import assert_trains_alike
+
+import vqkernels
+from vqkernels import VectorQuantize, replace_quantizers
+from vqkernels.compat.replace import ReplacedQuantizers
+from vqkernels.compat.vector_quantize_pytorch import ResidualVQ
+from vqkernels.testing import assert_bitwise_equal, assert_within_budget
+
+diffusers = pytest.importorskip("diffusers", reason="the original is not installed")
+vae = pytest.importorskip("diffusers.models.autoencoders.vae")
+
+LEARNED: dict[str, Any] = {"learnable_codebook": True, "ema_update": False}
+
+
+def vq_model() -> nn.Module:
+    torch.manual_seed(0)
+    model = diffusers.VQModel(
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        num_vq_embeddings=32,
+        latent_channels=4,
+        mid_block_add_attention=False,
+    )
+    with torch.no_grad():
+        model.quantize.embedding.weight.normal_()
+    return model
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def test_a_vq_model_keeps_its_weights_and_outputs(tmp_path: Path) -> None:
+    model = vq_model()
+    model.quantize.embedding.weight.requires_grad_(False)
+    original, before = copy.deepcopy(model), tensors(model)
+    quantizer = model.quantize
+    report = replace_quantizers(model)
+    name = "diffusers.models.autoencoders.vae.VectorQuantizer"
+    assert report == ReplacedQuantizers({"quantize": name}, {})
+    assert type(model.quantize) is vqkernels.compat.diffusers.VectorQuantizer
+    assert model.quantize is quantizer
+    after = tensors(model)
+    assert after.keys() == before.keys()
+    assert all(after[key] is before[key] for key in before)
+    assert not model.quantize.embedding.weight.requires_grad
+
+    x = torch.randn(1, 3, 8, 8)
+    got, want = (m.decode(original.encode(x).latents) for m in (model, original))
+    truth = copy.deepcopy(original).double().decode(original.encode(x).latents.double())
+    for key in ("sample", "commit_loss"):
+        assert_within_budget(getattr(got, key), getattr(truth, key), getattr(want, key), factor=4.0)
+    # the code of every latent is the same
+    latents = original.encode(x).latents
+    assert_bitwise_equal(model.quantize(latents)[2][2], original.quantize(latents)[2][2])
+
+    for source, target in ((model, original), (original, model)):
+        source.save_pretrained(tmp_path)
+        loaded = diffusers.VQModel.from_pretrained(tmp_path)
+        target.load_state_dict(loaded.state_dict())
+        for key, value in loaded.state_dict().items():
+            assert_bitwise_equal(value, source.state_dict()[key])
+
+
+def test_a_vq_model_trains_on_with_its_optimizer() -> None:
+    """Oracle: the original in float64, and its own float32."""
+    states = {}
+    for kind in ("exact", "original", "replaced"):
+        model = vq_model().to(torch.float64 if kind == "exact" else torch.float32)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+        if kind == "replaced":
+            replace_quantizers(model)
+        for step in range(3):
+            torch.manual_seed(step)
+            x = torch.randn(2, 3, 8, 8).to(model.dtype)
+            out = model(x)
+            ((out.sample - x).square().mean() + out.commit_loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        states[kind] = torch.cat([value.flatten() for value in model.state_dict().values()])
+    assert_within_budget(states["replaced"], states["exact"], states["original"], factor=4.0)
+
+
+def test_a_remapped_quantizer_needs_its_file_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "used.npy"
+    np.save(path, np.array([3, 1, 15, 7]))
+    model = vae.VectorQuantizer(
+        16, 8, 0.25, remap=str(path), unknown_index="extra", sane_index_shape=True, legacy=False
+    )
+    path.unlink()
+    original = copy.deepcopy(model)
+    replace_quantizers(model)
+    z = torch.randn(2, 8, 4, 5)
+    (_, loss, (*_, indices)), (_, want_loss, (*_, want)) = model(z), original(z)
+    assert_bitwise_equal(indices, want)
+    torch.testing.assert_close(loss, want_loss, rtol=1e-6, atol=0)
+    assert (model.remap, model.re_embed, model.unknown_index) == (str(path), 5, 4)
+
+
+SEQUENCE, MAP = (2, 20, 8), (2, 8, 4, 4)
+PLAIN: dict[str, Any] = {"dim": 8, "codebook_size": 32}
+STE: dict[str, Any] = {"rotation_trick": False}
+SCALES: dict[str, Any] = {
+    **PLAIN,
+    "scales": (1, 2, 4),
+    # neither draws, so that both do the same
+    "kmeans_init": False,
+    "threshold_ema_dead_code": 0,
+}
+VQP: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "default": ("VectorQuantize", {}, SEQUENCE),
+    "options": ("VectorQuantize", {"decay": 0.9, "eps": 1e-3, "commitment_weight": 0.3, **STE}, SEQUENCE),
+    "cosine heads": (
+        "VectorQuantize",
+        {"heads": 2, "separate_codebook_per_head": True, "use_cosine_sim": True},
+        SEQUENCE,
+    ),
+    "projection": ("VectorQuantize", {"codebook_dim": 4, "layernorm_after_project_in": True}, SEQUENCE),
+    "learned": ("VectorQuantize", {**LEARNED, "sync_update_v": 0.3, **STE}, SEQUENCE),
+    "in place": (
+        "VectorQuantize",
+        {**LEARNED, "in_place_codebook_optimizer": lambda p: torch.optim.SGD(p, lr=0.5)},
+        SEQUENCE,
+    ),
+    "orthogonal": ("VectorQuantize", {"orthogonal_reg_weight": 0.5}, SEQUENCE),
+    "bridge": ("VectorQuantize", {"vq_bridge": nn.Linear(8, 8)}, SEQUENCE),
+    "image": ("VectorQuantize", {"accept_image_fmap": True}, MAP),
+    "channel first": ("VectorQuantize", {"channel_last": False}, (2, 8, 20)),
+    "soft": (
+        "VectorQuantize",
+        {"straight_through": True, **STE, "route_gradients_to_input": False, "ema_update": False},
+        SEQUENCE,
+    ),
+    "stack": ("ResidualVQ", {"num_quantizers": 3}, SEQUENCE),
+    "stack, projection": (
+        "ResidualVQ",
+        {"codebook_size": (32, 16), "codebook_dim": 4, "quant_grad_frac": 0.5},
+        SEQUENCE,
+    ),
+    "stack, shared": ("ResidualVQ", {"num_quantizers": 3, "shared_codebook": True}, SEQUENCE),
+    "stack, implicit": ("ResidualVQ", {"num_quantizers": 3, "implicit_neural_codebook": True}, SEQUENCE),
+    "grouped": ("GroupedResidualVQ", {"groups": 2, "num_quantizers": 2}, SEQUENCE),
+    "sim": ("SimVQ", {"frozen_codebook_dim": 6}, SEQUENCE),
+    "sim, transform": ("SimVQ", {"codebook_transform": nn.Linear(8, 8), **STE}, SEQUENCE),
+    "sim stack": ("ResidualSimVQ", {"num_quantizers": 2}, SEQUENCE),
+    "scales": ("HierarchicalVQ", {**SCALES, "accept_image_fmap": True}, MAP),
+    "scales, apart": (
+        "HierarchicalVQ",
+        {**SCALES, "shared_codebook": False, "share_quant_resi": 2, "channel_first": False},
+        (2, 4, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VQP)
+def test_vector_quantize_pytorch(case: str) -> None:
+    """Three steps of training and an evaluation after the swap; oracle: the original in float64."""
+    name, options, shape = VQP[case]
+    torch.manual_seed(3)
+    theirs = getattr(vector_quantize_pytorch, name)(**PLAIN | options)
+    # in use before it is swapped
+    theirs(torch.randn(*shape))
+    theirs.eval()
+    ours = copy.deepcopy(theirs)
+    before = tensors(ours)
+    report = replace_quantizers(ours)
+    assert report.left == {}
+    assert report.replaced[""] == f"{type(theirs).__module__}.{name}"
+    kinds = {type(module).__module__.partition(".")[0] for module in ours.modules()}
+    assert kinds <= {"vqkernels", "torch"}
+    after = tensors(ours)
+    assert all(after[key] is before[key] for key in after)
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    assert not any(module.training for module in ours.modules())
+    assert_trains_alike(theirs, ours, shape)
+
+
+@pytest.mark.parametrize("options", [{"accept_image_fmap": True}, {"codebook_dim": 4, "accept_image_fmap": True}])
+def test_stacks_of_maps(options: dict[str, Any]) -> None:
+    """Oracle: an adapter that loads the original's checkpoint; the original raises on most shapes."""
+    torch.manual_seed(0)
+    model, loaded = (
+        kind(**PLAIN, num_quantizers=2, **options) for kind in (vector_quantize_pytorch.ResidualVQ, ResidualVQ)
+    )
+    loaded.load_state_dict(model.state_dict())
+    replace_quantizers(model)
+    x = torch.randn(2, 8, 3, 5)
+    for got, want in zip(model(x), loaded(x), strict=True):
+        assert_bitwise_equal(got.detach(), want.detach())
+
+
+def test_random_projections() -> None:
+    torch.manual_seed(0)
+    model = vector_quantize_pytorch.RandomProjectionQuantizer(
+        dim=8, codebook_size=32, codebook_dim=4, num_codebooks=2
+    )
+    original, x = copy.deepcopy(model), torch.randn(2, 20, 8)
+    replace_quantizers(model)
+    assert type(model).__module__.startswith("vqkernels.")
+    assert_bitwise_equal(model(x), original(x))
+
+
+def test_running_statistics_of_batches_come_along() -> None:
+    """Oracle: an adapter that loads the original's checkpoint."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"affine_param": True, "affine_param_batch_decay": 0.7}
+    model, loaded = (kind(**PLAIN, **options) for kind in (vector_quantize_pytorch.VectorQuantize, VectorQuantize))
+    model(torch.randn(2, 20, 8))
+    loaded.load_state_dict(model.state_dict())
+    batch_mean = model._codebook.batch_mean
+    replace_quantizers(model)
+    assert model._codebook.batch_mean is batch_mean
+    x = torch.randn(2, 20, 8)
+    for got, want in zip(model(x), loaded(x), strict=True):
+        assert_bitwise_equal(got.detach(), want.detach())
+    for name, want in loaded.state_dict().items():
+        assert_bitwise_equal(model.state_dict()[name], want)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_encodec(started: bool) -> None:
+    vq = encodec("vq")
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"quantizer": vq.ResidualVectorQuantizer(dimension=8, n_q=2, bins=16, kmeans_iters=3)})
+    x = torch.randn(2, 8, 50)
+    if started:
+        model["quantizer"](x, 100)
+    original = copy.deepcopy(model)
+    before = tensors(model)
+    report = replace_quantizers(model)
+    assert [*report.replaced] == [
+        "quantizer",
+        "quantizer.vq",
+        *(f"quantizer.vq.layers.{n}{part}" for n in range(2) for part in ("", "._codebook")),
+    ]
+    assert all(tensors(model)[key] is before[key] for key in before)
+    if not started:
+        # the first training batch does for k-means, as it would have
+        model["quantizer"](x, 100)
+        assert bool(model["quantizer"].vq.layers[0].codebook.any(dim=1).all())
+        return
+    got, want = (m.eval()["quantizer"](x, 100) for m in (model, original))
+    assert_bitwise_equal(got.codes, want.codes)
+    torch.testing.assert_close(got.quantized, want.quantized, rtol=1e-6, atol=1e-6)
+    original.load_state_dict(model.state_dict())
+
+
+def test_a_module_in_two_places_is_swapped_once_and_stays_one() -> None:
+    shared = vae.VectorQuantizer(16, 8, 0.25)
+    model = nn.ModuleDict({"a": shared, "b": nn.ModuleList([shared])})
+    model.elsewhere = [shared]
+    report = replace_quantizers(model)
+    assert [*report.replaced] == ["a"]
+    assert model["a"] is model["b"][0] is model.elsewhere[0] is shared
+    assert type(shared) is vqkernels.compat.diffusers.VectorQuantizer
+
+
+def test_hooks_and_attributes_stay() -> None:
+    quantizer = vae.VectorQuantizer(16, 8, 0.25)
+    calls: list[str] = []
+    handles = [
+        quantizer.register_forward_pre_hook(lambda module, args: calls.append("before")),
+        quantizer.register_forward_hook(lambda module, args, kwargs, out: calls.append("after"), with_kwargs=True),
+        quantizer.register_full_backward_hook(lambda module, *gradients: calls.append("backward")),
+    ]
+    quantizer.remark = "mine"
+    replace_quantizers(quantizer)
+    z = torch.randn(1, 8, 2, 2, requires_grad=True)
+    quantizer(z)[0].sum().backward()
+    assert calls == ["before", "after", "backward"]
+    assert quantizer.remark == "mine"
+    for handle in handles:
+        handle.remove()
+    quantizer(z)[0].sum().backward()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtype_training_mode_and_random_numbers_stay(dtype: torch.dtype) -> None:
+    model = nn.Sequential(vae.VectorQuantizer(16, 8, 0.25), vector_quantize_pytorch.VectorQuantize(8, 16)).to(dtype)
+    model[0].eval()
+    state = torch.get_rng_state()
+    replace_quantizers(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model] == [False, True]
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype, torch.bool}
+
+
+class Ours(vae.VectorQuantizer):  # type: ignore[misc]
+    """Somebody's own variant."""
+
+
+class TwoPartQuantizer(nn.Module):
+    """Somebody's own."""
+
+
+def test_what_is_not_known_is_left_and_reported() -> None:
+    fsq = vector_quantize_pytorch.FSQ(levels=[3, 3])
+    model = nn.ModuleDict({"a": Ours(16, 8, 0.25), "b": TwoPartQuantizer(), "c": nn.Linear(2, 2), "d": fsq})
+    state = copy.deepcopy(model.state_dict())
+    replaced, left = replace_quantizers(model)
+    assert replaced == {}
+    assert left == {
+        "a": f"{__name__}.Ours",
+        "b": f"{__name__}.TwoPartQuantizer",
+        "d": "vector_quantize_pytorch.finite_scalar_quantization.FSQ",
+    }
+    assert model.state_dict().keys() == state.keys()
+
+
+def test_a_second_time_there_is_nothing_to_do() -> None:
+    model = nn.Sequential(
+        vae.VectorQuantizer(16, 8, 0.25), vector_quantize_pytorch.ResidualVQ(dim=8, num_quantizers=2, codebook_size=8)
+    )
+    replace_quantizers(model)
+    assert replace_quantizers(model) == ({}, {})
+
+
+def _another_forward(model: nn.Module) -> str:
+    model[1].forward = lambda z: z
+    return r"1: expected diffusers.+ as its library builds it, got one with another forward"
+
+
+def _another_parameter(model: nn.Module) -> str:
+    model[1].scale = nn.Parameter(torch.ones(()))
+    return r"1: expected .+, got one with other parameter scale"
+
+
+def _another_layer(model: nn.Module) -> str:
+    model[1].project = nn.Linear(8, 8)
+    return r"1: expected .+, got one with other project"
+
+
+def _another_version(model: nn.Module) -> str:
+    del model[1].legacy
+    return r"1: expected .+, got one that does not tell its legacy"
+
+
+@pytest.mark.parametrize("change", [_another_forward, _another_parameter, _another_layer, _another_version])
+def test_a_known_class_that_is_not_as_it_was_built_raises(change: Any) -> None:
+    """One line, and the model stays as it was, also where it could have been swapped."""
+    model = nn.Sequential(vector_quantize_pytorch.VectorQuantize(8, 16), vae.VectorQuantizer(16, 8, 0.25))
+    message = change(model)
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises(NotImplementedError, match=message) as raised:
+        replace_quantizers(model)
+    assert "\n" not in str(raised.value)
+    assert [type(module) for module in model.modules()] == kinds
+    model[0](torch.randn(1, 5, 8))
