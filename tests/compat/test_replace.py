@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,14 @@ def test_a_vq_model_trains_on_with_its_optimizer() -> None:
             optimizer.zero_grad()
         states[kind] = torch.cat([value.flatten() for value in model.state_dict().values()])
     assert_within_budget(states["replaced"], states["exact"], states["original"], factor=4.0)
+
+
+def test_the_example_in_the_readme_runs() -> None:
+    text = (Path(vqkernels.__file__).parent / "compat" / "README.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert "replace_quantizers" in "".join(examples)
+    for example in examples:
+        exec(compile(example, "compat/README.md", "exec"), {})
 
 
 def test_a_remapped_quantizer_needs_its_file_no_more(tmp_path: Path) -> None:
