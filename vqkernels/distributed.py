@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from vqkernels.ops.code_range import code_range
+from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
 
 
@@ -35,6 +37,19 @@ def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         total if t.dtype == torch.int64 else total.int().view(torch.float32)
         for total, t in zip(sums, tensors, strict=True)
     )
+
+
+def stats_of_all(
+    x: torch.Tensor,  # [N, G, D]
+    indices: torch.Tensor,  # [N, G]
+    num_codes: int,
+) -> CodeStats:  # [G, K], [G, K, D]
+    """Counts and sums of all processes' vectors, the same bits however vectors are spread over processes."""
+    groups = x.shape[1]
+    if world()[1] == 1:
+        return code_stats(x, indices, num_codes, groups=groups)
+    within = range_of_all(code_range(x, indices, groups=groups))
+    return CodeStats(*sum_of_all(*code_stats(x, indices, num_codes, groups=groups, within=within))).rounded(within)
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,6 +87,12 @@ def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]
     key = _in_order((~best >> 32).int()).view(torch.float32)
     won = (bid == best) & key.isfinite()
     return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), _combined(of_each)
+
+
+def range_of_all(found: torch.Tensor) -> torch.Tensor:  # [G, 4] int64
+    """The range of all processes' vectors, each having found that of its own."""
+    (of_each,) = _largest_of_all(_in_own_slot(found))
+    return _combined(of_each)
 
 
 def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -8,11 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_floating, check_indices
-from vqkernels.nn.rows import finite_rows, masked_mean_square
-from vqkernels.ops.gather_codes import gather_codes
-from vqkernels.ops.nearest_code import nearest_code
-from vqkernels.ops.quantize import estimate_gradient
+from vqkernels._core.checks import check_indices
+from vqkernels.compat._feature_maps import entries, match
 
 
 class Renamed(nn.Module):
@@ -60,6 +57,18 @@ class Renamed(nn.Module):
             inds = inds.where(inds < len(self.used), 0)
         return self.used.to(inds)[inds]
 
+    def renamed_entries(
+        self,
+        codebook: torch.Tensor,  # [K, D]
+        indices: torch.Tensor,  # [...]
+        shape: Sequence[int] | None,
+    ) -> torch.Tensor:
+        """Codes by index: ``[B, D, ...]`` for a ``shape`` of ``(B, ..., D)``, ``[..., D]`` for None."""
+        check_indices("indices", indices)
+        if self.remap is not None:
+            indices = self.unmap_to_all(indices if shape is None else indices.reshape(shape[0], -1))
+        return entries(codebook, indices, shape)
+
 
 class EmbeddingQuantizer(Renamed):
     """Maps ``[B, D, H, W]`` to their nearest codes, with a loss that trains codes and encoder.
@@ -91,33 +100,14 @@ class EmbeddingQuantizer(Renamed):
 
     def quantize_map(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``(z_q [B, D, H, W], loss [], indices)`` of ``z [B, D, H, W]``."""
-        weight = self.embedding.weight
-        check_floating("z", z)
-        if z.dim() != 4 or z.shape[1] != weight.shape[1]:
-            raise ValueError(f"z: expected [B, {weight.shape[1]}, H, W], got shape {list(z.shape)}")
-        x = z.permute(0, 2, 3, 1)
-        x = x.to(torch.promote_types(x.dtype, weight.dtype))
-        usable = finite_rows(x)
-        # zeroed before anything is computed from it, so that no backward multiplies a NaN by zero
-        x = x.where(usable[..., None], 0)
-        # a vector that is not finite has no nearest code: the first one, as in a lookup
-        indices = nearest_code(x, weight.detach()).indices.where(usable, 0)
-        codes = gather_codes(weight, indices)
-        loss = self._loss(x, codes, usable)
-        z_q = estimate_gradient(x, codes.detach()).permute(0, 3, 1, 2).contiguous()
-        shape = indices.shape
+        found = match(z, self.embedding.weight)
+        encoder, codebook = found.encoder_loss, found.codebook_loss
+        loss = encoder + self.beta * codebook if self.legacy else self.beta * encoder + codebook
+        indices = found.indices.reshape(found.shape)
         if self.remap is not None:
             indices = self.remap_to_used(indices)
         flat = (-1,) if self.remap is None else (-1, 1)
-        return z_q, loss, indices.reshape(shape if self.sane_index_shape else flat)
-
-    def _loss(self, x: torch.Tensor, codes: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        x, codes = (rows.reshape(-1, 1, rows.shape[-1]).to(wide) for rows in (x, codes))
-        usable = usable.reshape(-1)
-        encoder = masked_mean_square(codes.detach(), x, usable)
-        codebook = masked_mean_square(codes, x.detach(), usable)
-        return encoder + self.beta * codebook if self.legacy else self.beta * encoder + codebook
+        return found.quantized(), loss, indices.reshape(found.shape if self.sane_index_shape else flat)
 
     def get_codebook_entry(
         self,
@@ -125,11 +115,7 @@ class EmbeddingQuantizer(Renamed):
         shape: Sequence[int] | None,
     ) -> torch.Tensor:
         """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
-        check_indices("indices", indices)
-        if self.remap is not None:
-            indices = self.unmap_to_all(indices if shape is None else indices.reshape(shape[0], -1))
-        codes = gather_codes(self.embedding.weight, indices)
-        return codes if shape is None else codes.view(*shape).permute(0, 3, 1, 2).contiguous()
+        return self.renamed_entries(self.embedding.weight, indices, shape)
 
 
 def _check_batched(inds: torch.Tensor) -> None:

@@ -1,0 +1,113 @@
+"""Vectors of a feature map beside their nearest codes: what the quantizers of image tokenizers begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from vqkernels._core.checks import check_floating
+from vqkernels.nn.codebook import unit
+from vqkernels.nn.rows import finite_rows, masked_mean_square
+from vqkernels.ops.code_stats import code_stats
+from vqkernels.ops.gather_codes import gather_codes
+from vqkernels.ops.nearest_code import nearest_code
+from vqkernels.ops.quantize import estimate_gradient
+
+
+class OneHot(NamedTuple):
+    """One-hot rows that are not written out: N x K numbers in N."""
+
+    indices: torch.Tensor  # [N] int64
+    num_codes: int  # K
+    dtype: torch.dtype
+
+    def to_dense(self) -> torch.Tensor:  # [N, K]
+        return torch.nn.functional.one_hot(self.indices, self.num_codes).to(self.dtype)
+
+
+class Match(NamedTuple):
+    """The N vectors of a map and their codes, both at least float32 and with gradient."""
+
+    rows: torch.Tensor  # [N, D], zero where not finite
+    codes: torch.Tensor  # [N, D]
+    indices: torch.Tensor  # [N] int64, 0 where not finite
+    usable: torch.Tensor  # [N] bool, finite
+    shape: torch.Size  # [B, ...] of the map without its channels
+    dtype: torch.dtype  # of the result
+
+    @property
+    def labels(self) -> torch.Tensor:  # [N] int64
+        """Indices, and -1 for a vector that takes no part."""
+        return self.indices.where(self.usable, -1)
+
+    @property
+    def encoder_loss(self) -> torch.Tensor:  # []
+        """Mean squared difference, with gradient to the vectors."""
+        return masked_mean_square(self.rows[:, None], self.codes[:, None].detach(), self.usable)
+
+    @property
+    def codebook_loss(self) -> torch.Tensor:  # []
+        """Mean squared difference, with gradient to the codes."""
+        return masked_mean_square(self.rows[:, None].detach(), self.codes[:, None], self.usable)
+
+    def quantized(self) -> torch.Tensor:  # [B, D, ...]
+        """The codes as a map, straight through."""
+        return self.as_map(estimate_gradient(self.rows, self.codes.detach()))
+
+    def as_map(self, values: torch.Tensor) -> torch.Tensor:  # [N, D] -> [B, D, ...]
+        return values.to(self.dtype).reshape(*self.shape, values.shape[1]).movedim(-1, 1).contiguous()
+
+    def perplexity(self, num_codes: int) -> torch.Tensor:  # []
+        """Exponential of the entropy of how often each code was taken; 1 if none was."""
+        # one column is enough to count
+        count = code_stats(self.rows[:, :1], self.labels, num_codes).count
+        share = count / count.sum().clamp(min=1)
+        return torch.exp(-(share * (share + 1e-10).log()).sum())
+
+    def one_hot(self, num_codes: int) -> OneHot:
+        return OneHot(self.indices, num_codes, self.dtype)
+
+
+def match(
+    z: torch.Tensor,  # [B, D, ...]
+    codebook: torch.Tensor,  # [K, D]
+    *,
+    normalize: bool = False,
+) -> Match:
+    """Find the nearest code of every vector of a map; with ``normalize``, of the vector scaled to unit length."""
+    rows, usable, shape = map_rows(z, codebook.shape[1])
+    dtype = torch.promote_types(z.dtype, codebook.dtype)
+    rows = rows.to(torch.promote_types(dtype, torch.float32))
+    if normalize:
+        rows = unit(rows)
+    # a vector that is not finite has no nearest code: the first one, as in a lookup
+    indices = nearest_code(rows, codebook).indices.where(usable, 0)
+    codes = gather_codes(codebook, indices).to(rows.dtype)
+    return Match(rows, codes, indices, usable, shape, dtype)
+
+
+def map_rows(
+    z: torch.Tensor,  # [B, D, ...]
+    dim: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:  # [N, D], [N] bool
+    """The vectors of a map of ``dim`` channels, which of them are finite, and the map's shape without channels."""
+    check_floating("z", z)
+    if z.dim() < 2 or z.shape[1] != dim:
+        raise ValueError(f"z: expected [B, {dim}, ...], got shape {list(z.shape)}")
+    x = z.movedim(1, -1)
+    rows = x.reshape(-1, dim)
+    usable = finite_rows(rows)
+    # zeroed before anything is computed from it, so that no backward multiplies a NaN by zero
+    return torch.where(usable[:, None], rows, 0), usable, x.shape[:-1]
+
+
+def entries(
+    codebook: torch.Tensor,  # [K, D]
+    indices: torch.Tensor,  # [...]
+    shape: Sequence[int] | None,
+) -> torch.Tensor:  # [..., D] or [B, D, ...]
+    """Codes by index, as they come, or as the map whose channels-last ``shape`` is given."""
+    codes = gather_codes(codebook, indices)
+    return codes if shape is None else codes.reshape(tuple(shape)).movedim(-1, 1).contiguous()
