@@ -7,9 +7,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
-from vqkernels.distributed import elect, sum_of_all, world
+from vqkernels.distributed import elect, stats_of_all, sum_of_all, world
 from vqkernels.nn.codebook import unit
-from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.nearest_code import nearest_code
@@ -22,6 +21,23 @@ class State(NamedTuple):
     embed: torch.Tensor  # [H, K, D]
     cluster_size: torch.Tensor  # [H, K]
     embed_avg: torch.Tensor  # [H, K, D]
+
+
+def move_(
+    state: State,
+    count: torch.Tensor,  # [H, K]
+    total: torch.Tensor,  # [H, K, D]
+    *,
+    decay: float,
+    eps: float,
+    normalize: bool = False,
+) -> None:
+    """:func:`vqkernels.ema_update_`, also of a module cast to half precision, which moves in float32 all the same."""
+    codes, size, sums = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in state)
+    ema_update_(codes, size, sums, count, total, decay=decay, eps=eps, normalize=normalize)
+    for tensor, moved in zip(state, (codes, size, sums), strict=True):
+        if moved is not tensor:
+            tensor.copy_(moved)
 
 
 class RunningMeans(nn.Module):
@@ -113,13 +129,7 @@ class RunningMeans(nn.Module):
         self._ema_(torch.zeros_like(size), torch.zeros_like(sums), decay=1.0)
 
     def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
-        state = self.state()
-        # a module cast to half precision moves in float32 all the same
-        codes, size, sums = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in state)
-        ema_update_(codes, size, sums, count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
-        for tensor, moved in zip(state, (codes, size, sums), strict=True):
-            if moved is not tensor:
-                tensor.copy_(moved)
+        move_(self.state(), count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
 
     def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
         if not self.has_dead_code_replacement or not self.training:
@@ -172,14 +182,11 @@ class RunningMeans(nn.Module):
         num_codes: int | None = None,
         sync: bool = True,
     ) -> CodeStats:
-        """Counts and sums over all processes, the same bits however vectors are spread over them."""
-        k, groups = self.codebook_size if num_codes is None else num_codes, self.num_codebooks
-        if not (sync and self._synchronised()):
-            return code_stats(x, indices, k, groups=groups)
-        state = self.state()
-        nobody = Anchors(state.embed[:, :0], state.cluster_size[:, :0])
-        _, within = elect(nobody, code_range(x, indices, groups=groups))
-        return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
+        """Counts and sums, over all processes that train together."""
+        k = self.codebook_size if num_codes is None else num_codes
+        if sync and self._synchronised():
+            return stats_of_all(x, indices, k)
+        return code_stats(x, indices, k, groups=self.num_codebooks)
 
 
 def recall_started(codebook: nn.Module, _: object = None) -> None:

@@ -311,8 +311,8 @@ class VectorQuantizer(nn.Module):
     ) -> torch.Tensor:  # [N, G, D]
         """The codes with the gradient that is to reach vectors and codebook; none where the index is -1."""
         if isinstance(self.gradient, FullCodebook):
-            soft = soft_values(rows, codebook.to(rows.dtype), self.metric, self.gradient.temperature)
-            quantized = codes + (soft - soft.detach())
+            temperature = self.gradient.temperature
+            quantized = soft_values(rows, codebook.to(rows.dtype), self.metric, temperature, instead=codes)
         else:
             quantized = estimate_gradient(rows, codes.detach(), self.gradient)
         return quantized.where((indices >= 0)[..., None], 0)

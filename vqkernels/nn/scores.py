@@ -40,28 +40,36 @@ def _chunks(n: int, per_row: int) -> Iterator[slice]:
 
 
 class _Recomputation(torch.autograd.Function):
-    """A function of tensors that keeps its arguments alone, and is evaluated once more in the backward."""
+    """A function of tensors that keeps its arguments alone, and is evaluated once more in the backward.
+
+    With ``instead`` it has that value, and both gradients.
+    """
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, function: Callable[..., torch.Tensor], instead: torch.Tensor | None, *args: torch.Tensor
+    ) -> torch.Tensor:
         ctx.function = function
         ctx.save_for_backward(*args)
-        return function(*args)
+        return function(*args) if instead is None else instead.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        needed = ctx.needs_input_grad[1:]
+        needed = ctx.needs_input_grad[2:]
         args = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
         with torch.enable_grad():
             value = ctx.function(*args)
         wanted = [t for t in args if t.requires_grad]
         found = iter(torch.autograd.grad(value, wanted, grad))
-        return None, *(next(found) if n else None for n in needed)
+        of_instead = grad if ctx.needs_input_grad[1] else None
+        return None, of_instead, *(next(found) if n else None for n in needed)
 
 
-def _recomputed(function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = _Recomputation.apply(function, *args)  # type: ignore[no-untyped-call]
+def _recomputed(
+    function: Callable[..., torch.Tensor], *args: torch.Tensor, instead: torch.Tensor | None = None
+) -> torch.Tensor:
+    result: torch.Tensor = _Recomputation.apply(function, instead, *args)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -79,18 +87,37 @@ def soft_values(
     codes: torch.Tensor,  # [G, K, D]
     metric: str,
     temperature: float,
-) -> torch.Tensor:  # [N, G, D]
-    """The mean code of ``softmax(scores / temperature)``; codes pass gradient through the weights alone."""
+    *,
+    values: torch.Tensor | None = None,  # [G, K, V]
+    seed: torch.Tensor | int | None = None,
+    instead: torch.Tensor | None = None,  # [N, G, D] or [N, G, V]
+) -> torch.Tensor:  # [N, G, D] or [N, G, V]
+    """The mean code of ``softmax(scores / temperature)``; codes pass gradient through the weights alone.
 
-    def rows(x: torch.Tensor, book: torch.Tensor, *_: object) -> torch.Tensor:
-        def mean(x: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
-            weights = (scores(x, book, metric) / temperature).softmax(dim=1)
+    With ``values`` it is the mean of these, and with gradient to them. With ``seed`` the scores carry the noise of
+    :func:`sample_codes`: the largest of them is that of the code drawn at temperature 1 (Gumbel softmax). With
+    ``instead`` the result has this value, its gradient, and that of the mean, which is computed in the backward only.
+    """
+    values = codes.detach() if values is None else values
+
+    def rows(x: torch.Tensor, book: torch.Tensor, chunk: slice, g: int) -> torch.Tensor:
+        def mean(x: torch.Tensor, book: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            logits = scores(x, book, metric)
+            if seed is not None:
+                logits = logits + _gumbel(seed, chunk.start * len(codes) + g, logits)
+            weights = (logits / temperature).softmax(dim=1)
             with torch.autocast(x.device.type, enabled=False):
-                return weights @ book.detach()
+                return weights @ values
 
-        return _recomputed(mean, x, book)
+        return _recomputed(mean, x, book, values[g], instead=None if instead is None else instead[chunk, g])
 
     return _over_groups(x, codes, rows)
+
+
+def _gumbel(seed: torch.Tensor | int, place: int, like: torch.Tensor) -> torch.Tensor:  # [n, K]
+    """Gumbel noise, another stream of numbers for every place."""
+    key = torch.as_tensor(seed, device=like.device) * 0x9E3779B1 + place
+    return -(-random_uniform(key, tuple(like.shape), like.device).log()).log()
 
 
 @torch.no_grad()
@@ -108,11 +135,8 @@ def sample_codes(
     """
 
     def rows(x: torch.Tensor, book: torch.Tensor, chunk: slice, g: int) -> torch.Tensor:
-        # one stream of numbers per chunk
-        key = torch.as_tensor(seed, device=x.device) * 0x9E3779B1 + (chunk.start * len(codes) + g)
-        uniform = random_uniform(key, (len(x), len(book)), x.device)
-        noisy = scores(x, book, metric) / temperature - (-uniform.log()).log()
-        return noisy.topk(m, dim=1).indices
+        logits = scores(x, book, metric) / temperature
+        return (logits + _gumbel(seed, chunk.start * len(codes) + g, logits)).topk(m, dim=1).indices
 
     return _over_groups(x, codes, rows)
 
