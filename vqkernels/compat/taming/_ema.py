@@ -1,0 +1,141 @@
+"""``EMAVectorQuantizer``: codes that are running means of their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vqkernels.compat._embedding_quantizer import Renamed
+from vqkernels.compat._feature_maps import OneHot, match
+from vqkernels.compat._running_means import State, move_
+from vqkernels.distributed import stats_of_all
+from vqkernels.ops.gather_codes import gather_codes
+
+
+class EmbeddingEMA(nn.Module):
+    """``EmbeddingEMA`` of taming-transformers: codes, and the running counts and sums that they are made of.
+
+    Args:
+        num_tokens: K.
+        codebook_dim: D.
+        decay, eps: as in :func:`vqkernels.ema_update_`.
+
+    Example:
+        >>> import torch
+        >>> from vqkernels.compat.taming import EmbeddingEMA
+        >>> list(EmbeddingEMA(16, 4)(torch.tensor([3, 5])).shape)
+        [2, 4]
+    """
+
+    def __init__(self, num_tokens: int, codebook_dim: int, decay: float = 0.99, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.decay, self.eps = decay, eps
+        weight = torch.randn(num_tokens, codebook_dim)
+        # parameters, as checkpoints and optimizers know them, though no gradient moves them
+        self.weight = nn.Parameter(weight, requires_grad=False)  # [K, D]
+        self.cluster_size = nn.Parameter(torch.zeros(num_tokens), requires_grad=False)  # [K]
+        self.embed_avg = nn.Parameter(weight.clone(), requires_grad=False)  # [K, D]
+        self.update = True
+
+    def forward(self, embed_id: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
+        return gather_codes(self.weight, embed_id)
+
+    @torch.no_grad()
+    def cluster_size_ema_update(self, new_cluster_size: torch.Tensor) -> None:  # [K]
+        self.cluster_size.mul_(self.decay).add_(new_cluster_size, alpha=1 - self.decay)
+
+    @torch.no_grad()
+    def embed_avg_ema_update(self, new_embed_avg: torch.Tensor) -> None:  # [K, D]
+        self.embed_avg.mul_(self.decay).add_(new_embed_avg, alpha=1 - self.decay)
+
+    def weight_update(self, num_tokens: int) -> None:
+        """Make the codes what the running statistics say; ``num_tokens`` is K."""
+        if num_tokens != len(self.weight):
+            raise ValueError(f"num_tokens: expected {len(self.weight)}, got {num_tokens}")
+        self._move_(torch.zeros_like(self.cluster_size)[None], torch.zeros_like(self.embed_avg)[None], decay=1.0)
+
+    @torch.no_grad()
+    def take_in_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, D], [N]
+        """One training step with the vectors of all processes; -1 leaves a vector out."""
+        count, total = stats_of_all(x[:, None], indices[:, None], len(self.weight))
+        # a step without any vector is no step: a count that is no number leaves the state as it is
+        count = torch.where(count.sum() > 0, count, torch.nan)
+        self._move_(count, total, self.decay)
+
+    def _move_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:  # [1, K], [1, K, D]
+        state = State(*(tensor.detach()[None] for tensor in (self.weight, self.cluster_size, self.embed_avg)))
+        move_(state, count, total, decay=decay, eps=self.eps)
+
+
+class EMAVectorQuantizer(Renamed):
+    """``EMAVectorQuantizer`` of taming-transformers: same arguments, results and state dict; no N x K matrix.
+
+    Equivalent to::
+
+        indices = cdist(z, weight).argmin(-1)                       # z as rows
+        z_q     = z + (weight[indices] - z).detach()
+        loss    = beta * mse(z, weight[indices])
+
+    and, in training, :func:`vqkernels.ema_update_` of the codes.
+
+    Args:
+        n_embed: K.
+        embedding_dim: size D of a code, and channels of the input.
+        beta: weight of the loss.
+        decay, eps: as in :func:`vqkernels.ema_update_`.
+        remap: path of an ``.npy`` file with the indices in use; others are renamed to positions in it.
+        unknown_index: what an index not in use becomes: a number, ``"extra"`` or ``"random"``.
+
+    Numerics:
+        As :class:`VectorQuantizer2`. The value is of the codes from before this step's update. In training, counts
+        and sums are those of all processes, one all-reduce per step, the same bits however vectors are spread.
+
+    Raises:
+        ValueError: on an input that does not fit, or a ``remap`` that does not list codes.
+
+    Example:
+        >>> import torch
+        >>> from vqkernels.compat.taming import EMAVectorQuantizer
+        >>> quantizer = EMAVectorQuantizer(n_embed=16, embedding_dim=4, beta=0.25)
+        >>> z_q, loss, (perplexity, encodings, indices) = quantizer(torch.randn(2, 4, 3, 3))
+        >>> list(z_q.shape), list(indices.shape)
+        ([2, 4, 3, 3], [18])
+    """
+
+    def __init__(
+        self,
+        n_embed: int,
+        embedding_dim: int,
+        beta: float,
+        decay: float = 0.99,
+        eps: float = 1e-5,
+        remap: str | None = None,
+        unknown_index: str | int = "random",
+    ) -> None:
+        super().__init__(n_embed, remap, unknown_index)
+        self.num_tokens, self.codebook_dim, self.beta = n_embed, embedding_dim, beta
+        self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
+
+    def forward(
+        self,
+        z: torch.Tensor,  # [B, D, H, W]
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, OneHot, torch.Tensor]]:
+        """``(z_q, loss, (perplexity, encodings, indices [N]))``, the one-hots not written out."""
+        found = match(z, self.embedding.weight)
+        z_q, loss = found.quantized(), self.beta * found.encoder_loss
+        if self.training and self.embedding.update:
+            self.embedding.take_in_(found.rows.detach(), found.labels)
+        indices = found.indices
+        if self.remap is not None:
+            indices = self.remap_to_used(indices.reshape(found.shape)).reshape(-1)
+        return z_q, loss, (found.perplexity(self.num_tokens), found.one_hot(self.num_tokens), indices)
+
+    def get_codebook_entry(
+        self,
+        indices: torch.Tensor,  # [...] as forward returns them
+        shape: Sequence[int] | None,
+    ) -> torch.Tensor:
+        """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
+        return self.renamed_entries(self.embedding.weight, indices, shape)
