@@ -156,7 +156,9 @@ def test_a_module_in_half_precision_trains(name: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in quantizer.parameters() if p.requires_grad)
     if name == "taming EMAVectorQuantizer":
         count = torch.bincount(indices, minlength=32)
-        assert_bitwise_equal(quantizer.embedding.cluster_size, (0.1 * count.float()).bfloat16())
+        assert_bitwise_equal(
+            quantizer.embedding.cluster_size, torch.lerp(torch.ones(32), count.float(), 0.1).bfloat16()
+        )
         assert not torch.equal(quantizer.embedding.weight, before["embedding.weight"])
     if "llamagen" in name:
         # integers up to 2^16, which bfloat16 would round
@@ -215,6 +217,16 @@ def test_remap_reaches_the_ema_quantizer(tmp_path: Path) -> None:
     quantizer = taming.EMAVectorQuantizer(16, 4, 0.25, remap=str(tmp_path / "used.npy"), unknown_index="extra").eval()
     codes = quantizer.embedding.weight.detach()[[2, 9, 7]]
     assert quantizer(codes.T.reshape(1, 4, 1, 3))[2][2].tolist() == [1, 2, 3]
+
+
+def test_codes_without_vectors_do_not_leave() -> None:
+    """Oracle: running means, of which a code that gets nothing keeps its own."""
+    quantizer = taming.EMAVectorQuantizer(64, 4, 0.25, eps=1e-9)
+    before = quantizer.embedding.weight.clone()
+    indices = quantizer(torch.randn(1, 4, 1, 5))[2][2]
+    unused = torch.ones(64, dtype=torch.bool).index_fill_(0, indices, False)
+    torch.testing.assert_close(quantizer.embedding.weight[unused], before[unused], rtol=1e-5, atol=0)
+    assert not torch.equal(quantizer.embedding.weight[~unused], before[~unused])
 
 
 @pytest.mark.parametrize("training", [True, False])

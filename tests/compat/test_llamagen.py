@@ -6,6 +6,7 @@ Oracle: its formulas on N x K matrices, in float64. What the adapter does differ
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from vqp_oracle import assert_trains_alike
 
+from vqkernels import replace_quantizers
 from vqkernels.compat.llamagen import VectorQuantizer
 from vqkernels.testing import assert_bitwise_equal
 
@@ -111,6 +113,31 @@ def test_entries_come_in_either_layout(l2_norm: bool) -> None:
     assert_bitwise_equal(quantizer.get_codebook_entry(indices, MAP), z_q)
     assert_bitwise_equal(quantizer.get_codebook_entry(indices, (3, 4, 5, 8), channel_first=False), z_q.movedim(1, -1))
     assert_bitwise_equal(quantizer.get_codebook_entry(indices), z_q.movedim(1, -1).reshape(60, 8))
+
+
+class Original(Statement):
+    """The formulas under the name and with the attributes of LlamaGen's class."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.n_e, self.e_dim = self.embedding.weight.shape
+        self.entropy_loss_ratio = self.ratio
+
+
+Original.__module__, Original.__qualname__ = "tokenizer.tokenizer_image.vq_model", "VectorQuantizer"
+
+
+def test_a_quantizer_inside_a_model_is_replaced() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Original(32, 8, 0.25, 0.1, True, True))
+    original = copy.deepcopy(model)
+    assert replace_quantizers(model).replaced == {"1": "tokenizer.tokenizer_image.vq_model.VectorQuantizer"}
+    assert type(model[1]) is VectorQuantizer
+    x = torch.randn(2, 3, 4, 5)
+    (got, losses, (*_, indices)), (want, expected, (*_, labels)) = model(x), original(x)
+    assert torch.equal(indices, labels)
+    torch.testing.assert_close((got, *losses), (want, *expected), rtol=1e-4, atol=1e-5)
+    original.load_state_dict(model.state_dict())
 
 
 def test_signatures_are_those_of_the_original() -> None:

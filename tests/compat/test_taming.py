@@ -6,6 +6,7 @@ matrices. What the adapters do differently is in ``test_image_tokenizers.py``.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from vqp_oracle import assert_trains_alike
 
+from vqkernels import replace_quantizers
 from vqkernels.compat.taming.modules.vqvae import quantize as adapters
 from vqkernels.nn import scores
 from vqkernels.testing import assert_bitwise_equal
@@ -185,19 +187,27 @@ def test_gumbel_quantize_decodes_like_the_original(originals: Any) -> None:
     assert len(ours(z)) == len(theirs(z)) == 3
 
 
-class EmaStatement(nn.Module):
-    """The formulas of the EMA quantizer, on one-hot matrices."""
+class EmbeddingStatement(nn.Module):
+    """The state of the EMA quantizer."""
 
-    def __init__(self, num_codes: int, dim: int, beta: float, decay: float, eps: float) -> None:
+    def __init__(self, num_codes: int, dim: int, decay: float, eps: float) -> None:
         super().__init__()
-        self.beta, self.decay, self.eps = beta, decay, eps
-        self.embedding = nn.Module()
+        self.decay, self.eps, self.update = decay, eps, True
         for name, value in (
             ("weight", torch.randn(num_codes, dim)),
             ("cluster_size", torch.zeros(num_codes)),
             ("embed_avg", torch.randn(num_codes, dim)),
         ):
-            self.embedding.register_parameter(name, nn.Parameter(value, requires_grad=False))
+            self.register_parameter(name, nn.Parameter(value, requires_grad=False))
+
+
+class EmaStatement(nn.Module):
+    """The formulas of the EMA quantizer, on one-hot matrices."""
+
+    def __init__(self, num_codes: int, dim: int, beta: float, decay: float, eps: float) -> None:
+        super().__init__()
+        self.beta, self.remap, self.re_embed = beta, None, num_codes
+        self.embedding = EmbeddingStatement(num_codes, dim, decay, eps)
 
     def forward(self, z: torch.Tensor) -> tuple[Any, ...]:
         state = self.embedding
@@ -211,11 +221,17 @@ class EmaStatement(nn.Module):
         share = one_hot.mean(0)
         if self.training:
             for running, new in ((state.cluster_size, one_hot.sum(0)), (state.embed_avg, one_hot.T @ rows)):
-                running.copy_(self.decay * running + (1 - self.decay) * new)
+                running.copy_(state.decay * running + (1 - state.decay) * new)
             n, k = state.cluster_size.sum(), len(state.weight)
-            state.weight.copy_(state.embed_avg / ((state.cluster_size + self.eps) / (n + k * self.eps) * n)[:, None])
+            size = (state.cluster_size + state.eps) / (n + k * state.eps) * n
+            state.weight.copy_(state.embed_avg / size[:, None])
         perplexity = (-(share * (share + 1e-10).log()).sum()).exp()
         return value.movedim(-1, 1), loss, (perplexity, one_hot, indices.reshape(-1))
+
+
+for _kind, _name in ((EmbeddingStatement, "EmbeddingEMA"), (EmaStatement, "EMAVectorQuantizer")):
+    # they stand in for the originals
+    _kind.__module__, _kind.__qualname__ = "taming.modules.vqvae.quantize", _name
 
 
 @pytest.mark.parametrize("sizes", [0.0, 1.0])
@@ -245,6 +261,38 @@ def test_the_parts_of_an_ema_update_make_the_whole() -> None:
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], value)
     assert_bitwise_equal(parts(torch.tensor([[3], [5]])), parts.weight[torch.tensor([[3], [5]])])
+
+
+@pytest.mark.parametrize("name", ["VectorQuantizer", "VectorQuantizer2", "GumbelQuantize"])
+def test_a_quantizer_inside_a_model_is_replaced(name: str, originals: Any, used: str) -> None:
+    remap = {} if name == "VectorQuantizer" else {"remap": used, "unknown_index": "extra"}
+    sizes = (8, 6, 32) if name == "GumbelQuantize" else (32, 8, 0.25)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), getattr(originals, name)(*sizes, **remap)).eval()
+    original = copy.deepcopy(model)
+    assert replace_quantizers(model).replaced == {"1": f"taming.modules.vqvae.quantize.{name}"}
+    assert type(model[1]) is getattr(adapters, name)
+    for key in ("n_e", "n_embed", "beta", "temperature", "re_embed", "unknown_index"):
+        assert not hasattr(original[1], key) or getattr(model[1], key) == getattr(original[1], key)
+    if name != "GumbelQuantize":
+        x = torch.randn(2, 3, 4, 5)
+        (got, _, (*_, indices)), (want, _, (*_, expected)) = model(x), original(x)
+        torch.testing.assert_close(got, want)
+        assert torch.equal(indices, expected)
+    original.load_state_dict(model.state_dict())
+
+
+def test_an_ema_quantizer_inside_a_model_is_replaced() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), EmaStatement(32, 8, beta=0.3, decay=0.8, eps=1e-3))
+    original = copy.deepcopy(model)
+    assert replace_quantizers(model).replaced == {"1": "taming.modules.vqvae.quantize.EMAVectorQuantizer"}
+    assert type(model[1].embedding) is adapters.EmbeddingEMA
+    x = torch.randn(2, 3, 4, 5)
+    for quantizers in (model, original):
+        quantizers[1].embedding.cluster_size.fill_(1)
+        quantizers(x)
+    torch.testing.assert_close(model.state_dict(), original.state_dict())
+    original.load_state_dict(model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["VectorQuantizer", "VectorQuantizer2", "GumbelQuantize"])

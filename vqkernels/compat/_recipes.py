@@ -121,12 +121,34 @@ _CODEC_LAYER: dict[str, Read] = {
     "kmeans_init": _always(False),
 }
 _REMAPPED = ("remap", "re_embed", "unknown_index")
+# the file with the indices in use was read by the original
+_FILE: dict[str, Read] = {"remap": _always(None), "unknown_index": _always("random")}
+_TAMING = "taming.modules.vqvae.quantize"
+_EMBEDDING_EMA: dict[str, Read] = {
+    "num_tokens": lambda embedding: embedding.weight.shape[0],
+    "codebook_dim": lambda embedding: embedding.weight.shape[1],
+}
+_EMA: dict[str, Read] = {
+    **_FILE,
+    **_at("embedding", ("decay", "eps")),
+    "n_embed": lambda module: module.embedding.weight.shape[0],
+    "embedding_dim": lambda module: module.embedding.weight.shape[1],
+}
+_GUMBEL: dict[str, Read] = {
+    **_FILE,
+    "num_hiddens": attrgetter("proj.in_channels"),
+    "temp_init": attrgetter("temperature"),
+}
 
 # class of an original, by module and name -> its recipe
 RECIPES = {
-    "diffusers.models.autoencoders.vae.VectorQuantizer": Recipe(
-        "diffusers:VectorQuantizer", {"remap": _always(None), "unknown_index": _always("random")}, _REMAPPED
-    ),
+    "diffusers.models.autoencoders.vae.VectorQuantizer": Recipe("diffusers:VectorQuantizer", _FILE, _REMAPPED),
+    f"{_TAMING}.VectorQuantizer": Recipe(f"{_TAMING}:VectorQuantizer"),
+    f"{_TAMING}.VectorQuantizer2": Recipe(f"{_TAMING}:VectorQuantizer2", _FILE, _REMAPPED),
+    f"{_TAMING}.GumbelQuantize": Recipe(f"{_TAMING}:GumbelQuantize", _GUMBEL, _REMAPPED),
+    f"{_TAMING}.EMAVectorQuantizer": Recipe(f"{_TAMING}:EMAVectorQuantizer", _EMA, _REMAPPED),
+    f"{_TAMING}.EmbeddingEMA": Recipe(f"{_TAMING}:EmbeddingEMA", _EMBEDDING_EMA, ("update",), internal=True),
+    "tokenizer.tokenizer_image.vq_model.VectorQuantizer": Recipe("llamagen:VectorQuantizer"),
     "encodec.quantization.core_vq.EuclideanCodebook": Recipe(
         "encodec.quantization.core_vq:EuclideanCodebook", _EUCLIDEAN, settle=recall_started
     ),

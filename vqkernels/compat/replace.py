@@ -36,8 +36,8 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
 
     Known are ``VectorQuantizer`` of diffusers (as in ``VQModel``), the vector quantizers of vector-quantize-pytorch
     (``VectorQuantize``, ``ResidualVQ``, ``GroupedResidualVQ``, ``SimVQ``, ``ResidualSimVQ``,
-    ``RandomProjectionQuantizer``, ``HierarchicalVQ``) and those of encodec. ``vqkernels/compat/README.md`` lists
-    what the adapters do differently.
+    ``RandomProjectionQuantizer``, ``HierarchicalVQ``), those of encodec and of taming-transformers, and that of
+    LlamaGen. ``vqkernels/compat/README.md`` lists what the adapters do differently.
 
     Args:
         model: the model, which may itself be such a quantizer.

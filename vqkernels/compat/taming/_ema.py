@@ -35,7 +35,8 @@ class EmbeddingEMA(nn.Module):
         weight = torch.randn(num_tokens, codebook_dim)
         # parameters, as checkpoints and optimizers know them, though no gradient moves them
         self.weight = nn.Parameter(weight, requires_grad=False)  # [K, D]
-        self.cluster_size = nn.Parameter(torch.zeros(num_tokens), requires_grad=False)  # [K]
+        # a code of size 0 would be thrown 1 / eps away by the first step that leaves it unused
+        self.cluster_size = nn.Parameter(torch.ones(num_tokens), requires_grad=False)  # [K]
         self.embed_avg = nn.Parameter(weight.clone(), requires_grad=False)  # [K, D]
         self.update = True
 
