@@ -268,6 +268,18 @@ def test_encodec(started: bool) -> None:
     original.load_state_dict(model.state_dict())
 
 
+def test_a_codebook_starts_over_with_a_checkpoint_that_has_no_codes() -> None:
+    core_vq = encodec("core_vq")
+    model = core_vq.VectorQuantization(8, 16, kmeans_iters=3)
+    fresh = copy.deepcopy(model.state_dict())
+    model(torch.randn(2, 8, 50))
+    replace_quantizers(model)
+    model.load_state_dict(fresh)
+    model(torch.randn(2, 8, 50) + 100)
+    assert float(model._codebook.inited) == 1
+    assert float(model.codebook.min()) > 50
+
+
 def test_a_module_in_two_places_is_swapped_once_and_stays_one() -> None:
     shared = vae.VectorQuantizer(16, 8, 0.25)
     model = nn.ModuleDict({"a": shared, "b": nn.ModuleList([shared])})
