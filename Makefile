@@ -49,8 +49,8 @@ $(ENV): pyproject.toml Makefile
 	$(BIN)/python -c 'import sys; sys.exit("vqkernels needs Python 3.11 or newer, got " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel pybind11 ninja
 	VQKERNELS_BUILD=none $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[models,bench,dev]'
-	# compared with its adapters; the torchaudio it asks for is for what these tests do not use
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps encodec==0.1.1
+	# compared with their adapters; torchaudio, torchvision and what else they ask for is not for quantizers
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps encodec==0.1.1 taming-transformers-rom1504==0.0.6
 	touch $@
 
 # compiled in place, incrementally: ninja recompiles what changed
