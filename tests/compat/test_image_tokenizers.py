@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from vqkernels.compat import llamagen, taming
+from vqkernels.nn import scores
 from vqkernels.testing import (
     assert_bitwise_equal,
     assert_exact_lookup,
@@ -240,6 +241,37 @@ def test_gumbel_codes_follow_the_softmax(training: bool) -> None:
     count = torch.bincount(indices.flatten(), minlength=k)
     assert p.max() < 0.9
     assert ((count - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt()).all()
+
+
+def test_a_gumbel_code_is_that_of_its_soft_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where scores are made in pieces. Oracle: at temperature 0 the mean of all codes is the one drawn."""
+    monkeypatch.setattr(scores, "_PAIRS", 200)
+    quantizer = taming.GumbelQuantize(4, 3, 32, straight_through=False, temp_init=1e-4)
+    z_q, _, (*_, indices) = quantizer(torch.randn(2, 4, 5, 6))
+    codes = quantizer.embed(indices).movedim(-1, 1)
+    # two scores may be nearly equal
+    assert torch.isclose(z_q, codes, atol=1e-4).all(dim=1).sum() >= 59
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_a_vector_that_is_not_finite_gets_the_first_code(straight_through: bool) -> None:
+    """Oracle: all others get the one code that is likely, and they alone move it."""
+    quantizer = taming.GumbelQuantize(4, 3, 8, straight_through=straight_through)
+    with torch.no_grad():
+        # no noise gets past this
+        quantizer.proj.bias.copy_(1e3 * (torch.arange(8) == 5))
+    z = torch.randn(1, 4, 1, 7)
+    bad = z.clone()
+    bad[..., 3] = torch.nan
+    bad.requires_grad_()
+    z_q, diff, (*_, indices) = quantizer(bad)
+    assert indices.flatten().tolist() == [5, 5, 5, 0, 5, 5, 5]
+    assert_bitwise_equal(z_q[0, :, 0, 3], quantizer.embed.weight[0])
+    (z_q.sum() + diff).backward()
+    assert bad.grad is not None
+    assert not bad.grad[..., 3].any()
+    expected = 6.0 * (torch.arange(8) == 5)[:, None].expand(8, 3)
+    torch.testing.assert_close(quantizer.embed.weight.grad, expected)
 
 
 def test_the_usage_window_takes_any_batch() -> None:
