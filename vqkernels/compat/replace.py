@@ -6,6 +6,7 @@ import importlib
 import inspect
 import itertools
 import re
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -66,9 +67,8 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
             adapters[path] = (module, _adapter(path, module, recipe), recipe)
         elif _is_foreign_quantizer(type(module)):
             left[path] = class_name(type(module))
-    replaced = {
-        path: class_name(type(module)) for path, (module, _, recipe) in adapters.items() if not recipe.internal
-    }
+    shown = {path: module for path, (module, _, recipe) in adapters.items() if not recipe.internal}
+    replaced = {path: class_name(type(module)) for path, module in shown.items()}
     # from here on nothing can fail
     for module, adapter, _ in adapters.values():
         _become(module, adapter)
@@ -90,12 +90,11 @@ def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module:
     submodule, _, name = recipe.adapter.partition(":")
     kind = getattr(importlib.import_module(f"vqkernels.compat.{submodule}"), name)
     options = {}
-    for argument in _arguments(kind) | recipe.read.keys():
+    for argument in sorted(_arguments(kind) | recipe.read.keys()):
+        read = recipe.read.get(argument, attrgetter(argument))
         try:
-            options[argument] = (
-                recipe.read[argument](original) if argument in recipe.read else getattr(original, argument)
-            )
-        except (AttributeError, KeyError, TypeError):
+            options[argument] = read(original)
+        except (AttributeError, KeyError):
             raise NotImplementedError(f"{what}, got one that does not tell its {argument}") from None
     # initial values are drawn and thrown away
     with torch.random.fork_rng(devices=[]):
@@ -125,10 +124,10 @@ def _arguments(kind: type) -> set[str]:
 
 def _adopt(adapter: nn.Module, original: nn.Module) -> str | None:
     """Give an adapter the tensors and submodules of an original; the names that do not fit, if any."""
-    unlike = (_state_names(original) - _state_names(adapter)) | (
-        _state_names(adapter, saved=True) - _state_names(original)
-    )
-    unlike |= {name for name, part in original.named_children() if part.state_dict() and not hasattr(adapter, name)}
+    names = _state_names(original)
+    unlike = (names - _state_names(adapter)) | (_state_names(adapter, saved=True) - names)
+    own = vars(adapter)["_modules"]
+    unlike |= {name for name, part in original.named_children() if part.state_dict() and name not in own}
     if unlike:
         return ", ".join(sorted(unlike))
     device = next((t.device for t in itertools.chain(original.parameters(), original.buffers())), None)
