@@ -12,10 +12,12 @@ import pytest
 import torch
 import vector_quantize_pytorch
 from originals import encodec
+from pairs import assert_same_results
 from torch import nn
 from vqp_oracle import assert_trains_alike
 
 import vqkernels
+import vqkernels.compat.vector_quantize_pytorch as adapters
 from vqkernels import VectorQuantize, replace_quantizers
 from vqkernels.compat.replace import ReplacedQuantizers
 from vqkernels.compat.vector_quantize_pytorch import ResidualVQ
@@ -192,10 +194,82 @@ def test_vector_quantize_pytorch(case: str) -> None:
     kinds = {type(module).__module__.partition(".")[0] for module in ours.modules()}
     assert kinds <= {"vqkernels", "torch"}
     after = tensors(ours)
-    assert all(after[key] is before[key] for key in after)
+    assert all(after[key] is before[key] for key in after.keys() & ours.state_dict().keys())
     assert theirs.state_dict().keys() == ours.state_dict().keys()
     assert not any(module.training for module in ours.modules())
     assert_trains_alike(theirs, ours, shape)
+
+
+SCALARS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "fsq": ("FSQ", {"levels": [8, 5, 3], "dim": 6, "num_codebooks": 2}, (2, 7, 6)),
+    "fsq, symmetric": ("FSQ", {"levels": [4, 2], "preserve_symmetry": True, "channel_first": True}, (2, 2, 7)),
+    "fsq, rotated": ("FSQ", {"levels": [5, 5], "orthogonal_rotation": True}, (2, 7, 2)),
+    "fsq stack": ("ResidualFSQ", {"levels": [5, 3], "dim": 6, "num_quantizers": 3}, (2, 7, 6)),
+    "fsq stack, soft": (
+        "ResidualFSQ",
+        {"levels": [5, 3], "num_quantizers": 2, "bound_hard_clamp": False, "soft_clamp_input_value": 2.0},
+        (2, 7, 2),
+    ),
+    "fsq groups": ("GroupedResidualFSQ", {"dim": 8, "groups": 2, "levels": [5, 3], "num_quantizers": 2}, (2, 7, 8)),
+    "lfq": ("LFQ", {"codebook_size": 16, "dim": 6, "commitment_loss_weight": 0.3}, (2, 7, 6)),
+    "lfq, cosine": ("LFQ", {"codebook_size": 16, "dim": 6, "cosine_sim_project_in": True}, (2, 7, 6)),
+    "lfq, options": (
+        "LFQ",
+        {"codebook_size": 16, "spherical": True, "soft_clamp_input_value": 2.0, "diversity_gamma": 2.0},
+        (2, 4, 3, 5),
+    ),
+    "lfq stack": ("ResidualLFQ", {"dim": 6, "codebook_size": 16, "num_quantizers": 3}, (2, 7, 6)),
+    "lfq groups": (
+        "GroupedResidualLFQ",
+        {"dim": 8, "groups": 2, "codebook_size": 16, "num_quantizers": 2},
+        (2, 7, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCALARS)
+@pytest.mark.parametrize("training", [False, True])
+def test_scalar_quantizers(case: str, training: bool) -> None:
+    """Results and gradients; oracle: the original in float64."""
+    name, options, shape = SCALARS[case]
+    torch.manual_seed(3)
+    theirs = getattr(vector_quantize_pytorch, name)(**options).train(training)
+    ours = copy.deepcopy(theirs)
+    before = tensors(ours)
+    assert replace_quantizers(ours).left == {}
+    kinds = {type(module).__module__.partition(".")[0] for module in ours.modules()}
+    assert kinds == {"vqkernels", "torch"}
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    assert all(tensors(ours)[key] is before[key] for key in ours.state_dict())
+    assert_same_results(ours, theirs, torch.randn(*shape))
+
+
+def test_indices_past_32_bits_after_a_swap() -> None:
+    """Oracle: decoding. In the original place values overflow, which the swap must not take over."""
+    model = vector_quantize_pytorch.FSQ(levels=[8] * 12, return_indices=False)
+    replace_quantizers(model)
+    model.return_indices = True
+    code, index = model(torch.randn(1, 20, 12))
+    assert int(index.max()) > 2**32
+    assert_bitwise_equal(model.indices_to_codes(index), code)
+
+
+@pytest.mark.parametrize("name", ["GroupedResidualFSQ", "GroupedResidualLFQ"])
+def test_groups_of_maps(name: str) -> None:
+    """Oracle: an adapter that is built like the original, which fails on maps."""
+    codes: dict[str, Any] = {"levels": [5, 3]} if "FSQ" in name else {"codebook_size": 16}
+    libraries = vector_quantize_pytorch, adapters
+    model, built = (
+        getattr(library, name)(dim=8, groups=2, num_quantizers=2, accept_image_fmap=True, **codes)
+        for library in libraries
+    )
+    built.load_state_dict(model.state_dict())
+    replace_quantizers(model)
+    x = torch.randn(2, 8, 3, 5)
+    (value, index, *_), (want, want_index, *_) = model.eval()(x), built.eval()(x)
+    assert_bitwise_equal(value, want)
+    assert_bitwise_equal(index, want_index)
+    assert_bitwise_equal(model.get_output_from_indices(index), value)
 
 
 @pytest.mark.parametrize("options", [{"accept_image_fmap": True}, {"codebook_dim": 4, "accept_image_fmap": True}])
@@ -330,15 +404,15 @@ class TwoPartQuantizer(nn.Module):
 
 
 def test_what_is_not_known_is_left_and_reported() -> None:
-    fsq = vector_quantize_pytorch.FSQ(levels=[3, 3])
-    model = nn.ModuleDict({"a": Ours(16, 8, 0.25), "b": TwoPartQuantizer(), "c": nn.Linear(2, 2), "d": fsq})
+    fsp = vector_quantize_pytorch.FSP(levels=[3, 3])
+    model = nn.ModuleDict({"a": Ours(16, 8, 0.25), "b": TwoPartQuantizer(), "c": nn.Linear(2, 2), "d": fsp})
     state = copy.deepcopy(model.state_dict())
     replaced, left = replace_quantizers(model)
     assert replaced == {}
     assert left == {
         "a": f"{__name__}.Ours",
         "b": f"{__name__}.TwoPartQuantizer",
-        "d": "vector_quantize_pytorch.finite_scalar_quantization.FSQ",
+        "d": "vector_quantize_pytorch.finite_scalar_perturbation.FSP",
     }
     assert model.state_dict().keys() == state.keys()
 

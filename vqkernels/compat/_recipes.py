@@ -57,6 +57,17 @@ def _leave_layouts_to(stack: nn.Module) -> None:
         layer.channel_last = True
 
 
+def _channels_last(stack: Any) -> None:
+    for layer in stack.layers:
+        layer.channel_first = False
+
+
+def _channels_first(side_by_side: Any) -> None:
+    if side_by_side.accept_image_fmap:
+        for stack in side_by_side.rvqs:
+            stack.is_channel_first = stack._channel_first = True
+
+
 _VQ = "vector_quantize_pytorch"
 _CODEBOOK: dict[str, Read] = {
     "dim": lambda codebook: codebook.embed.shape[-1],
@@ -104,6 +115,33 @@ for _option, _any in (
     *dict.fromkeys(("sync_codebook", "orthogonal_reg_max_codes"), None).items(),
 ):
     _SCALES[_option] = _always(_any)
+_FSQ: dict[str, Read] = {
+    "levels": lambda module: module._levels.tolist(),
+    "projection_has_bias": _always(True),
+}
+_FSQ_STACK: dict[str, Read] = {
+    "dim": lambda module: getattr(module.project_in, "in_features", len(module.levels)),
+    "bound_hard_clamp": lambda module: module.layers[0].bound_hard_clamp,
+    "soft_clamp_input_value": lambda module: (
+        None if module.layers[0].bound_hard_clamp else module.soft_clamp_input_value
+    ),
+}
+_LFQ: dict[str, Read] = {
+    "straight_through_activation": attrgetter("activation"),
+    "projection_has_bias": _always(True),
+    "cosine_sim_project_in": _always(False),
+    "cosine_sim_project_in_scale": _always(None),
+}
+_COSINES: dict[str, Read] = {
+    "dim_in": lambda module: module.weight.shape[0],
+    "dim_out": lambda module: module.weight.shape[1],
+}
+_LFQ_STACK: dict[str, Read] = {
+    "dim": lambda module: getattr(module.project_in, "in_features", module.layers[0].codebook_dim),
+    "soft_clamp_input_value": _always(None),
+    "codebook_size": lambda module: module.layers[0].codebook_size,
+    "channel_first": lambda module: module.layers[0].channel_first,
+}
 _MLP: dict[str, Read] = {
     "dim": attrgetter("proj_in.out_features"),
     "dim_hidden": _always(None),
@@ -172,6 +210,24 @@ RECIPES = {
         f"{_VQ}.residual_vq:GroupedResidualVQ",
         {"num_quantizers": _always(1), "codebook_size": _always(1)},
     ),
+    f"{_VQ}.finite_scalar_quantization.FSQ": Recipe(f"{_VQ}.finite_scalar_quantization:FSQ", _FSQ),
+    f"{_VQ}.residual_fsq.ResidualFSQ": Recipe(f"{_VQ}.residual_fsq:ResidualFSQ", _FSQ_STACK),
+    f"{_VQ}.residual_fsq.GroupedResidualFSQ": Recipe(
+        f"{_VQ}.residual_fsq:GroupedResidualFSQ",
+        {"levels": _always([3]), "num_quantizers": _always(1)},
+        settle=_channels_first,
+    ),
+    f"{_VQ}.lookup_free_quantization.LFQ": Recipe(f"{_VQ}.lookup_free_quantization:LFQ", _LFQ),
+    f"{_VQ}.lookup_free_quantization.CosineSimLinear": Recipe(
+        f"{_VQ}.lookup_free_quantization:CosineSimLinear", _COSINES, internal=True
+    ),
+    f"{_VQ}.residual_lfq.ResidualLFQ": Recipe(f"{_VQ}.residual_lfq:ResidualLFQ", _LFQ_STACK, settle=_channels_last),
+    f"{_VQ}.residual_lfq.GroupedResidualLFQ": Recipe(
+        f"{_VQ}.residual_lfq:GroupedResidualLFQ",
+        {"codebook_size": _always(2), "num_quantizers": _always(1)},
+        settle=_channels_first,
+    ),
+    f"{_VQ}.binary_mapper.BinaryMapper": Recipe(f"{_VQ}.binary_mapper:BinaryMapper"),
     f"{_VQ}.sim_vq.SimVQ": Recipe(
         f"{_VQ}.sim_vq:SimVQ",
         {

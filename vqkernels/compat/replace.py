@@ -14,7 +14,7 @@ from torch import nn
 
 from vqkernels.compat._recipes import Recipe, class_name, recipe_for
 
-_LOOKS_LIKE_A_QUANTIZER = re.compile(r"(?i:quantiz|codebook)|(FSQ|LFQ|VQ)$")
+_LOOKS_LIKE_A_QUANTIZER = re.compile(r"(?i:quantiz|codebook)|(FSP|FSQ|LFQ|VQ)$")
 _PARTS = ("_parameters", "_buffers", "_modules")
 # what torch itself keeps about a module besides: hooks
 _ABOUT = vars(nn.Module()).keys() - {*_PARTS, "_non_persistent_buffers_set", "training"}
@@ -35,9 +35,8 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
     device, dtype, ``requires_grad``, training mode and the names in the state dict do not change. The libraries
     are not imported.
 
-    Known are ``VectorQuantizer`` of diffusers (as in ``VQModel``), the vector quantizers of vector-quantize-pytorch
-    (``VectorQuantize``, ``ResidualVQ``, ``GroupedResidualVQ``, ``SimVQ``, ``ResidualSimVQ``,
-    ``RandomProjectionQuantizer``, ``HierarchicalVQ``), those of encodec and of taming-transformers, and that of
+    Known are ``VectorQuantizer`` of diffusers (as in ``VQModel``), the quantizers of vector-quantize-pytorch except
+    ``FSP``, ``LatentQuantize`` and ``EvoLFQ``, those of encodec and of taming-transformers, and that of
     LlamaGen. ``vqkernels/compat/README.md`` lists what the adapters do differently.
 
     Args:
@@ -131,14 +130,17 @@ def _adopt(adapter: nn.Module, original: nn.Module) -> str | None:
     if unlike:
         return ", ".join(sorted(unlike))
     device = next((t.device for t in itertools.chain(original.parameters(), original.buffers())), None)
+    options = vars(adapter)["_non_persistent_buffers_set"]
     for part in _PARTS:
         mine, theirs = vars(adapter)[part], vars(original)[part]
-        for name in mine:
-            if name in theirs:
-                mine[name] = theirs[name]
-            elif mine[name] is not None:
-                # made of options, and not saved
-                mine[name] = mine[name].to(device)
+        mine.update((name, theirs[name]) for name in mine if name in theirs and name not in options)
+    buffers = vars(adapter)["_buffers"]
+    for name in options:
+        # what is not saved was made of options, and here better than there
+        if buffers[name] is not None:
+            like = original._buffers.get(name)
+            dtype = like.dtype if like is not None and like.is_floating_point() else None
+            buffers[name] = buffers[name].to(device=device, dtype=dtype)
     return None
 
 
