@@ -30,8 +30,8 @@ class ReplacedQuantizers(NamedTuple):
 def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
     """Swap the known quantizers of other libraries inside a model, in place, for those of this package.
 
-    Every such module becomes an adapter and stays the same object: so do its parameters, buffers, submodules and
-    hooks, so that optimizers, ties between modules and whatever else refers to them go on working. Values,
+    Every such module becomes an adapter and stays the same object: so do its parameters, saved buffers, submodules
+    and hooks, so that optimizers, ties between modules and whatever else refers to them go on working. Values,
     device, dtype, ``requires_grad``, training mode and the names in the state dict do not change. The libraries
     are not imported.
 
