@@ -354,6 +354,16 @@ def test_a_codebook_starts_over_with_a_checkpoint_that_has_no_codes() -> None:
     assert float(model.codebook.min()) > 50
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_whether_processes_synchronise(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """An original that was built alone, or was told not to: with one process nobody knows which."""
+    model = vector_quantize_pytorch.VectorQuantize(**PLAIN)
+    assert not model._codebook.use_ddp
+    monkeypatch.setattr("vqkernels.compat._recipes.world", lambda: (0, processes))
+    replace_quantizers(model)
+    assert model._codebook.use_ddp is (None if processes == 1 else False)
+
+
 def test_a_module_in_two_places_is_swapped_once_and_stays_one() -> None:
     shared = vae.VectorQuantizer(16, 8, 0.25)
     model = nn.ModuleDict({"a": shared, "b": nn.ModuleList([shared])})
@@ -445,7 +455,19 @@ def _another_version(model: nn.Module) -> str:
     return r"1: expected .+, got one that does not tell its legacy"
 
 
-@pytest.mark.parametrize("change", [_another_forward, _another_parameter, _another_layer, _another_version])
+class Variant(vector_quantize_pytorch.VectorQuantize):  # type: ignore[misc]
+    """Somebody's own variant."""
+
+
+def _another_class_inside(model: nn.Module) -> str:
+    model[1] = vector_quantize_pytorch.ResidualVQ(**PLAIN, num_quantizers=2)
+    model[1].layers[1] = Variant(**PLAIN)
+    return r"1: expected .+ResidualVQ as its library builds it, got one made of test_replace.Variant"
+
+
+@pytest.mark.parametrize(
+    "change", [_another_forward, _another_parameter, _another_layer, _another_version, _another_class_inside]
+)
 def test_a_known_class_that_is_not_as_it_was_built_raises(change: Any) -> None:
     """One line, and the model stays as it was, also where it could have been swapped."""
     model = nn.Sequential(vector_quantize_pytorch.VectorQuantize(8, 16), vae.VectorQuantizer(16, 8, 0.25))

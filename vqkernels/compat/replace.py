@@ -64,7 +64,7 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
         recipe = recipe_for(module)
         if recipe is not None:
             adapters[path] = (module, _adapter(path, module, recipe), recipe)
-        elif _is_foreign_quantizer(type(module)):
+        elif _is_unknown_quantizer(module):
             left[path] = class_name(type(module))
     shown = {path: module for path, (module, _, recipe) in adapters.items() if not recipe.internal}
     replaced = {path: class_name(type(module)) for path, module in shown.items()}
@@ -76,9 +76,10 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
     return ReplacedQuantizers(replaced, left)
 
 
-def _is_foreign_quantizer(kind: type) -> bool:
-    ours = class_name(kind).startswith(("vqkernels.", "torch."))
-    return not ours and any(_LOOKS_LIKE_A_QUANTIZER.search(base.__name__) for base in kind.__mro__)
+def _is_unknown_quantizer(module: nn.Module) -> bool:
+    ours = class_name(type(module)).startswith(("vqkernels.", "torch."))
+    looks = any(_LOOKS_LIKE_A_QUANTIZER.search(base.__name__) for base in type(module).__mro__)
+    return looks and not ours and recipe_for(module) is None
 
 
 def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module:
@@ -86,6 +87,8 @@ def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module:
     what = f"{path or 'model'}: expected {class_name(type(original))} as its library builds it"
     if "forward" in vars(original):
         raise NotImplementedError(f"{what}, got one with another forward")
+    if (unknown := next(filter(_is_unknown_quantizer, original.modules()), None)) is not None:
+        raise NotImplementedError(f"{what}, got one made of {class_name(type(unknown))}")
     submodule, _, name = recipe.adapter.partition(":")
     kind = getattr(importlib.import_module(f"vqkernels.compat.{submodule}"), name)
     options = {}
