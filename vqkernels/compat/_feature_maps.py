@@ -54,10 +54,7 @@ class Match(NamedTuple):
 
     def quantized(self) -> torch.Tensor:  # [B, D, ...]
         """The codes as a map, straight through."""
-        return self.as_map(estimate_gradient(self.rows, self.codes.detach()))
-
-    def as_map(self, values: torch.Tensor) -> torch.Tensor:  # [N, D] -> [B, D, ...]
-        return values.to(self.dtype).reshape(*self.shape, values.shape[1]).movedim(-1, 1).contiguous()
+        return as_map(estimate_gradient(self.rows, self.codes.detach()).to(self.dtype), self.shape)
 
     def perplexity(self, num_codes: int) -> torch.Tensor:  # []
         """Exponential of the entropy of how often each code was taken; 1 if none was."""
@@ -101,6 +98,11 @@ def map_rows(
     usable = finite_rows(rows)
     # zeroed before anything is computed from it, so that no backward multiplies a NaN by zero
     return torch.where(usable[:, None], rows, 0), usable, x.shape[:-1]
+
+
+def as_map(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, D] -> [B, D, ...]
+    """The inverse of :func:`map_rows`."""
+    return rows.reshape(*shape, rows.shape[1]).movedim(-1, 1).contiguous()
 
 
 def entries(

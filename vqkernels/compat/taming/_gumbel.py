@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vqkernels.compat._embedding_quantizer import Renamed
-from vqkernels.compat._feature_maps import map_rows
+from vqkernels.compat._feature_maps import as_map, map_rows
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.soft_assignment_entropy import soft_assignment_entropy
@@ -90,18 +90,16 @@ class GumbelQuantize(Renamed):
         wide = torch.promote_types(dtype, torch.float32)
         # a filter and its bias are the code of a vector with a 1 at its end
         rows = nn.functional.pad(rows.to(wide), (0, 1), value=1.0)
-        filters = torch.cat([self._in_use(self.proj.weight.flatten(1)), self._in_use(self._bias())], dim=1).to(wide)
+        filters = self._in_use(torch.cat([self.proj.weight.flatten(1), self._bias()], dim=1)).to(wide)
         values = self._in_use(self.embed.weight).to(wide)
         drawn, z_q = self._draw(rows, filters, values, self.temperature if temp is None else temp)
-        drawn = drawn.where(usable, 0)
         z_q = torch.where(usable[:, None], z_q, values[0].detach())
         entropy = soft_assignment_entropy(rows, filters, metric="dot", weight=usable.to(wide)).sample
         diff = self.kl_weight * (math.log(self.n_embed) - entropy) * usable.any()
-        indices = drawn if self.remap is None else self.used[drawn].to(drawn)
-        indices = indices.reshape(shape)
+        indices = drawn.where(usable, 0).reshape(shape)
         if self.remap is not None:
-            indices = self.remap_to_used(indices)
-        z_q = z_q.to(dtype).reshape(*shape, -1).movedim(-1, 1).contiguous()
+            indices = self.remap_to_used(self.used[indices].long())
+        z_q = as_map(z_q.to(dtype), shape)
         if not self.use_vqinterface:
             return z_q, diff, indices
         result = z_q, diff, (None, None, indices)
