@@ -134,11 +134,14 @@ def sample_codes(
     The draw is a function of the seed, of the position of the vector and of the number of vectors.
     """
 
-    def rows(x: torch.Tensor, book: torch.Tensor, chunk: slice, g: int) -> torch.Tensor:
-        logits = scores(x, book, metric) / temperature
-        return (logits + _gumbel(seed, chunk.start * len(codes) + g, logits)).topk(m, dim=1).indices
-
-    return _over_groups(x, codes, rows)
+    # in one piece: small tensors kept between large ones that are freed would splinter the heap
+    drawn = torch.zeros(*x.shape[:2], m, dtype=torch.int64, device=x.device)
+    for g, book in enumerate(codes):
+        for chunk in _chunks(len(x), len(book)):
+            logits = scores(x[chunk, g], book, metric) / temperature
+            noisy = logits + _gumbel(seed, chunk.start * len(codes) + g, logits)
+            drawn[chunk, g] = noisy.topk(m, dim=1).indices
+    return drawn
 
 
 def cross_entropy(
