@@ -13,12 +13,13 @@ import torch
 from vqkernels.kmeans.api import kmeans
 from vqkernels.kmeans.arrays import as_rows, as_weight, in_kind_of
 from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.lloyd import KMeansResult
 from vqkernels.kmeans.minibatch import Running
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.seeding import start
 from vqkernels.kmeans.source import HeldRows
-from vqkernels.kmeans.tally import Labels, tally
+from vqkernels.kmeans.tally import tally
 from vqkernels.ops.nearest_code import nearest_code
 
 
@@ -101,7 +102,7 @@ class KMeans:
         if not hasattr(self, "_running"):
             centroids = start(data, self.n_clusters, self._init(), self._seed()) if fresh else self._centers(x)
             self._running = Running(centroids, self.metric)
-        found = tally(data, data.chunks(), self._running.centroids, Labels(data))
+        found = tally(data, self._running.centroids, LastPass(data))
         self._running.take(found.count, found.total)
         self._keep(self._running.centroids, X)
         self.inertia_, self.n_iter_ = found.inertia, getattr(self, "n_iter_", 0) + 1
@@ -127,7 +128,7 @@ class KMeans:
         """The negative inertia of ``X``."""
         x = self._checked(X)
         data = Data(HeldRows(x), as_weight(sample_weight, x), self.metric, self.backend, Processes())
-        return -tally(data, data.chunks(), self._centers(x), Labels(data)).inertia
+        return -tally(data, self._centers(x), LastPass(data)).inertia
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """``fit(X).labels_``."""
