@@ -28,12 +28,12 @@ def rows_of(kind: str, n: int, d: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("kind", ["plain", "ties", "offset", "beyond float32", "beyond float64"])
-@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.95])
 def test_reassigned_rows_are_those_of_a_lookup(kind: str, metric: str, share: float) -> None:
     x, before = rows_of(kind, 400, 4), rows_of(kind, 60, 4)
     for scale in (1e-3, 1.0):  # centroids that move a little, and anywhere
         moves = torch.rand(60) < share
-        moves[0] = True
+        moves[0], moves[1] = True, False
         after = torch.where(moves[:, None], before + scale * (rows_of(kind, 60, 4) - before), before)
         compared = 0
 
@@ -72,7 +72,7 @@ def test_runs_are_the_bits_of_full_passes(
 
     monkeypatch.setattr(Data, "nearest", count)
     results = []
-    for few in (1.1, 0.5, 0.0):  # always, as set, and never by the centroids that moved
+    for few in (1.0, last_pass._FEW, 0.0):  # whenever it can be, as set, and never by those that moved
         monkeypatch.setattr(last_pass, "_FEW", few)
         start = torch.cat([x[:29], torch.full((1, 3), 1e3)])  # one is empty
         options = {"metric": metric, "init": start, "max_iter": 40, "tol": 0.0, "weight": weight}

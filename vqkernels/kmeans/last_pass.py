@@ -7,10 +7,10 @@ needs to be compared only with those that moved:
   one that moved.
 * A centroid that moved is nearer now than the row's centroid was. Those that stayed are at least that far: the
   nearest is the nearest of those that moved.
-* Else, or if float32 distances are equal and cannot tell, the row is compared with all.
+* Else, it is compared with those that stayed, too.
 
 There is no bound to round: a distance has the same bits in every pass, and float32 distances that differ are in the
-order of the float64 numbers that decide.
+order of the float64 numbers that decide. A row for which they are equal is looked up among all centroids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vqkernels.kmeans.data import Chunk, Data
 from vqkernels.ops.nearest_code import NearestCode
 
 # below this share of centroids that moved, looking at them first is quicker
-_FEW = 0.5
+_FEW = 0.75
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], NearestCode]  # [n, D], [K, D] -> [n], [n]
 
@@ -43,11 +43,11 @@ class LastPass:
         self.file = None if data.source.in_memory else tempfile.TemporaryFile()  # noqa: SIM115, closes with its owner
 
     def changed(self, centroids: torch.Tensor) -> torch.Tensor | None:  # [K, D] -> [K] bool
-        """Which centroids are not what they were; None if most of them, or if that is not known."""
+        """Which centroids are not what they were; None if most of them are not, or all are, or if that is not known."""
         if self.centroids is None:
             return None
         changed = (centroids != self.centroids).any(dim=1)
-        return changed if float(changed.double().mean()) < _FEW else None
+        return changed if 0 < float(changed.double().mean()) < _FEW else None
 
     def read(self, chunk: Chunk) -> NearestCode:  # [n], [n]
         """What some rows were assigned to; index -1 and distance NaN in the first pass."""
@@ -79,16 +79,32 @@ def reassign(
     rows: torch.Tensor,  # [n, D]
     before: NearestCode,  # [n], [n] in the centroids before
     centroids: torch.Tensor,  # [K, D]
-    changed: torch.Tensor,  # [K] bool: the centroids that are not what they were
+    changed: torch.Tensor,  # [K] bool: some are not what they were, some are
 ) -> NearestCode:  # [n], [n]
     """The same as ``lookup(rows, centroids)``."""
-    which = changed.nonzero()[:, 0]
-    nearest = lookup(rows, centroids[which])
-    nearer = nearest.distance < before.distance
-    indices = torch.where(nearer, which[nearest.indices], before.indices)
-    distance = torch.where(nearer, nearest.distance, before.distance)
-    farther = nearest.distance > before.distance
-    open_ = (~(nearer | farther & ~changed[before.indices])).nonzero()[:, 0]
-    if len(open_):
-        indices[open_], distance[open_] = lookup(rows[open_], centroids)
-    return NearestCode(indices, distance)
+    moved = _among(lookup, rows, centroids, changed)
+    found, ordered = _nearer(moved, before)
+    # the centroid of the row itself is no longer where it was, and none that moved makes up for it
+    left = (changed[before.indices] & (found.distance == before.distance)).nonzero()[:, 0]
+    if len(left):
+        stayed = _among(lookup, rows[left], centroids, ~changed)
+        nearer, ordered[left] = _nearer(NearestCode(*(part[left] for part in moved)), stayed)
+        found.indices[left], found.distance[left] = nearer
+    unclear = (~ordered).nonzero()[:, 0]
+    if len(unclear):
+        found.indices[unclear], found.distance[unclear] = lookup(rows[unclear], centroids)
+    return found
+
+
+def _among(lookup: Lookup, rows: torch.Tensor, centroids: torch.Tensor, some: torch.Tensor) -> NearestCode:
+    """The nearest of some of the centroids, by their numbers among all."""
+    which = some.nonzero()[:, 0]
+    indices, distance = lookup(rows, centroids[which])
+    return NearestCode(which[indices], distance)
+
+
+def _nearer(a: NearestCode, b: NearestCode) -> tuple[NearestCode, torch.Tensor]:  # [n], [n] each -> the same, [n] bool
+    """The nearer one, and whether float32 can tell; if not, or if one is not a number, it is b."""
+    first, second = a.distance < b.distance, a.distance > b.distance
+    nearer = NearestCode(torch.where(first, a.indices, b.indices), torch.where(first, a.distance, b.distance))
+    return nearer, first | second
