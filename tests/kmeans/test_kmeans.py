@@ -207,6 +207,15 @@ def test_tol_stops_early_and_max_iter_stops_at_once() -> None:
     assert none.inertia > early.inertia > full.inertia
 
 
+@pytest.mark.parametrize("max_iter", [1, 3])
+def test_count_and_inertia_of_mini_batches_are_those_of_the_result(max_iter: int) -> None:
+    x = blobs(700, 12, 4, 0.5)
+    result = kmeans(x, 10, batch_size=64, max_iter=max_iter, tol=0.0)
+    indices, distance = nearest_code(x, result.centroids)
+    assert_bitwise_equal(result.count, indices.bincount(minlength=10).float())
+    assert abs(result.inertia - float(distance.double().sum())) <= 700 * 2.0**-53 * result.inertia
+
+
 def test_the_best_of_several_starts_is_returned() -> None:
     x = torch.randn(500, 2)
     single = [kmeans(x, 20, seed=seed, init="random", max_iter=3) for seed in range(3, 7)]

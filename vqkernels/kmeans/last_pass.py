@@ -103,7 +103,9 @@ def _among(lookup: Lookup, rows: torch.Tensor, centroids: torch.Tensor, some: to
     return NearestCode(which[indices], distance)
 
 
-def _nearer(a: NearestCode, b: NearestCode) -> tuple[NearestCode, torch.Tensor]:  # [n], [n] each -> the same, [n] bool
+def _nearer(
+    a: NearestCode, b: NearestCode
+) -> tuple[NearestCode, torch.Tensor]:  # [n], [n] each -> the same, [n] bool
     """The nearer one, and whether float32 can tell; if not, or if one is not a number, it is b."""
     first, second = a.distance < b.distance, a.distance > b.distance
     nearer = NearestCode(torch.where(first, a.indices, b.indices), torch.where(first, a.distance, b.distance))

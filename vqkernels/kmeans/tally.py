@@ -104,10 +104,13 @@ def tally(data: Data, centroids: torch.Tensor, last: LastPass) -> Totals:  # [K,
         found = assign(data, chunk.rows, before, centroids, changed)
         last.write(chunk, found)
         sums.take(chunk, found, before)
-        # of rows that stay in their clusters nothing needs to be added
-        moves = found.indices != before.indices
-        sums.put(chunk, torch.where(moves, found.indices, -1))
-        sums.put(chunk, torch.where(moves, before.indices, -1), sign=-1)
+        if last.sums is None:
+            sums.put(chunk, found.indices)
+        else:
+            # rows that stay in their clusters are there already
+            moves = found.indices != before.indices
+            sums.put(chunk, torch.where(moves, found.indices, -1))
+            sums.put(chunk, torch.where(moves, before.indices, -1), sign=-1)
     last.centroids, last.sums = centroids, (sums.count.clone(), sums.total.clone())
     return sums.reduce().totals()
 
