@@ -43,7 +43,7 @@ class LastPass:
         self.file = None if data.source.in_memory else tempfile.TemporaryFile()  # noqa: SIM115, closes with its owner
 
     def changed(self, centroids: torch.Tensor) -> torch.Tensor | None:  # [K, D] -> [K] bool
-        """Which centroids are not what they were; None if most of them are not, or all are, or if that is not known."""
+        """Which centroids are not what they were; None if that is most of them, or none, or not known."""
         if self.centroids is None:
             return None
         changed = (centroids != self.centroids).any(dim=1)
