@@ -22,6 +22,11 @@ def always(_: str) -> str:
     return ""
 
 
+def needed(module: str) -> str:
+    """Why a package cannot be used, or the empty string."""
+    return "" if importlib.util.find_spec(module) else f"package {module} is not installed"
+
+
 def needs_cuda(_: str) -> str:
     """Why code that launches CUDA kernels cannot run here, or the empty string."""
     return "" if torch.cuda.is_available() else "needs a CUDA device"
@@ -46,6 +51,8 @@ class Verdict:
     wrong: int  # different, and farther than float32 rounding explains
     beaten: int  # answers, among all given, to which some implementation found a better one
     passed: bool
+    # where the value of a solution is judged, not indices: by how much it is above the least of all, as a share
+    excess: float | None = None
 
     @property
     def share(self) -> float:
@@ -53,6 +60,8 @@ class Verdict:
         return max(self.different / max(1, self.checked), self.beaten / max(1, self.answers))
 
     def __str__(self) -> str:
+        if self.excess is not None:
+            return f"{'' if self.passed else 'WRONG '}+{self.excess:.3%}"
         if self.passed and not self.different:
             return "exact"
         return f"{self.share:.2%} differ by rounding" if self.passed else f"WRONG {self.share:.2%}"
@@ -78,9 +87,7 @@ class Implementation:
 
     def missing(self, device: str = "cpu") -> str:
         """Why it cannot run here, or the empty string."""
-        if importlib.util.find_spec(self.module) is None:
-            return f"package {self.module} is not installed"
-        return self.obstacle(device)
+        return needed(self.module) or self.obstacle(device)
 
     def version(self) -> str:
         version = getattr(importlib.import_module(self.module), "__version__", None)
@@ -102,7 +109,12 @@ class OpCase:
     smoke_sizes: Mapping[str, int]
     true_sizes: Mapping[str, int] = field(default_factory=dict)  # where they differ from `sizes`
     cuda_sizes: Mapping[str, int] = field(default_factory=dict)  # where a GPU cannot take the true ones either
+    needs: str = ""  # import name of a package that the inputs come from
     note: str = ""
+
+    def missing(self) -> str:
+        """Why the inputs cannot be made here, or the empty string."""
+        return needed(self.needs) if self.needs else ""
 
     def on(self, device: str) -> OpCase:
         """The case for one kind of device: its contestants there, and full sizes on a GPU."""

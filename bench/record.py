@@ -166,7 +166,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _build(args[0], value, where)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) != set(hints):
+        # a field that came later, with a default, may be missing
+        needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+        if not isinstance(value, dict) or not needed <= set(value) <= set(hints):
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ValueError(f"{where}: expected the fields {sorted(hints)}, got {got}")
         build: Any = kind

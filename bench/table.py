@@ -51,9 +51,22 @@ def case_table(case: CaseRecord) -> str:
         align(header, rows, right=range(1, 9)),
         *(f"  {name}: not run, {reason}" for name, reason in case.skipped.items()),
         f"  ceiling {ceilings(case)}; time is relative to ours",
+        *_per_iteration(case),
         f"  {verdict_line(case)}",
     ]
     return "\n".join(lines)
+
+
+def _per_iteration(case: CaseRecord) -> list[str]:
+    if "I" not in case.sizes:
+        return []
+    times = (f"{m.implementation} {iteration(case, m)}" for m in case.measurements if m.timing)
+    return [f"  per iteration of {case.sizes['I']}: {', '.join(times)}"]
+
+
+def iteration(case: CaseRecord, m: Measurement) -> str:
+    """Time of one of several iterations."""
+    return duration(seconds(m) / case.sizes["I"])
 
 
 def ceilings(case: CaseRecord) -> str:
@@ -92,8 +105,13 @@ def verdict_line(case: CaseRecord) -> str:
         )
         return f"RED GATE: not exact, and not timed: {red}"
     if case.best_peer is None:
-        return "no peer gave right answers"
+        return no_peer(case)
     return f"{times(case.speedup)} the speed of the best peer, {case.best_peer.implementation}"
+
+
+def no_peer(case: CaseRecord) -> str:
+    """Why there is none to compare with."""
+    return "no peer takes part" if all(m.ours for m in case.measurements) else "no peer gave right answers"
 
 
 def summary(run: Run) -> str:
@@ -109,7 +127,7 @@ def summary(run: Run) -> str:
                 duration(seconds(peer)) if peer else "-",
                 times(case.speedup),
                 percent(case.ours),
-                peer.implementation if peer else "none was right",
+                peer.implementation if peer else no_peer(case),
                 sizes(case),
             )
         )
@@ -144,7 +162,9 @@ def markdown(run: Run, source: str) -> str:
     letters = list(dict.fromkeys(letter for case in run.cases for letter in case.sizes))
     usual = any(_named(case, USUAL) for case in run.cases)
     inexact = run.device == "cuda"
+    iterated = "I" in letters
     header = ["case", *letters, "vqkernels", "% of peak", "best peer", "speed-up"]
+    header += ["per iteration, best peer's"] * iterated
     header += [f"vs {USUAL}"] * usual + ["fastest inexact peer, wrong codes"] * inexact
     right = {*range(1, len(letters) + 3), len(letters) + 4, *([len(letters) + 5] if usual else [])}
     lines = [_line(header), "|" + "|".join("--:" if i in right else "---" for i in range(len(header))) + "|"]
@@ -155,9 +175,12 @@ def markdown(run: Run, source: str) -> str:
             *(f"{case.sizes[letter]:,}" for letter in letters),
             duration(seconds(case.ours)) if case.ours.timing else "not exact",
             percent(case.ours),
-            f"{peer.implementation}, {duration(seconds(peer))}" if peer else "none was right",
+            f"{peer.implementation}, {duration(seconds(peer))}" if peer else no_peer(case),
             f"**{times(case.speedup)}**",
         ]
+        if iterated:
+            told = (m for m in (case.ours, peer) if m is not None and m.timing)
+            cells.append(", ".join(iteration(case, m) for m in told))
         if usual:
             named = _named(case, USUAL)
             cells.append(times(case.ratio(named)) if named else "-")

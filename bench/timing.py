@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ def measure(
     *,
     rounds: int,
     min_seconds: float,
+    max_seconds: float = math.inf,
     between: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Timing]:
     """Time every call in ``rounds`` slices that add up to at least ``min_seconds`` each.
@@ -38,6 +40,7 @@ def measure(
         device: where they run; it has the clock.
         rounds: slices per implementation; each holds at least one call.
         min_seconds: time to spend in each implementation, all rounds together.
+        max_seconds: one that has taken so long is left out of further rounds.
         between: called with the number of each round before it starts.
     """
     names = list(calls)
@@ -46,6 +49,8 @@ def measure(
         between(number)
         turn = number % max(1, len(names))
         for name in names[turn:] + names[:turn]:
+            if samples[name] and sum(samples[name]) >= max_seconds:
+                continue
             device.settle()
             samples[name] += device.samples(calls[name], min_seconds / rounds)
     return {name: summarize(seconds) for name, seconds in samples.items()}

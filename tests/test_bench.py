@@ -48,7 +48,7 @@ def test_every_case_runs_and_passes_its_gate(op: str, tmp_path: Path, capsys: py
         assert all(m.timing is not None and m.verdict.checked for m in measured.measurements)
         assert measured.ours.verdict.passed
         assert measured.ours.verdict.different == 0
-        assert measured.best_peer is not None
+        assert (measured.best_peer is None) == (present == {OURS})
     printed = capsys.readouterr().out
     assert all(case.name in printed for case in result.cases)
     assert result.environment["commit"] in printed
@@ -165,6 +165,35 @@ def test_every_implementation_is_visited_in_every_round() -> None:
     assert "".join(order) == "abc" + "bca" + "cab" + "abc"
     assert rounds == [0, 1, 2, 3]
     assert all(timing.samples == 4 for timing in timings.values())
+
+
+def test_who_takes_long_gets_fewer_rounds() -> None:
+    order: list[str] = []
+    calls: dict[str, Call] = {name: (lambda name=name: order.append(name)) for name in "ab"}  # type: ignore[misc]
+    timings = measure(calls, DEVICE, rounds=3, min_seconds=0.0, max_seconds=0.0)
+    assert order == ["a", "b"]
+    assert {timing.samples for timing in timings.values()} == {1}
+
+
+def test_inertia_is_judged_by_its_excess() -> None:
+    case = find_case("kmeans", "k1000-d64").smoke()
+    problem = case.inputs(case.sizes, 0)
+    best = vqkernels.kmeans(problem.x, len(problem.start), init=problem.start).centroids
+    verdicts = case.verify(problem, {"broken": best * torch.nan, "ours": best, "peer": best + 0.5}, OUR_NAME)
+    # oracle: a centroid 0.5 off the mean of its rows adds D / 4 for each, or less where rows change their cluster
+    inertia = float(vqkernels.nearest_code(problem.x, best).distance.double().sum())
+    assert (verdicts["ours"].passed, str(verdicts["ours"])) == (True, "+0.000%")
+    assert 0.005 < (verdicts["peer"].excess or 0) <= 1.0001 * len(problem.x) * 16 / inertia
+    assert str(verdicts["peer"]).startswith("WRONG +")
+    assert not verdicts["broken"].passed
+
+
+def test_a_case_whose_inputs_are_missing_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    case = dataclasses.replace(find_case("kmeans", "k1000-d64").smoke(), needs="no_such_package")
+    result = run.execute("kmeans", [case], DEVICE, OPTIONS, None, whole=True)
+    assert result.cases == []
+    assert not result.complete
+    assert "package no_such_package is not installed" in capsys.readouterr().err
 
 
 def test_quantiles() -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 import vqkernels
-from bench.case import needs_cuda
+from bench.case import needed, needs_cuda
 from bench.gpu import internals
 from bench.gpu.coarse import ARITHMETICS, undecided
 from bench.gpu.context import Context, Unavailable
+from bench.kmeans.photos import patch_features
 from bench.nearest_code.cases import lookup_case
 from bench.ours import backend_obstacle
 from bench.run import last_line, run_case
@@ -121,30 +122,16 @@ def ambiguity(context: Context) -> None:
     for d in (8,) if context.smoke else (4, 8, 16, 32, 64):
         problem = context.device.place(lookup_problem("gaussian", n, k, d))
         _record_undecided(context, f"gaussian D={d}", problem)
+    if reason := needed("sklearn"):
+        raise Unavailable(f"the photographs come with scikit-learn: {reason}")
     for d in (8,) if context.smoke else (8, 16, 64):
-        patches = _photograph_patches(d)[:: 100 if context.smoke else 1]
-        x = context.device.place((patches,))[0]
+        x = context.device.place((patch_features(1000 if context.smoke else 1 << 17, d, 0),))[0]
         centroids = vqkernels.kmeans(x, k, max_iter=1 if context.smoke else 5, init="random").centroids
         _record_undecided(context, f"photographs D={d}", LookupProblem(x[:n], centroids))
 
 
 def _record_undecided(context: Context, name: str, problem: LookupProblem) -> None:
     context.record(name, {unit: undecided(*problem, arithmetic) for unit, arithmetic in ARITHMETICS.items()})
-
-
-def _photograph_patches(d: int) -> torch.Tensor:  # [N, D]
-    """Patches of 8 x 8 pixels in their first D principal directions, in random order."""
-    if importlib.util.find_spec("sklearn") is None:
-        raise Unavailable("the photographs come with scikit-learn, which is not installed")
-    from sklearn.datasets import load_sample_images
-
-    gray = [torch.from_numpy(image.copy()).float().mean(2) / 255 for image in load_sample_images().images]
-    patches = torch.cat([image.unfold(0, 8, 2).unfold(1, 8, 2).reshape(-1, 64) for image in gray])
-    patches = patches - patches.mean(1, keepdim=True)
-    directions = torch.linalg.eigh(patches.t() @ patches).eigenvectors.flip(1)[:, :d]
-    order = torch.randperm(patches.shape[0], generator=torch.Generator().manual_seed(0))
-    projected: torch.Tensor = (patches @ directions)[order].contiguous()
-    return projected
 
 
 def updates(context: Context) -> None:

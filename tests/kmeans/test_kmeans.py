@@ -207,6 +207,27 @@ def test_tol_stops_early_and_max_iter_stops_at_once() -> None:
     assert none.inertia > early.inertia > full.inertia
 
 
+@pytest.mark.parametrize("max_iter", [1, 3])
+def test_count_and_inertia_of_mini_batches_are_those_of_the_result(max_iter: int) -> None:
+    x = blobs(700, 12, 4, 0.5)
+    result = kmeans(x, 10, batch_size=64, max_iter=max_iter, tol=0.0)
+    indices, distance = nearest_code(x, result.centroids)
+    assert_bitwise_equal(result.count, indices.bincount(minlength=10).float())
+    assert abs(result.inertia - float(distance.double().sum())) <= 700 * 2.0**-53 * result.inertia
+
+
+def test_the_best_of_several_starts_is_returned() -> None:
+    x = torch.randn(500, 2)
+    single = [kmeans(x, 20, seed=seed, init="random", max_iter=3) for seed in range(3, 7)]
+    best = kmeans(x, 20, seed=3, init="random", max_iter=3, n_init=4)
+    want = min(single, key=lambda result: result.inertia)
+    assert want.inertia < single[0].inertia
+    assert_bitwise_equal(best.centroids, want.centroids)
+    told: list[int] = []
+    kmeans(x, 20, init=x[:20], max_iter=0, n_init=4, callback=lambda *args: told.append(args[0]))
+    assert told == [0]
+
+
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     result = kmeans(torch.randn(100, 2), 5, progress=True)
     captured = capsys.readouterr()
@@ -232,6 +253,7 @@ def test_the_package_attribute_is_the_function() -> None:
         ({"init": torch.zeros(4, 3)}, ValueError, "init: expected shape"),
         ({"init": torch.full((3, 3), torch.nan)}, ValueError, "init: expected finite"),
         ({"max_iter": -1}, ValueError, "max_iter"),
+        ({"n_init": 0}, ValueError, "n_init: expected at least 1, got 0"),
         ({"tol": torch.nan}, ValueError, "tol"),
         ({"weight": torch.ones(4)}, ValueError, "weight: expected shape"),
         ({"weight": -torch.ones(20)}, ValueError, "weight: expected finite"),

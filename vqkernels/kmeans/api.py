@@ -25,6 +25,7 @@ def kmeans(
     *,
     metric: str = "l2",
     init: str | torch.Tensor = "k-means++",
+    n_init: int = 1,
     max_iter: int = 25,
     tol: float = 1e-4,
     seed: int = 0,
@@ -51,6 +52,8 @@ def kmeans(
         init: ``"k-means++"`` (Arthur and Vassilvitskii 2007), or ``"hierarchical"``: about sqrt(K) clusters, then
             k-means++ inside each; both choose among at most max(2^18, 8 K) rows, drawn uniformly. ``"random"``:
             distinct rows, drawn uniformly from all. Or the centroids to start from, ``[K, D]``.
+        n_init: how many times to start, by the seeds from ``seed`` on; the lowest inertia is returned. Given
+            centroids start once.
         max_iter: most updates of the centroids, at least 0; with ``batch_size``, most passes over the rows.
         tol: stop when the centroids move, in root mean square, by no more than this times the root mean square
             distance of the rows from their mean; or when the inertia falls by no more than ``tol**2`` times that
@@ -89,7 +92,7 @@ def kmeans(
         >>> vqkernels.kmeans(x, 2).centroids.sort(0).values.tolist()
         [[0.5], [10.5]]
     """
-    check_arguments(num_clusters, metric, max_iter, tol, batch_size)
+    check_arguments(num_clusters, metric, max_iter, tol, batch_size, n_init)
     check_init(init)
     check_backend(backend)
     source, weight = open_source(x), check_weight(weight)
@@ -98,21 +101,29 @@ def kmeans(
     data = Data(source, weight, metric, backend, Processes(group))
     if num_clusters > data.total:
         raise too_many(num_clusters, data.total, "usable")
-    centroids = start(data, num_clusters, init, seed)
-    callbacks = [] if callback is None else [callback]
-    with Progress(data.total, max_iter, shown=progress and data.processes.rank == 0) as bar:
-        callbacks.append(bar)
-        if batch_size is None:
-            return lloyd(data, State(centroids), max_iter=max_iter, tol=tol, callbacks=callbacks)
-        return minibatches(data, centroids, batch_size, max_iter=max_iter, tol=tol, callbacks=callbacks)
+
+    def run(seed: int) -> KMeansResult:
+        centroids = start(data, num_clusters, init, seed)
+        with Progress(data.total, max_iter, shown=progress and data.processes.rank == 0) as bar:
+            callbacks: list[Callback] = [bar] if callback is None else [callback, bar]
+            if batch_size is None:
+                return lloyd(data, State(centroids), max_iter=max_iter, tol=tol, callbacks=callbacks)
+            return minibatches(data, centroids, batch_size, max_iter=max_iter, tol=tol, callbacks=callbacks)
+
+    starts = n_init if isinstance(init, str) else 1
+    return min((run(seed + number) for number in range(starts)), key=lambda result: result.inertia)
 
 
-def check_arguments(num_clusters: int, metric: str, max_iter: int, tol: float, batch_size: int | None) -> None:
+def check_arguments(
+    num_clusters: int, metric: str, max_iter: int, tol: float, batch_size: int | None = None, n_init: int = 1
+) -> None:
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
     if num_clusters < 1 or max_iter < 0 or not tol >= 0:
         got = f"num_clusters={num_clusters}, max_iter={max_iter}, tol={tol}"
         raise ValueError(f"arguments: expected num_clusters >= 1, max_iter >= 0 and tol >= 0, got {got}")
+    if n_init < 1:
+        raise ValueError(f"n_init: expected at least 1, got {n_init}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: expected None or at least 1, got {batch_size}")
 

@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, processes: Processes) -> None:
         return
     if checkpoint.exists() and not args.resume:
         raise ValueError(f"{checkpoint}: a run was cut off here; go on with --resume, or delete this file")
-    check_arguments(args.k, args.metric, args.max_iter, args.tol, None)
+    check_arguments(args.k, args.metric, args.max_iter, args.tol)
     files = find_files(Path(args.features), args.key)
     source = FileRows(share(files, processes.rank, processes.size), args.device)
     data = Data(source, None, args.metric, None, processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,8 @@ from vqkernels.kmeans.sums import exact_bins, joint_range, rounded_sum, weighted
 from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
+
+_PIECE = 1 << 15  # numbers
 
 
 class Chunk(NamedTuple):
@@ -64,7 +66,7 @@ class Data:
             shape = torch.maximum(shape, torch.tensor([rows.shape[1], rows.dtype == torch.float64]))
             nowhere = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
             within = joint_range(within, code_range(rows, nowhere, weight=chunk.weight, backend=self.backend).cpu())
-            squares += exact_bins(weighted(rows.double().square().sum(dim=1), chunk.weight)).cpu()
+            squares += exact_bins(weighted(by_pieces(squared_lengths, rows), chunk.weight)).cpu()
         local = int(within[2])
         lengths = self.processes.of_each(local, self.device)
         left_out = self.processes.of_each(self.seen - local, self.device)
@@ -174,7 +176,7 @@ def usable(
     rows: torch.Tensor, weight: torch.Tensor | None, metric: str
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # [n, D], [n] -> fewer of them
     """The rows that can be clustered, for cosine scaled to unit length."""
-    keep = rows.isfinite().all(dim=1)
+    keep = by_pieces(lambda piece: piece.isfinite().all(dim=1), rows)
     if weight is not None:
         keep &= weight > 0
     if metric == "cosine":
@@ -185,6 +187,16 @@ def usable(
     if bool(keep.all()):
         return rows.contiguous(), weight
     return rows[keep], None if weight is None else weight[keep]
+
+
+def squared_lengths(rows: torch.Tensor) -> torch.Tensor:  # [n, D] -> [n] float64
+    return rows.double().square().sum(dim=1)
+
+
+def by_pieces(f: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:  # [n, D] -> [n]
+    """``f(rows)``; on a processor so many rows at a time that what lies between stays in the cache."""
+    size = _PIECE // rows.shape[1] + 1 if rows.device.type == "cpu" else max(1, len(rows))
+    return torch.cat([f(piece) for piece in rows.split(size)])
 
 
 def read_ahead(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -13,12 +13,12 @@ import torch
 from vqkernels.kmeans.api import kmeans
 from vqkernels.kmeans.arrays import as_rows, as_weight, in_kind_of
 from vqkernels.kmeans.data import Data
-from vqkernels.kmeans.lloyd import KMeansResult
+from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.minibatch import Running
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.seeding import start
 from vqkernels.kmeans.source import HeldRows
-from vqkernels.kmeans.tally import Labels, tally
+from vqkernels.kmeans.tally import tally
 from vqkernels.ops.nearest_code import nearest_code
 
 
@@ -31,7 +31,7 @@ class KMeans:
     Args:
         n_clusters: K, at most the number of distinct rows.
         init: as in :func:`vqkernels.kmeans`; an array ``[K, D]`` is taken as well.
-        n_init: how many times to start, each from another seed; the lowest inertia is kept.
+        n_init: as in :func:`vqkernels.kmeans`.
         max_iter: most updates of the centroids in a start.
         tol: as in :func:`vqkernels.kmeans`.
         random_state: seed: an integer, a ``numpy.random.RandomState``, or None for 0.
@@ -82,9 +82,20 @@ class KMeans:
         """Cluster ``X [N, D]``; ``y`` is ignored."""
         x = as_rows(X, least=self.n_clusters)
         weight = as_weight(sample_weight, x)
-        if self.n_init < 1:
-            raise ValueError(f"n_init: expected at least 1, got {self.n_init}")
-        best = min((self._start(x, weight, number) for number in range(self.n_init)), key=lambda r: r.inertia)
+        best = kmeans(
+            x,
+            self.n_clusters,
+            metric=self.metric,
+            init=self._init(),
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            seed=self._seed(),
+            weight=weight,
+            batch_size=self.batch_size,
+            group=self.group,
+            backend=self.backend,
+        )
         self.__dict__.pop("_running", None)
         self._keep(best.centroids, X)
         self.inertia_, self.n_iter_ = best.inertia, best.iterations
@@ -101,7 +112,7 @@ class KMeans:
         if not hasattr(self, "_running"):
             centroids = start(data, self.n_clusters, self._init(), self._seed()) if fresh else self._centers(x)
             self._running = Running(centroids, self.metric)
-        found = tally(data, data.chunks(), self._running.centroids, Labels(data))
+        found = tally(data, self._running.centroids, LastPass(data))
         self._running.take(found.count, found.total)
         self._keep(self._running.centroids, X)
         self.inertia_, self.n_iter_ = found.inertia, getattr(self, "n_iter_", 0) + 1
@@ -127,7 +138,7 @@ class KMeans:
         """The negative inertia of ``X``."""
         x = self._checked(X)
         data = Data(HeldRows(x), as_weight(sample_weight, x), self.metric, self.backend, Processes())
-        return -tally(data, data.chunks(), self._centers(x), Labels(data)).inertia
+        return -tally(data, self._centers(x), LastPass(data)).inertia
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """``fit(X).labels_``."""
@@ -167,21 +178,6 @@ class KMeans:
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "cluster_centers_")
-
-    def _start(self, x: torch.Tensor, weight: torch.Tensor | None, number: int) -> KMeansResult:
-        return kmeans(
-            x,
-            self.n_clusters,
-            metric=self.metric,
-            init=self._init(),
-            max_iter=self.max_iter,
-            tol=self.tol,
-            seed=self._seed() + number,
-            weight=weight,
-            batch_size=self.batch_size,
-            group=self.group,
-            backend=self.backend,
-        )
 
     def _init(self) -> Any:
         return self.init if isinstance(self.init, str) else torch.as_tensor(self.init)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.seeding import random_rows
 from vqkernels.kmeans.sums import exact_sum
-from vqkernels.kmeans.tally import Labels, Totals, tally
+from vqkernels.kmeans.tally import Totals, tally
 
 Callback = Callable[[int, float, int, int], Any]
 
@@ -45,10 +46,10 @@ def lloyd(
     on_state: Callable[[State], Any] | None = None,
 ) -> KMeansResult:
     """Iterate from a state; ``on_state`` is told every new one."""
-    labels = Labels(data)
+    last = LastPass(data)
     while True:
         centroids, iteration = state.centroids, len(state.history)
-        found = tally(data, data.chunks(), centroids, labels)
+        found = tally(data, centroids, last)
         history = (*state.history, found.inertia)
         empty = int((found.count == 0).sum())
         for callback in callbacks:
@@ -124,6 +125,7 @@ def has_settled(
     mass: float,
 ) -> bool:
     """Whether the centroids hardly moved, or the last move hardly lowered the inertia."""
-    shift = math.sqrt(exact_sum((after - before).double().square()) / len(before))
+    changed = (after != before).any(dim=1)
+    shift = math.sqrt(exact_sum((after[changed] - before[changed]).double().square()) / len(before))
     gain = history[-2] - history[-1] if len(history) > 1 else math.inf
     return shift <= tol * spread or (tol > 0 and gain <= (tol * spread) ** 2 * mass)

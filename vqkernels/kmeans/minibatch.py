@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.lloyd import Callback, KMeansResult, has_settled, means, repair, spread_of_rows
 from vqkernels.kmeans.seeding import random_rows
-from vqkernels.kmeans.tally import Labels, Tally, Totals, tally
+from vqkernels.kmeans.tally import Tally, Totals, tally
 
 
 class Running:
@@ -44,16 +45,14 @@ def minibatches(
 ) -> KMeansResult:
     """Iterate from centroids; an iteration is one pass over the rows."""
     running = Running(start, data.metric)
-    labels = Labels(data)
+    last_pass = LastPass(data)
     history: list[float] = []
     steps = max(data.processes.of_each(-(-data.count // batch_size), data.device))
     settled = False
     for iteration in range(max_iter + 1):
         before = running.centroids
         last = settled or iteration == max_iter
-        found = (
-            tally(data, data.chunks(), before, labels) if last else _pass(data, running, batch_size, steps, labels)
-        )
+        found = tally(data, before, last_pass) if last else _pass(data, running, batch_size, steps, last_pass)
         history.append(found.inertia)
         empty = int((found.count == 0).sum())
         for callback in callbacks:
@@ -68,16 +67,18 @@ def minibatches(
     return KMeansResult(before, found.count.float(), found.inertia, iteration, history)
 
 
-def _pass(data: Data, running: Running, batch_size: int, steps: int, labels: Labels) -> Totals:
+def _pass(data: Data, running: Running, batch_size: int, steps: int, last_pass: LastPass) -> Totals:
     """All batches once; every process takes as many steps, at the end perhaps without rows."""
     whole = Tally(data, len(running.centroids))
     batches = data.batches(batch_size)
     for _ in range(steps):
         part = Tally(data, len(running.centroids), whole.farthest)
         if (batch := next(batches, None)) is not None:
-            part.take(batch, running.centroids, labels)
+            nearest = data.nearest(batch.rows, running.centroids)
+            part.take(batch, nearest, last_pass.read(batch))
+            last_pass.write(batch, nearest)
+            part.put(batch, nearest.indices)
         found = part.reduce().totals()
         running.take(found.count, found.total)
         whole.include(part)
-    labels.known = True
     return whole.totals()

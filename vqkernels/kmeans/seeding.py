@@ -22,8 +22,8 @@ from vqkernels.ops.nearest_code import NearestCode, nearest_code
 INITS = ("k-means++", "hierarchical", "random")
 
 # centers proposed at a time: a part of those missing, so that few proposals are rejected
-_SHRINK = 16
-_LARGEST_BLOCK = 512
+_SHRINK = 8
+_LARGEST_BLOCK = 2048
 # seeds are chosen among this many rows, or so many per center if that is more
 _SAMPLE = 1 << 18
 _SAMPLE_PER_CENTER = 8
@@ -157,13 +157,15 @@ def _hierarchical(pool: _Pool, wanted: int, generator: torch.Generator) -> torch
     indices = pool.assign(coarse).indices
     count = code_stats(pool.rows[:, :1], indices, len(coarse), weight=pool.weight, backend=pool.backend).count
     members = indices.argsort(stable=True).split(indices.bincount(minlength=len(coarse)).tolist())
-    seeds = [
-        _plus_plus(pool.only(member), share, generator)
-        for member, share in zip(members, _shares(count.double(), wanted), strict=True)
-        if share
-    ]
+    seeds = torch.cat(
+        [
+            _plus_plus(pool.only(member), share, generator)
+            for member, share in zip(members, _shares(count.double(), wanted), strict=True)
+            if share
+        ]
+    )
     # a cluster may have fewer distinct rows than its share
-    return _plus_plus(pool, wanted, generator, torch.cat(seeds))
+    return seeds if len(seeds) == wanted else _plus_plus(pool, wanted, generator, seeds)
 
 
 def _shares(mass: torch.Tensor, wanted: int) -> list[int]:  # [k]

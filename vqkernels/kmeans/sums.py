@@ -19,11 +19,12 @@ def exact_bins(values: torch.Tensor) -> torch.Tensor:  # [...] float64 -> [2, pl
     for part in values.reshape(-1).split(_PART):
         finite = part.isfinite()
         mantissa, exponent = torch.frexp(torch.where(finite, part, 0.0))
-        high = (mantissa * 2.0**_HIGH).trunc()
-        low = (mantissa * 2.0**_HIGH - high) * 2.0**_LOW
-        place = torch.where(finite, exponent.long() - _LOWEST, _PLACES - 1)
-        for digits, row in ((torch.where(finite, high, 1.0), 0), (low, 1)):
+        scaled = mantissa * 2.0**_HIGH
+        high = scaled.trunc()
+        place = exponent.long() - _LOWEST
+        for row, digits in enumerate((high, (scaled - high) * 2.0**_LOW)):
             bins[row] += torch.bincount(place, weights=digits, minlength=_PLACES).long()
+        bins[0, -1] += (~finite).sum()
     return bins
 
 

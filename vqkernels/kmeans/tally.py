@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
 from vqkernels.kmeans.data import Chunk, Data
+from vqkernels.kmeans.last_pass import LastPass, reassign
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
 from vqkernels.ops.code_stats import CodeStats
+from vqkernels.ops.nearest_code import NearestCode
 
 _LAST = (1 << 32) - 1
 
@@ -51,34 +51,6 @@ class Farthest:
         return (best >> 32).int().view(torch.float32)
 
 
-class Labels:
-    """The cluster of every row in the pass before: in memory if the rows are, else in a file without a name."""
-
-    def __init__(self, data: Data) -> None:
-        self.known = False  # after the first pass
-        self.held = torch.empty(data.count, dtype=torch.int32, device=data.device) if data.source.in_memory else None
-        self.file = tempfile.TemporaryFile() if self.held is None else None  # noqa: SIM115, it closes with its owner
-
-    def moved(self, start: int, indices: torch.Tensor) -> int:  # [n]
-        """How many rows from a position on changed their cluster (in the first pass, all); remembers the new ones."""
-        now = indices.int()
-        before = self._exchange(start, now)
-        return int((now != before.to(now.device)).sum()) if self.known else len(now)
-
-    def _exchange(self, start: int, now: torch.Tensor) -> torch.Tensor:  # [n] int32 -> [n]
-        if self.held is not None:
-            part = self.held[start : start + len(now)]
-            before = part.clone()
-            part.copy_(now)
-            return before
-        assert self.file is not None
-        self.file.seek(4 * start)
-        before = torch.frombuffer(bytearray(self.file.read(4 * len(now)) or b"\0" * 4), dtype=torch.int32)
-        self.file.seek(4 * start)
-        self.file.write(now.cpu().numpy().tobytes())
-        return before
-
-
 class Tally:
     """Sums over chunks, on the way to :class:`Totals`; several may share one record of what is farthest."""
 
@@ -90,17 +62,17 @@ class Tally:
         self.moved = torch.zeros(1, dtype=torch.int64, device=data.device)
         self.farthest = farthest or Farthest(num_clusters, data)
 
-    def take(self, chunk: Chunk, centroids: torch.Tensor, labels: Labels) -> None:
-        """Assign some rows and add them up."""
-        if not len(chunk.rows):
-            return
-        indices, distance = self.data.nearest(chunk.rows, centroids)
+    def take(self, chunk: Chunk, found: NearestCode, before: NearestCode) -> None:
+        """Add up what is known of assigned rows, but for the clusters."""
+        self.moved += (found.indices != before.indices).sum()
+        self.bins += exact_bins(weighted(found.distance, chunk.weight))
+        self.farthest.take(chunk, *found)
+
+    def put(self, chunk: Chunk, indices: torch.Tensor, sign: int = 1) -> None:  # [n], -1: nowhere
+        """Put rows into clusters, or with sign -1 take them out."""
         stats = self.data.stats(chunk, indices, self.num_clusters)
-        self.count += stats.count
-        self.total += stats.total
-        self.bins += exact_bins(weighted(distance, chunk.weight))
-        self.moved += labels.moved(chunk.first - self.data.first, indices)
-        self.farthest.take(chunk, indices, distance)
+        self.count += sign * stats.count
+        self.total += sign * stats.total
 
     def reduce(self) -> Tally:
         """Make the sums those of all processes, with one all-reduce."""
@@ -121,10 +93,36 @@ class Tally:
         return Totals(count, total, rounded_sum(self.bins), int(self.moved), self.farthest)
 
 
-def tally(data: Data, chunks: Iterable[Chunk], centroids: torch.Tensor, labels: Labels) -> Totals:
-    """Assign rows to their nearest centroids and add them up."""
+def tally(data: Data, centroids: torch.Tensor, last: LastPass) -> Totals:  # [K, D]
+    """Assign all rows to their nearest centroids and add them up; what it found becomes the last pass."""
     sums = Tally(data, len(centroids))
-    for chunk in chunks:
-        sums.take(chunk, centroids, labels)
-    labels.known = True
+    if last.sums is not None:
+        sums.count, sums.total = last.sums
+    changed = last.changed(centroids)
+    for chunk in data.chunks():
+        before = last.read(chunk)
+        found = assign(data, chunk.rows, before, centroids, changed)
+        last.write(chunk, found)
+        sums.take(chunk, found, before)
+        if last.sums is None:
+            sums.put(chunk, found.indices)
+        else:
+            # rows that stay in their clusters are there already
+            moves = found.indices != before.indices
+            sums.put(chunk, torch.where(moves, found.indices, -1))
+            sums.put(chunk, torch.where(moves, before.indices, -1), sign=-1)
+    last.centroids, last.sums = centroids, (sums.count.clone(), sums.total.clone())
     return sums.reduce().totals()
+
+
+def assign(
+    data: Data,
+    rows: torch.Tensor,  # [n, D]
+    before: NearestCode,  # [n], [n]
+    centroids: torch.Tensor,  # [K, D]
+    changed: torch.Tensor | None,  # [K]
+) -> NearestCode:  # [n], [n]
+    """The nearest centroids."""
+    if changed is None or not len(rows):
+        return data.nearest(rows, centroids)
+    return reassign(data.nearest, rows, before, centroids, changed)
