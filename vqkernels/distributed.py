@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from vqkernels.ops.reanchor import Anchors
 
+_RANK_BITS = 16  # those at the end of a key that are zero
+
 
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes; ``(0, 1)`` without a process group."""
@@ -65,11 +67,12 @@ def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]
     one go with whatever else it has to add; the keys are the winning ones everywhere. In the same all-reduce the
     ranges that the processes found (:func:`vqkernels.code_range`) become that of all their vectors.
     """
-    rank, _ = world()
+    rank, processes = world()
+    assert processes <= 1 << _RANK_BITS
     # one integer sorts by key, then by rank; its complement sorts the other way
-    bid = ~((_in_order(anchors.key.contiguous().view(torch.int32)).long() << 32) | rank)
+    bid = ~((_in_order(anchors.key.contiguous().view(torch.int64) >> _RANK_BITS) << _RANK_BITS) | rank)
     best, of_each = _largest_of_all(bid, _in_own_slot(found))
-    key = _in_order((~best >> 32).int()).view(torch.float32)
+    key = (_in_order(~best >> _RANK_BITS) << _RANK_BITS).view(torch.float64)
     won = (bid == best) & key.isfinite()
     return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), _combined(of_each)
 
@@ -94,5 +97,5 @@ def _combined(of_each: torch.Tensor) -> torch.Tensor:  # [processes, G, 4] -> [G
 
 
 def _in_order(bits: torch.Tensor) -> torch.Tensor:
-    """Bits of float32 numbers as integers that sort like the numbers; its own inverse."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    """The first 48 bits of float64 numbers as integers that sort like the numbers; its own inverse."""
+    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFF)

@@ -129,9 +129,10 @@ class OnlineCodebook(LearnedCodebook):
             self.usage,
             x,
             indices,
+            decay=self.decay,
             anchor=self.anchor,
             metric=self.metric,
-            seed=next_seed(self.draws),
+            seed=self.draws.add_(1),
             backend=self.backend,
         )
         stats, anchors = self._stats_of_all(x[..., :1], indices, anchors)
@@ -184,14 +185,13 @@ class EmaCodebook(Codebook):
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         if self.dead_after is None:
-            nobody = Anchors(self.weight[:, :0], self.cluster_size[:, :0])
+            nobody = Anchors(self.weight[:, :0], self.cluster_size[:, :0].double())
             (count, total), _ = self._stats_of_all(x, indices, nobody)
             self._move(count, total)
             return count
         # a code due now is revived unless some process uses it in this very step
         due = self.idle >= self.dead_after - 1
-        slot = (due.cumsum(dim=1) - 1).clamp(min=0)
-        anchors = random_vectors(x, indices, slot, next_seed(self.draws), self.backend)
+        anchors = random_vectors(x, indices, due, self.draws.add_(1), self.backend)
         (count, total), anchors = self._stats_of_all(x, indices, anchors)
         self._move(count, total)
         revived = due & (count == 0) & anchors.key.isfinite()
@@ -231,7 +231,10 @@ class EmaCodebook(Codebook):
     def _revive(self, revived: torch.Tensor, vectors: torch.Tensor) -> None:  # [G, K], [G, K, D]
         # two codes on one vector would never part, since ties go to the first; the seed is no other draw's
         noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
-        size = torch.where(vectors == 0, vectors.square().mean(dim=(1, 2), keepdim=True).sqrt(), vectors)
+        vectors = torch.where(revived[..., None], vectors, 0)
+        entries = (revived.sum(dim=1) * self.dim).clamp(min=1)
+        rms = (vectors.square().sum(dim=(1, 2)) / entries).sqrt()
+        size = torch.where(vectors == 0, rms[:, None, None], vectors)
         vectors = vectors + _JITTER * noise * size
         if self.metric == "cosine":
             vectors = unit(vectors)

@@ -13,6 +13,7 @@ from vqkernels.nn.codebook import unit
 from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
+from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.reanchor import Anchors, random_vectors
 
@@ -106,8 +107,7 @@ class Codebook(nn.Module):
         """Start from Lloyd's algorithm on the first batch that holds any vector."""
         if self._initted:
             return
-        slots = torch.arange(self.codebook_size, device=x.device).expand(self.num_codebooks, -1)
-        means, some = self._draw(x, indices, slots, sync=self.sync_kmeans)
+        means, some = self._shared(_spread(x, indices, self.codebook_size), sync=self.sync_kmeans)
         if not bool(some.all()):
             return
         count = torch.zeros_like(self.cluster_size)
@@ -174,38 +174,20 @@ class Codebook(nn.Module):
         if not self.has_dead_code_replacement or not self.training:
             return
         dead = self.cluster_size < self.threshold_ema_dead_code
-        slots = (dead.cumsum(dim=1) - 1).clamp(min=0)
-        vectors, fresh = self._draw(x, indices, slots, distinct=True)
-        # more dead codes than vectors: the others wait for the next batch, or they would be copies
-        replaced = dead & fresh
+        vectors, replaced = self._shared(random_vectors(x, indices, dead, _new_seed(x.device)))
         size = self.reset_cluster_size
         for state, value in ((self.embed, vectors), (self.embed_avg, vectors * size)):
             state.copy_(torch.where(replaced[..., None], value, state))
         self.cluster_size.masked_fill_(replaced, size)
 
-    def _draw(
-        self,
-        x: torch.Tensor,  # [N, H, D]
-        indices: torch.Tensor,  # [N, H]
-        slots: torch.Tensor,  # [H, K]
-        *,
-        distinct: bool = False,
-        sync: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # [H, K, D], [H, K] bool
-        """A vector of the batch, of any process, for each slot, and whether there is one."""
-        sync = sync and self._synchronised()
-        rank, processes = world() if sync else (0, 1)
-        seed = torch.randint(2**31, (), device=x.device) * processes + rank
-        anchors = random_vectors(x, indices, slots, seed)
-        if distinct:
-            available = (indices >= 0).sum(dim=0)[:, None]
-            anchors = Anchors(anchors.vectors, anchors.key.masked_fill(slots >= available, torch.inf))
-        some = anchors.key.isfinite()
-        vectors = anchors.vectors
-        if sync:
-            (vectors, key), _ = elect(anchors, indices.new_zeros(self.num_codebooks, 4))
+    def _shared(self, anchors: Anchors, *, sync: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """The vectors ``[H, K, D]`` that win among those of all processes, and whether there is one ``[H, K]``."""
+        vectors, key = anchors
+        if sync and self._synchronised():
+            nobody = torch.zeros(self.num_codebooks, 4, dtype=torch.int64, device=key.device)
+            (vectors, key), _ = elect(anchors, nobody)
             (vectors,) = sum_of_all(vectors)
-            some = key.isfinite()
+        some = key.isfinite()
         return torch.where(some[..., None], vectors, 0), some
 
     def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
@@ -241,9 +223,28 @@ class Codebook(nn.Module):
         k, groups = self.codebook_size if num_codes is None else num_codes, self.num_codebooks
         if not (sync and self._synchronised()):
             return code_stats(x, indices, k, groups=groups)
-        nobody = Anchors(self.embed[:, :0].detach(), self.cluster_size[:, :0])
+        nobody = Anchors(self.embed[:, :0].detach(), self.cluster_size[:, :0].double())
         _, within = elect(nobody, code_range(x, indices, groups=groups))
         return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
+
+
+def _new_seed(device: torch.device) -> torch.Tensor:
+    return torch.randint(2**31, (), device=device)
+
+
+def _spread(x: torch.Tensor, indices: torch.Tensor, k: int) -> Anchors:  # [N, H, D], [N, H]
+    """K random vectors, all different places of the batch if it has so many, and how they compete with others'."""
+    usable = (indices >= 0).transpose(0, 1)  # [H, N]
+    order = torch.where(usable, torch.rand(usable.shape, device=x.device), 2.0).argsort(dim=1, stable=True)
+    available = usable.sum(dim=1, keepdim=True)
+    # one row more, so that there is something to read when N = 0
+    order = torch.cat([order, torch.zeros_like(available)], dim=1)
+    places = torch.arange(k, device=x.device) % available.clamp(min=1)
+    candidates = torch.cat([x, x.new_zeros(1, *x.shape[1:])]).transpose(0, 1)
+    vectors = gather_codes(candidates, order.gather(1, places).transpose(0, 1)).transpose(0, 1)
+    # exponentially distributed with rate N: every vector of all processes is as likely to win a place
+    key = torch.rand(places.shape, device=x.device).log().neg() / available
+    return Anchors(vectors, key.double())
 
 
 def _recall_initted(codebook: nn.Module, _: Any) -> None:
