@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from vqkernels.ops.code_range import code_range
+from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
 
 _RANK_BITS = 16  # those at the end of a key that are zero
@@ -58,6 +60,31 @@ class _SumWithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
         return _SumWithGradient.forward(ctx, gradient)
+
+
+def stats_of_all(
+    x: torch.Tensor,  # [N, G, D]
+    indices: torch.Tensor,  # [N, G], -1 leaves a vector out
+    num_codes: int,
+    anchors: Anchors | None = None,
+    *,
+    synchronised: bool = True,
+    backend: str | None = None,
+) -> tuple[CodeStats, Anchors]:
+    """Statistics over all processes, the same bits however vectors are spread over them; the anchors that win.
+
+    Two all-reduces, whatever there is to tell: ranges and keys, then counts, sums and vectors.
+    """
+    groups = x.shape[1]
+    anchors = (
+        Anchors(x.new_zeros(groups, 0, x.shape[2]), x.new_zeros(groups, 0).double()) if anchors is None else anchors
+    )
+    if not synchronised or world()[1] == 1:
+        return code_stats(x, indices, num_codes, groups=groups, backend=backend), anchors
+    anchors, within = elect(anchors, code_range(x, indices, groups=groups, backend=backend))
+    stats = code_stats(x, indices, num_codes, groups=groups, within=within, backend=backend)
+    count, total, vectors = sum_of_all(*stats, anchors.vectors)
+    return CodeStats(count, total).rounded(within), Anchors(vectors, anchors.key)
 
 
 def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, 4] int64

@@ -249,14 +249,14 @@ def test_kmeans_does_lloyds_iterations() -> None:
     quantizer = VectorQuantize(4, 8, kmeans_init=True, kmeans_iters=4)
     book = quantizer._codebook
     start: list[torch.Tensor] = []
-    shared = book._shared
+    winners = book._winners
 
-    def recorded(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        result = shared(*args, **kwargs)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        result = winners(*args, **kwargs)
         start.append(result[0])
         return result
 
-    book._shared = recorded  # type: ignore[method-assign]
+    book._winners = recorded  # type: ignore[method-assign]
     book.init_embed_(x[:, None], torch.zeros(300, 1, dtype=torch.int64))
     books = {}
     for dtype in (torch.float64, torch.float32):

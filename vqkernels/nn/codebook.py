@@ -13,10 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from vqkernels._core.random import random_uniform
-from vqkernels.distributed import elect, sum_of_all, world
+from vqkernels.distributed import stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
-from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.reanchor import Anchors, blend_, choose_anchors, random_vectors
@@ -61,24 +60,18 @@ class Codebook(nn.Module):
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G, D], [N, G] -> [G, K]
         """Take in one training step; -1 leaves a vector out. Returns how often all processes used each code."""
         # one column is enough to count
-        (count,) = sum_of_all(self._stats(x[..., :1], indices).count.long())
+        counted = code_stats(x[..., :1], indices, self.num_codes, groups=self.groups, backend=self.backend).count
+        (count,) = sum_of_all(counted.long())
         return count.float()
 
     def ready(self) -> bool:
         """Whether training may start."""
         return True
 
-    def _stats(self, x: torch.Tensor, indices: torch.Tensor, within: torch.Tensor | None = None) -> CodeStats:
-        return code_stats(x, indices, self.num_codes, groups=self.groups, within=within, backend=self.backend)
-
-    def _stats_of_all(self, x: torch.Tensor, indices: torch.Tensor, anchors: Anchors) -> tuple[CodeStats, Anchors]:
-        """Statistics over all processes, the same bits however vectors are spread over them; the anchors that win."""
-        if world()[1] == 1:
-            return self._stats(x, indices), anchors
-        found = code_range(x, indices, groups=self.groups, backend=self.backend)
-        anchors, within = elect(anchors, found)
-        count, total, vectors = sum_of_all(*self._stats(x, indices, within), anchors.vectors)
-        return CodeStats(count, total).rounded(within), Anchors(vectors, anchors.key)
+    def _stats_of_all(
+        self, x: torch.Tensor, indices: torch.Tensor, anchors: Anchors | None = None
+    ) -> tuple[CodeStats, Anchors]:
+        return stats_of_all(x, indices, self.num_codes, anchors, backend=self.backend)
 
     def _uniform(self, scale: float) -> torch.Tensor:  # [G, K, D]
         codes = torch.empty(self.groups, self.num_codes, self.dim).uniform_(-scale, scale)
@@ -185,8 +178,7 @@ class EmaCodebook(Codebook):
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         if self.dead_after is None:
-            nobody = Anchors(self.weight[:, :0], self.cluster_size[:, :0].double())
-            (count, total), _ = self._stats_of_all(x, indices, nobody)
+            (count, total), _ = self._stats_of_all(x, indices)
             self._move(count, total)
             return count
         # a code due now is revived unless some process uses it in this very step

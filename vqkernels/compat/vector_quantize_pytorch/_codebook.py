@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqkernels.distributed import elect, sum_of_all, world
+from vqkernels._core.random import row_numbers
+from vqkernels.distributed import elect, stats_of_all, sum_of_all, world
 from vqkernels.nn.codebook import unit
-from vqkernels.ops.code_range import code_range
-from vqkernels.ops.code_stats import CodeStats, code_stats
+from vqkernels.ops.code_stats import CodeStats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
@@ -107,13 +107,13 @@ class Codebook(nn.Module):
         """Start from Lloyd's algorithm on the first batch that holds any vector."""
         if self._initted:
             return
-        means, some = self._shared(_spread(x, indices, self.codebook_size), sync=self.sync_kmeans)
-        if not bool(some.all()):
+        means, key = self._winners(_spread(x, indices, self.codebook_size), sync=self.sync_kmeans)
+        if not bool(key.isfinite().all()):
             return
         count = torch.zeros_like(self.cluster_size)
         for _ in range(self.kmeans_iters):
             nearest = nearest_code(x, means, metric=self.metric).indices
-            count, total = self._stats(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
+            (count, total), _ = self._stats_of_all(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
             centres = self.transform_input(total / count.clamp(min=1)[..., None])
             means = torch.where(count[..., None] > 0, centres, means)
         # a mean without vectors starts like any other code does; of size 0 it would become a zero code
@@ -138,7 +138,8 @@ class Codebook(nn.Module):
         ema_update = self.ema_update if ema_update is None else ema_update
         if not ema_update and not self.has_dead_code_replacement:
             return
-        count, total = self._stats(self.stored(x), indices)
+        anchors = self._candidates(x, indices, exact=ema_update_weight is None) if self._replaces() else None
+        (count, total), anchors = self._stats_of_all(self.stored(x), indices, anchors=anchors)
         if callable(ema_update_weight):
             ema_update_weight = ema_update_weight(total, count)
         for buffer, new in ((self.cluster_size, count), (self.embed_avg, total)):
@@ -157,7 +158,7 @@ class Codebook(nn.Module):
             self._lerp_(count, total, ema_update_weight)
             if rebuild:
                 self.update_ema()
-        self._expire_(x, indices)
+        self._replace_(anchors)
 
     def update_ema(self) -> None:
         """Make the codes what the running statistics say."""
@@ -168,27 +169,38 @@ class Codebook(nn.Module):
         """Replace dead codes by vectors ``[H, ..., D]``, of which ``seq_mask [H, ...]`` tells the valid ones."""
         x = batch_samples.flatten(1, -2).transpose(0, 1)
         valid = x[..., 0].isfinite() if seq_mask is None else seq_mask.flatten(1).transpose(0, 1)
-        self._expire_(x, torch.where(valid, 0, -1))
+        if self._replaces():
+            self._replace_(self._winners(self._candidates(x, torch.where(valid, 0, -1), exact=True)))
 
-    def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
-        if not self.has_dead_code_replacement or not self.training:
+    def _replaces(self) -> bool:
+        return self.has_dead_code_replacement and self.training
+
+    def _candidates(self, x: torch.Tensor, indices: torch.Tensor, *, exact: bool) -> Anchors:  # [N, H, D], [N, H]
+        """A vector for each code that may be dead after this step."""
+        # a step with weights of its own can shrink any code
+        least = self.cluster_size * (self.decay if exact else 0.0)
+        # the state tells the seed, so all processes draw alike
+        seed = row_numbers(0, self.cluster_size.reshape(1, -1))[0]
+        return random_vectors(x, indices, least < self.threshold_ema_dead_code, seed)
+
+    def _replace_(self, anchors: Anchors) -> None:
+        """Put dead codes on their anchors; one without waits for the next batch."""
+        if not anchors.key.numel():
             return
-        dead = self.cluster_size < self.threshold_ema_dead_code
-        vectors, replaced = self._shared(random_vectors(x, indices, dead, _new_seed(x.device)))
-        size = self.reset_cluster_size
+        replaced = (self.cluster_size < self.threshold_ema_dead_code) & anchors.key.isfinite()
+        vectors, size = anchors.vectors, self.reset_cluster_size
         for state, value in ((self.embed, vectors), (self.embed_avg, vectors * size)):
             state.copy_(torch.where(replaced[..., None], value, state))
         self.cluster_size.masked_fill_(replaced, size)
 
-    def _shared(self, anchors: Anchors, *, sync: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """The vectors ``[H, K, D]`` that win among those of all processes, and whether there is one ``[H, K]``."""
-        vectors, key = anchors
-        if sync and self._synchronised():
-            nobody = torch.zeros(self.num_codebooks, 4, dtype=torch.int64, device=key.device)
-            (vectors, key), _ = elect(anchors, nobody)
-            (vectors,) = sum_of_all(vectors)
-        some = key.isfinite()
-        return torch.where(some[..., None], vectors, 0), some
+    def _winners(self, anchors: Anchors, *, sync: bool = True) -> Anchors:
+        """The anchors that win among those of all processes."""
+        if not (sync and self._synchronised()):
+            return anchors
+        nothing = torch.zeros(self.num_codebooks, 4, dtype=torch.int64, device=anchors.key.device)
+        anchors, _ = elect(anchors, nothing)
+        (vectors,) = sum_of_all(anchors.vectors)
+        return Anchors(vectors, anchors.key)
 
     def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
         state = (self.embed.detach(), self.cluster_size, self.embed_avg)
@@ -211,25 +223,17 @@ class Codebook(nn.Module):
         """Whether processes train together: asked at every step, unless the constructor was told not to."""
         return world()[1] > 1 and self.use_ddp is not False
 
-    def _stats(
+    def _stats_of_all(
         self,
         x: torch.Tensor,  # [N, H, D]
         indices: torch.Tensor,  # [N, H]
         *,
         num_codes: int | None = None,
+        anchors: Anchors | None = None,
         sync: bool = True,
-    ) -> CodeStats:
-        """Counts and sums over all processes, the same bits however vectors are spread over them."""
-        k, groups = self.codebook_size if num_codes is None else num_codes, self.num_codebooks
-        if not (sync and self._synchronised()):
-            return code_stats(x, indices, k, groups=groups)
-        nobody = Anchors(self.embed[:, :0].detach(), self.cluster_size[:, :0].double())
-        _, within = elect(nobody, code_range(x, indices, groups=groups))
-        return CodeStats(*sum_of_all(*code_stats(x, indices, k, groups=groups, within=within))).rounded(within)
-
-
-def _new_seed(device: torch.device) -> torch.Tensor:
-    return torch.randint(2**31, (), device=device)
+    ) -> tuple[CodeStats, Anchors]:
+        k = self.codebook_size if num_codes is None else num_codes
+        return stats_of_all(x, indices, k, anchors, synchronised=sync and self._synchronised())
 
 
 def _spread(x: torch.Tensor, indices: torch.Tensor, k: int) -> Anchors:  # [N, H, D], [N, H]

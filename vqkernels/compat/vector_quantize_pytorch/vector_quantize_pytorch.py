@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -185,40 +186,33 @@ class VectorQuantize(QuantizerInterface):
         width = dim if codebook_dim is None else codebook_dim
         self.dim, self.heads, self.codebook_size = dim, heads, codebook_size
         self.separate_codebook_per_head = separate_codebook_per_head
-        self.has_projections = width * heads != dim
-        self.project_in = self.project_out = nn.Identity()
-        if self.has_projections:
-            self.project_in = nn.Linear(dim, width * heads)
-            if layernorm_after_project_in:
-                self.project_in = nn.Sequential(self.project_in, nn.LayerNorm(width * heads))
-            self.project_out = nn.Linear(width * heads, dim)
-
+        self.freeze_codebook, self.learnable_codebook = freeze_codebook, learnable_codebook
+        self.use_cosine_sim, self.eps = use_cosine_sim, eps
         self.channel_last, self.accept_image_fmap, self.accept_3d_fmap = (
             channel_last,
             accept_image_fmap,
             accept_3d_fmap,
         )
         self.return_zeros_for_masked_padding = return_zeros_for_masked_padding
-        self.freeze_codebook, self.learnable_codebook = freeze_codebook, learnable_codebook
-        self.use_cosine_sim, self.eps = use_cosine_sim, eps
-
-        self.commitment_weight = commitment_weight
-        self.has_commitment_loss = commitment_weight > 0 and not directional_reparam
-        self.commitment_use_cross_entropy_loss = commitment_use_cross_entropy_loss
-        self.orthogonal_reg_weight = orthogonal_reg_weight
-        self.has_codebook_orthogonal_loss = orthogonal_reg_weight > 0
-        self.orthogonal_reg_active_codes_only = orthogonal_reg_active_codes_only
-        self.orthogonal_reg_max_codes = orthogonal_reg_max_codes
-        self.codebook_diversity_loss_weight = codebook_diversity_loss_weight
-        self.has_codebook_diversity_loss = codebook_diversity_loss_weight > 0
-        self.codebook_diversity_temperature = codebook_diversity_temperature
-
-        self.stochastic_sample_codes, self.straight_through = stochastic_sample_codes, straight_through
-        self.rotation_trick, self.route_gradients_to_input = rotation_trick, route_gradients_to_input
-        self.directional_reparam = directional_reparam
-        self.directional_reparam_variance = directional_reparam_variance
-        self.sync_update_v = sync_update_v
-
+        self._set_projections(width * heads, layernorm_after_project_in)
+        self._set_gradient(
+            rotation_trick=rotation_trick,
+            straight_through=straight_through,
+            stochastic_sample_codes=stochastic_sample_codes,
+            directional_reparam=directional_reparam,
+            directional_reparam_variance=directional_reparam_variance,
+            sync_update_v=sync_update_v,
+            route_gradients_to_input=route_gradients_to_input,
+        )
+        self._set_losses(
+            commitment_weight=commitment_weight,
+            commitment_use_cross_entropy_loss=commitment_use_cross_entropy_loss,
+            orthogonal_reg_weight=orthogonal_reg_weight,
+            orthogonal_reg_active_codes_only=orthogonal_reg_active_codes_only,
+            orthogonal_reg_max_codes=orthogonal_reg_max_codes,
+            codebook_diversity_loss_weight=codebook_diversity_loss_weight,
+            codebook_diversity_temperature=codebook_diversity_temperature,
+        )
         affine: dict[str, Any] = {
             "sync_affine_param": sync_affine_param,
             "affine_param_batch_decay": affine_param_batch_decay,
@@ -249,6 +243,56 @@ class VectorQuantize(QuantizerInterface):
         )
         self.manual_in_place_optimizer_update = manual_in_place_optimizer_update
         self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    def _set_projections(self, inner: int, layernorm: bool) -> None:
+        self.has_projections = inner != self.dim
+        self.project_in = self.project_out = nn.Identity()
+        if self.has_projections:
+            self.project_in = nn.Linear(self.dim, inner)
+            if layernorm:
+                self.project_in = nn.Sequential(self.project_in, nn.LayerNorm(inner))
+            self.project_out = nn.Linear(inner, self.dim)
+
+    def _set_gradient(
+        self,
+        *,
+        rotation_trick: bool,
+        straight_through: bool,
+        stochastic_sample_codes: bool,
+        directional_reparam: bool,
+        directional_reparam_variance: float,
+        sync_update_v: float,
+        route_gradients_to_input: bool,
+    ) -> None:
+        """How codes are drawn, and the gradient of what is drawn."""
+        self.stochastic_sample_codes, self.straight_through = stochastic_sample_codes, straight_through
+        self.rotation_trick, self.route_gradients_to_input = rotation_trick, route_gradients_to_input
+        self.directional_reparam = directional_reparam
+        self.directional_reparam_variance = directional_reparam_variance
+        self.sync_update_v = sync_update_v
+
+    def _set_losses(
+        self,
+        *,
+        commitment_weight: float,
+        commitment_use_cross_entropy_loss: bool,
+        orthogonal_reg_weight: float,
+        orthogonal_reg_active_codes_only: bool,
+        orthogonal_reg_max_codes: int | None,
+        codebook_diversity_loss_weight: float,
+        codebook_diversity_temperature: float,
+    ) -> None:
+        """Which losses there are. DiVeQ learns from the value itself."""
+        self.commitment_weight = commitment_weight
+        self.has_commitment_loss = commitment_weight > 0 and not self.directional_reparam
+        self.commitment_use_cross_entropy_loss = commitment_use_cross_entropy_loss
+        self.orthogonal_reg_weight = orthogonal_reg_weight
+        self.has_codebook_orthogonal_loss = orthogonal_reg_weight > 0
+        self.orthogonal_reg_active_codes_only = orthogonal_reg_active_codes_only
+        self.orthogonal_reg_max_codes = orthogonal_reg_max_codes
+        self.codebook_diversity_loss_weight = codebook_diversity_loss_weight
+        self.has_codebook_diversity_loss = codebook_diversity_loss_weight > 0
+        self.codebook_diversity_temperature = codebook_diversity_temperature
 
     def forward(
         self,
@@ -293,25 +337,12 @@ class VectorQuantize(QuantizerInterface):
         book = self._codebook
         if self.training:
             book.prepare(rows.x.detach(), rows.taking_part)
-        temperature = book.sample_codebook_temp if sample_codebook_temp is None else sample_codebook_temp
-        noisy = self.training and temperature > 0
-
-        def search() -> Found:
-            # a loss on all scores computes them again in the backward, when the codes may have been updated
-            codes = book.codes().clone() if self.training and self._scores_matter(indices) else book.codes()
-            return look_up(
-                rows,
-                codes,
-                book.metric,
-                topk=topk,
-                sample=noisy and self.stochastic_sample_codes,
-                soft=noisy and self.straight_through,
-                temperature=temperature,
-                transform=codebook_transform_fn,
-            )
-
+        search = partial(
+            self._search, rows, topk, sample_codebook_temp, codebook_transform_fn, self._scores_matter(indices)
+        )
         found = search()
-        if self.training and not freeze and topk is None:
+        moves = self.training and not freeze
+        if moves and topk is None:
             book.update_codebook(
                 rows.x.detach(),
                 rows.select(found.indices),
@@ -320,11 +351,8 @@ class VectorQuantize(QuantizerInterface):
                 accum_ema_update=accum_ema_update,
             )
         inplace_loss = self.zero
-        if self.in_place_codebook_optimizer is not None and self.training and not freeze:
-            inplace_loss = masked_mean_square(found.values, rows.x.detach(), rows.usable)
-            inplace_loss.backward()
-            if not self.manual_in_place_optimizer_update:
-                self.update_in_place_optimizer()
+        if moves and self.in_place_codebook_optimizer is not None:
+            inplace_loss = self._optimize_in_place(rows, found)
             found = search()
 
         routed = x.requires_grad and self.route_gradients_to_input
@@ -337,6 +365,39 @@ class VectorQuantize(QuantizerInterface):
         heads = () if topk else (self.heads,) if self.heads > 1 else ()
         chosen = chosen.reshape(*rows.shape, *heads, *((topk,) if topk else ()))
         return (quantized, chosen, loss, breakdown) if return_loss_breakdown else (quantized, chosen, loss)
+
+    def _search(
+        self,
+        rows: Rows,
+        topk: int | None,
+        temperature: float | None,
+        transform: CodebookTransform | None,
+        scores_matter: bool,
+    ) -> Found:
+        """The codes of all rows; in training drawn, if the options say so."""
+        book = self._codebook
+        temperature = book.sample_codebook_temp if temperature is None else temperature
+        noisy = self.training and temperature > 0
+        # a loss on all scores computes them again in the backward, when the codes may have been updated
+        codes = book.codes().clone() if self.training and scores_matter else book.codes()
+        return look_up(
+            rows,
+            codes,
+            book.metric,
+            topk=topk,
+            sample=noisy and self.stochastic_sample_codes,
+            soft=noisy and self.straight_through,
+            temperature=temperature,
+            transform=transform,
+        )
+
+    def _optimize_in_place(self, rows: Rows, found: Found) -> torch.Tensor:  # []
+        """A step of the codebook's own optimizer on its squared distance to the rows."""
+        loss = masked_mean_square(found.values, rows.x.detach(), rows.usable)
+        loss.backward()
+        if not self.manual_in_place_optimizer_update:
+            self.update_in_place_optimizer()
+        return loss
 
     def _differentiable(self, rows: Rows, values: torch.Tensor, routed: bool) -> torch.Tensor:
         """The values, in training with the gradient that is to reach the input."""
