@@ -102,7 +102,7 @@ class OnlineCodebook(LearnedCodebook):
     """A parameter whose hardly used codes are moved to vectors of the batch."""
 
     usage: torch.Tensor  # [G, K] float32
-    draws: torch.Tensor  # [] int64, the seed of the next draw
+    draws: torch.Tensor  # [] int64, the steps that drew
 
     def __init__(self, config: OnlineClustering, *shape: Any) -> None:
         super().__init__(config, *shape)
@@ -125,10 +125,11 @@ class OnlineCodebook(LearnedCodebook):
             decay=self.decay,
             anchor=self.anchor,
             metric=self.metric,
-            seed=self.draws.add_(1),
+            seed=self.draws + 1,
             backend=self.backend,
         )
         stats, anchors = self._stats_of_all(x[..., :1], indices, anchors)
+        advance_(self.draws, stats.count)
         blend_(self.weight, self.usage, stats.count, anchors, self.decay)
         return stats.count
 
@@ -143,7 +144,7 @@ class EmaCodebook(Codebook):
     forwards: torch.Tensor  # [] int64, since the last update
     pending_count: torch.Tensor  # [G, K] float32, what they counted
     pending_total: torch.Tensor  # [G, K, D] float32, what they summed
-    draws: torch.Tensor  # [] int64, the seed of the next draw
+    draws: torch.Tensor  # [] int64, the steps that drew
 
     def __init__(self, config: Ema, *shape: Any) -> None:
         super().__init__(*shape)
@@ -183,8 +184,9 @@ class EmaCodebook(Codebook):
             return count
         # a code due now is revived unless some process uses it in this very step
         due = self.idle >= self.dead_after - 1
-        anchors = random_vectors(x, indices, due, self.draws.add_(1), self.backend)
+        anchors = random_vectors(x, indices, due, self.draws + 1, self.backend)
         (count, total), anchors = self._stats_of_all(x, indices, anchors)
+        advance_(self.draws, count)
         self._move(count, total)
         revived = due & (count == 0) & anchors.key.isfinite()
         self._revive(revived, anchors.vectors)
@@ -302,10 +304,14 @@ def _recall_calibration(codebook: nn.Module, _: Any) -> None:
 
 
 def next_seed(draws: torch.Tensor) -> torch.Tensor:
-    """Advance the counter; a seed that no other step and no other process has."""
-    draws.add_(1)
+    """A seed that no other step and no other process has."""
     rank, processes = world()
-    return draws * processes + rank
+    return (draws + 1) * processes + rank
+
+
+def advance_(draws: torch.Tensor, count: torch.Tensor) -> None:
+    """Count a step in which any vector took part; ``count`` is that of all processes."""
+    draws.add_((count > 0).any())
 
 
 _KINDS: dict[type, type[Codebook]] = {
