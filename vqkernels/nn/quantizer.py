@@ -80,8 +80,9 @@ class VectorQuantizer(nn.Module):
     Distributed:
         In training, statistics are summed over all processes of the default group, asked for at each step: in one
         all-reduce where codes are counted only, in two where there are sums or anchors. Codebooks updated without
-        gradients stay the same bits everywhere, and on any number of processes. Starting from the same state and averaging gradients is left to
-        DistributedDataParallel. A batch without any valid vector is fine on any process.
+        gradients stay the same bits everywhere, and on any number of processes. Starting from the same state and
+        averaging gradients is left to DistributedDataParallel. A batch without any valid vector is fine on any
+        process.
 
     Raises:
         TypeError: if ``codebook`` is none of the kinds.

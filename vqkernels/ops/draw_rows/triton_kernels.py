@@ -39,14 +39,14 @@ def _noise(row_number, code_number):
 
 
 @triton.jit
-def _level_keys(point, code, num_rows, num_codes, SIZE: tl.constexpr, PRODUCT: tl.constexpr):
+def _level_keys(point, code, num_rows, num_codes, SIZE: tl.constexpr, METRIC: tl.constexpr):
     """Sum of squared differences, or minus the product, ``[C, R]``; and the squared lengths ``[C, 1], [1, R]``."""
     total = tl.zeros([code.shape[0], point.shape[1]], tl.float64)
     code_square = tl.zeros([code.shape[0], 1], tl.float64)
     row_square = tl.zeros([1, point.shape[1]], tl.float64)
     for _ in range(SIZE):
         a, b = widen(tl.load(code)), widen(tl.load(point))
-        if PRODUCT:
+        if METRIC == "dot" or METRIC == "cosine":
             total -= a * b
         else:
             total += (a - b) * (a - b)
@@ -64,8 +64,7 @@ def _distances(
 ):  # pointers [1, R], [C, 1] -> [C, R]
     total = tl.zeros([code.shape[0], point.shape[1]], tl.float64)
     for level in tl.static_range(len(DIMS)):
-        product: tl.constexpr = METRIC == "dot" or METRIC == "cosine"
-        key, code_square, row_square = _level_keys(point, code, num_rows, num_codes, DIMS[level], product)
+        key, code_square, row_square = _level_keys(point, code, num_rows, num_codes, DIMS[level], METRIC)
         if METRIC == "levels":
             weight = tl.load(weights + level)
             total += tl.where(weight > 0, weight * tl.sqrt(key), 0.0)
