@@ -35,7 +35,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 const DrawKernel& draw_kernel(Isa isa) {
     const ScanKernel& scan = scan_kernel(isa);
 #if VQK_X86
-    if (&scan == &scan_avx512()) return draw_avx512();
+    if (&scan == &scan_avx512() || scan.tiles) return draw_avx512();
     if (&scan == &scan_avx2()) return draw_avx2();
 #endif
     (void)scan;
