@@ -272,3 +272,11 @@ def test_errors(change: dict[str, Any], error: type[Exception], message: str) ->
     args = {"codebook": codebook, "usage": usage, "x": x, "indices": indices, "distance": distance, "decay": 0.9}
     with pytest.raises(error, match=message):
         vqkernels.reanchor_(**{**args, **change})
+
+
+@pytest.mark.parametrize("n", [0, 12])
+def test_the_race_is_a_proper_operator(n: int) -> None:
+    """Oracle: torch's own ``opcheck``."""
+    slots = torch.tensor([5, 0])
+    arguments = (torch.randn(n, 2, 4), torch.rand(n, 2) > 0.3, slots, 7, torch.tensor(3))
+    torch.library.opcheck(torch.ops.vqkernels.race_rows.default, arguments)
