@@ -163,9 +163,11 @@ def markdown(run: Run, source: str) -> str:
     usual = any(_named(case, USUAL) for case in run.cases)
     inexact = run.device == "cuda"
     iterated = "I" in letters
+    weighed = any(_peaks(case) for case in run.cases)
     header = ["case", *letters, "vqkernels", "% of peak", "best peer", "speed-up"]
     header += ["per iteration, best peer's"] * iterated
-    header += [f"vs {USUAL}"] * usual + ["fastest inexact peer, wrong codes"] * inexact
+    header += [f"vs {USUAL}"] * usual + ["peak memory, that of the best peer"] * weighed
+    header += ["fastest inexact peer, wrong codes"] * inexact
     right = {*range(1, len(letters) + 3), len(letters) + 4, *([len(letters) + 5] if usual else [])}
     lines = [_line(header), "|" + "|".join("--:" if i in right else "---" for i in range(len(header))) + "|"]
     for case in run.cases:
@@ -184,12 +186,21 @@ def markdown(run: Run, source: str) -> str:
         if usual:
             named = _named(case, USUAL)
             cells.append(times(case.ratio(named)) if named else "-")
+        if weighed:
+            cells.append(_peaks(case) or "-")
         if inexact:
             cells.append(
                 f"{rival.implementation}, {times(case.ratio(rival))}, {rival.verdict.share:.2%}" if rival else "-"
             )
         lines.append(_line(cells))
     return "\n".join([*lines, "", f"{conditions(run)} Generated from [`{source}`]({source}) by `bench.plot`."])
+
+
+def _peaks(case: CaseRecord) -> str:
+    """What ours and the best peer need beyond their inputs, or the empty string."""
+    peaks = [m.peak_bytes for m in (case.ours, case.best_peer) if m is not None]
+    told = [f"{peak / 2**20:,.0f} MiB" for peak in peaks if peak is not None]
+    return ", ".join(told) if len(told) == 2 else ""
 
 
 def _line(cells: Sequence[str]) -> str:

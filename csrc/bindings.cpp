@@ -13,6 +13,7 @@
 #include "cpu/aligned.h"
 #include "cpu/code_range.h"
 #include "cpu/code_stats.h"
+#include "cpu/draw_rows.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
 #include "cpu/multilevel.h"
@@ -145,6 +146,19 @@ PYBIND11_MODULE(_C, m) {
             vqk::multilevel_nearest_code({pointers<const void>(x), pointers<const void>(codebook), vqk::DType(type),
                                           d, weight, n, k, squared, threads, vqk::Isa(isa),
                                           pointer<std::int64_t>(indices), pointer<float>(distance)});
+        },
+        release());
+
+    m.def(
+        "draw_rows",
+        [](const std::vector<address>& codes, const std::vector<address>& x, int type,
+           const std::vector<std::int64_t>& d, const std::vector<double>& weight, address usable, address row_number,
+           address code_number, std::int64_t n, std::int64_t k, int metric, int threads, int isa, address rows,
+           address key) {
+            vqk::draw_rows({pointers<const void>(codes), pointers<const void>(x), vqk::DType(type), d, weight,
+                            pointer<const std::uint8_t>(usable), pointer<const std::int64_t>(row_number),
+                            pointer<const std::int64_t>(code_number), n, k, vqk::DrawMetric(metric), threads,
+                            vqk::Isa(isa), pointer<std::int64_t>(rows), pointer<double>(key)});
         },
         release());
 

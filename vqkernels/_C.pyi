@@ -49,6 +49,23 @@ def multilevel_nearest_code(
     indices: int,
     distance: int,
 ) -> None: ...
+def draw_rows(
+    codes: list[int],
+    x: list[int],
+    type: int,
+    d: list[int],
+    weight: list[float],
+    usable: int,
+    row_number: int,
+    code_number: int,
+    n: int,
+    k: int,
+    metric: int,
+    threads: int,
+    isa: int,
+    rows: int,
+    key: int,
+) -> None: ...
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...

@@ -14,6 +14,8 @@ from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
 
+_RANK_BITS = 16  # those at the end of a key that are zero
+
 
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes; ``(0, 1)`` without a process group."""
@@ -39,19 +41,6 @@ def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     )
 
 
-def stats_of_all(
-    x: torch.Tensor,  # [N, G, D]
-    indices: torch.Tensor,  # [N, G]
-    num_codes: int,
-) -> CodeStats:  # [G, K], [G, K, D]
-    """Counts and sums of all processes' vectors, the same bits however vectors are spread over processes."""
-    groups = x.shape[1]
-    if world()[1] == 1:
-        return code_stats(x, indices, num_codes, groups=groups)
-    within = range_of_all(code_range(x, indices, groups=groups))
-    return CodeStats(*sum_of_all(*code_stats(x, indices, num_codes, groups=groups, within=within))).rounded(within)
-
-
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over all processes, with gradient.
 
@@ -73,6 +62,31 @@ class _SumWithGradient(torch.autograd.Function):
         return _SumWithGradient.forward(ctx, gradient)
 
 
+def stats_of_all(
+    x: torch.Tensor,  # [N, G, D]
+    indices: torch.Tensor,  # [N, G], -1 leaves a vector out
+    num_codes: int,
+    anchors: Anchors | None = None,
+    *,
+    synchronised: bool = True,
+    backend: str | None = None,
+) -> tuple[CodeStats, Anchors]:
+    """Statistics over all processes, the same bits however vectors are spread over them; the anchors that win.
+
+    Two all-reduces, whatever there is to tell: ranges and keys, then counts, sums and vectors.
+    """
+    groups = x.shape[1]
+    anchors = (
+        Anchors(x.new_zeros(groups, 0, x.shape[2]), x.new_zeros(groups, 0).double()) if anchors is None else anchors
+    )
+    if not synchronised or world()[1] == 1:
+        return code_stats(x, indices, num_codes, groups=groups, backend=backend), anchors
+    anchors, within = elect(anchors, code_range(x, indices, groups=groups, backend=backend))
+    stats = code_stats(x, indices, num_codes, groups=groups, within=within, backend=backend)
+    count, total, vectors = sum_of_all(*stats, anchors.vectors)
+    return CodeStats(count, total).rounded(within), Anchors(vectors, anchors.key)
+
+
 def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, 4] int64
     """Keep each code's anchor on the process where its key is least (of equal keys, on the lowest rank).
 
@@ -80,19 +94,14 @@ def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]
     one go with whatever else it has to add; the keys are the winning ones everywhere. In the same all-reduce the
     ranges that the processes found (:func:`vqkernels.code_range`) become that of all their vectors.
     """
-    rank, _ = world()
+    rank, processes = world()
+    assert processes <= 1 << _RANK_BITS
     # one integer sorts by key, then by rank; its complement sorts the other way
-    bid = ~((_in_order(anchors.key.contiguous().view(torch.int32)).long() << 32) | rank)
+    bid = ~((_in_order(anchors.key.contiguous().view(torch.int64) >> _RANK_BITS) << _RANK_BITS) | rank)
     best, of_each = _largest_of_all(bid, _in_own_slot(found))
-    key = _in_order((~best >> 32).int()).view(torch.float32)
+    key = (_in_order(~best >> _RANK_BITS) << _RANK_BITS).view(torch.float64)
     won = (bid == best) & key.isfinite()
     return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), _combined(of_each)
-
-
-def range_of_all(found: torch.Tensor) -> torch.Tensor:  # [G, 4] int64
-    """The range of all processes' vectors, each having found that of its own."""
-    (of_each,) = _largest_of_all(_in_own_slot(found))
-    return _combined(of_each)
 
 
 def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -115,5 +124,5 @@ def _combined(of_each: torch.Tensor) -> torch.Tensor:  # [processes, G, 4] -> [G
 
 
 def _in_order(bits: torch.Tensor) -> torch.Tensor:
-    """Bits of float32 numbers as integers that sort like the numbers; its own inverse."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    """The first 48 bits of float64 numbers as integers that sort like the numbers; its own inverse."""
+    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFF)

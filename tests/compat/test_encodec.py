@@ -286,10 +286,15 @@ def share(step: int, rank: int) -> torch.Tensor:
 def train_on_shares(kind: str, *ranks: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     options: dict[str, Any] = {"num_quantizers": 2, "dim": 4, "codebook_size": 8, "kmeans_iters": 5}
-    stack = ResidualVectorQuantization(**options, **(SETTLED if kind == "settled" else {}))
+    stack = ResidualVectorQuantization(**options, kmeans_init=kind == "fresh")
     if kind == "settled":
         settle(stack)
-    # random numbers of the processes need not be the same
+        for layer in stack.layers:
+            # dead: nothing is near them
+            layer.codebook[:3] = 1e6
+            layer._codebook.embed_avg[:3] = 1e6
+            layer._codebook.cluster_size[:3] = 1.0
+    # only k-means draws, and need not draw the same on all processes
     torch.manual_seed(ranks[0])
     for step in range(4):
         stack(torch.cat([share(step, rank) for rank in ranks], dim=2))
@@ -299,15 +304,26 @@ def train_on_shares(kind: str, *ranks: int) -> dict[str, torch.Tensor]:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({kind: train_on_shares(kind, rank) for kind in ("settled", "fresh")}, f"{folder}/{rank}.pt")
+    calls, all_reduce = [0], dist.all_reduce
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        return all_reduce(*args, **kwargs)
+
+    dist.all_reduce = counted
+    settled = train_on_shares("settled", rank)
+    counts = torch.tensor(calls)
+    torch.save({"settled": settled, "fresh": train_on_shares("fresh", rank), "calls": counts}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.multiproc
 def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> None:
-    """With k-means and dead codes, whose draws differ, the processes stay the same and use vectors of both."""
+    """With dead codes too. After k-means, whose draws differ, the processes stay the same."""
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    # two for each of two layers in each of four steps
+    assert [int(first.pop("calls")), int(second.pop("calls"))] == [16, 16]
     for kind, states in first.items():
         for name, value in states.items():
             assert_bitwise_equal(second[kind][name], value)
@@ -315,3 +331,4 @@ def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> Non
     for name, want in train_on_shares("settled", 0, 1).items():
         assert_bitwise_equal(first["settled"][name], want)
     assert bool(first["fresh"]["layers.0._codebook.embed"].any(dim=1).all())
+    assert float(first["settled"]["layers.1._codebook.embed"].abs().max()) < 1e5

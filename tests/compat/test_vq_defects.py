@@ -249,14 +249,14 @@ def test_kmeans_does_lloyds_iterations() -> None:
     quantizer = VectorQuantize(4, 8, kmeans_init=True, kmeans_iters=4)
     book = quantizer._codebook
     start: list[torch.Tensor] = []
-    draw = book._draw
+    winners = book._winners
 
-    def recorded(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        result = draw(*args, **kwargs)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        result = winners(*args, **kwargs)
         start.append(result[0])
         return result
 
-    book._draw = recorded  # type: ignore[method-assign]
+    book._winners = recorded  # type: ignore[method-assign]
     book.init_embed_(x[:, None], torch.zeros(300, 1, dtype=torch.int64))
     books = {}
     for dtype in (torch.float64, torch.float32):
@@ -278,9 +278,9 @@ def test_dead_codes_move_to_different_vectors() -> None:
     x = torch.randn(1, 16, 4)
     quantizer(x)
     replaced = (quantizer.codebook[:, None] == x[0]).all(-1)
-    # as many as there are vectors, each vector once
-    assert replaced.any(1).sum() == 16
-    assert bool(replaced.any(0).all())
+    # each vector at most once
+    assert 8 < replaced.any(1).sum() <= 16
+    assert bool((replaced.sum(0) <= 1).all())
     codes = quantizer.codebook[replaced.any(1)]
     assert_bitwise_equal(quantizer._codebook.embed_avg[0][replaced.any(1)], codes)
     assert bool((quantizer._codebook.cluster_size[0][replaced.any(1)] == 1).all())
@@ -373,13 +373,24 @@ def test_a_masked_hierarchy_is_that_of_the_valid_part() -> None:
 
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    quantizers = {name: build(name) for name in ("ema", "dead", "kmeans")}
+    quantizers = {name: build(name) for name in ("ema", "dead", "kmeans", "heads")}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    calls, running = dict.fromkeys(quantizers, 0), ""
+    all_reduce = dist.all_reduce
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        if running:
+            calls[running] += 1
+        return all_reduce(*args, **kwargs)
+
+    dist.all_reduce = counted
     for step in range(4):
         x = torch.randint(-4, 5, (1, 0 if step == 1 and rank else 20 + rank, 4), generator=batch_seed(step, rank))
-        for quantizer in quantizers.values():
+        for name, quantizer in quantizers.items():
+            running = name if step else ""  # the first step of "kmeans" is Lloyd's algorithm
             quantizer(x.float())
-    torch.save({name: quantizer.state_dict() for name, quantizer in quantizers.items()}, f"{folder}/{rank}.pt")
+    states: dict[str, Any] = {name: quantizer.state_dict() for name, quantizer in quantizers.items()}
+    torch.save(states | {"calls": calls}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -389,24 +400,32 @@ def batch_seed(step: int, rank: int) -> torch.Generator:
 
 def build(name: str) -> VectorQuantize:
     torch.manual_seed(3)
-    options: dict[str, Any] = {"dead": {"threshold_ema_dead_code": 1}, "kmeans": {"kmeans_init": True}}.get(name, {})
-    return VectorQuantize(4, 16, decay=0.5, **options)
+    options: dict[str, dict[str, Any]] = {
+        "ema": {},
+        "dead": {"threshold_ema_dead_code": 1},
+        "kmeans": {"kmeans_init": True},
+        "heads": {"kmeans_init": True, "heads": 2, "codebook_dim": 2, "separate_codebook_per_head": True},
+    }
+    return VectorQuantize(4, 16, decay=0.5, **options[name])
 
 
 @pytest.mark.multiproc
 def test_processes_synchronise_though_built_before_the_group(tmp_path: Path) -> None:
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    # ranges and keys, then sums and vectors, whatever there is to tell
+    assert first.pop("calls") == {"ema": 6, "dead": 6, "kmeans": 6, "heads": 6}
     for name, quantizer_state in first.items():
         for key, value in quantizer_state.items():
             assert_bitwise_equal(second[name][key], value)
-    alone = build("ema")
-    for step in range(4):
-        sizes = (20, 0 if step == 1 else 21)
-        parts = [torch.randint(-4, 5, (1, n, 4), generator=batch_seed(step, r)) for r, n in enumerate(sizes)]
-        alone(torch.cat(parts, dim=1).float())
-    for key, value in alone.state_dict().items():
-        assert_bitwise_equal(first["ema"][key], value)
+    for kind in ("ema", "dead"):
+        alone = build(kind)
+        for step in range(4):
+            sizes = (20, 0 if step == 1 else 21)
+            parts = [torch.randint(-4, 5, (1, n, 4), generator=batch_seed(step, r)) for r, n in enumerate(sizes)]
+            alone(torch.cat(parts, dim=1).float())
+        for key, value in alone.state_dict().items():
+            assert_bitwise_equal(first[kind][key], value)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,27 @@ KINDS: dict[str, Callable[[int], CodebookConfig]] = {
     "matched": lambda k: vqkernels.Frozen(features=_features(k), projector_init="matched"),
 }
 
+# quantizers put together from several parts, each with draws of its own
+COMPOSED: dict[str, Callable[..., torch.nn.Module]] = {
+    "nested": lambda dim, k, **options: vqkernels.VectorQuantizer(
+        dim, k, groups=2, codebook=vqkernels.Ema(decay=0.8, dead_after=2), nested_keep_probs=(0.5, 0.5), **options
+    ),
+    "sampled": lambda dim, k, **options: vqkernels.VectorQuantizer(
+        dim, k, codebook=vqkernels.OnlineClustering(anchor="random"), sampling_temperature=1.0, **options
+    ),
+    "residual": lambda dim, k, **options: vqkernels.ResidualQuantizer.build(
+        2, dim, k, codebook=vqkernels.Ema(decay=0.8, dead_after=2), dropout=0.5, **options
+    ),
+}
+
+
+def compose(kind: str, dim: int = 8, num_codes: int = 32, **options: Any) -> Any:
+    """Like :func:`make`, of one of the composed kinds too."""
+    if kind in KINDS:
+        return make(kind, dim, num_codes, **options)
+    torch.manual_seed(7)
+    return COMPOSED[kind](dim, num_codes, **options)
+
 
 def make(kind: str, dim: int = 8, num_codes: int = 32, **options: Any) -> vqkernels.VectorQuantizer:
     """A quantizer of this kind, ready to train; the same arguments give the same bits."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from nn_oracle import KINDS, make, snapshot
-from torch._subclasses.fake_tensor import FakeTensorMode
+from nn_oracle import COMPOSED, KINDS, compose, snapshot
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 import vqkernels
 from vqkernels.testing import assert_bitwise_equal
@@ -20,18 +20,61 @@ def test_a_training_step_never_asks_for_the_value_of_a_tensor(kind: str, metric:
     # a fake tensor has no values: .item(), bool(), nonzero() on one raise
     with FakeTensorMode(allow_non_fake_inputs=True):
         quantizer = vqkernels.VectorQuantizer(8, 32, codebook=KINDS[kind](32), metric=metric, groups=2)
-        x = torch.randn(2, 9, 8, requires_grad=True)
-        out = quantizer(x, torch.rand(2, 9) > 0.5)
-        (out.quantized.sum() + out.loss).backward()
-        assert out.quantized.shape == x.shape
+        fake_step(quantizer)
         assert [tensor.shape for tensor in quantizer.usage()] == [torch.Size([])] * 3
 
 
+@pytest.mark.parametrize("kind", COMPOSED)
+def test_neither_does_one_of_several_parts(kind: str) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake_step(COMPOSED[kind](8, 32))
+
+
+def fake_step(quantizer: torch.nn.Module) -> None:
+    x = torch.randn(2, 9, 8, requires_grad=True)
+    out = quantizer(x, torch.rand(2, 9) > 0.5)
+    (out.quantized.sum() + out.loss).backward()
+    assert out.quantized.shape == x.shape
+
+
 @pytest.mark.parametrize(
-    ("kind", "compiler"), [("ema", "inductor"), ("ema-revived", "aot_eager"), ("online-closest", "aot_eager")]
+    "question",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool(x.isfinite().all()),
+        lambda x: x[x > 0].sum(),
+        lambda x: (x > 0).nonzero(),
+        lambda x: x.unique(),
+        lambda x: x.sum().tolist(),
+    ],
+)
+def test_a_question_is_noticed(question: Callable[[torch.Tensor], object]) -> None:
+    class Curious(vqkernels.VectorQuantizer):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> vqkernels.QuantizerOutput:
+            question(x)
+            return super().forward(x, mask)
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises((DataDependentOutputException, DynamicOutputShapeException)),
+    ):
+        fake_step(Curious(8, 32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "compiler"),
+    [
+        ("ema", "inductor"),
+        *((kind, "aot_eager") for kind in ("ema-revived", "online-closest", "online-drawn", "nested")),
+        *(
+            pytest.param(kind, "aot_eager", marks=pytest.mark.slow)
+            for kind in ("learned", "online-random", "frozen", "sampled", "residual")
+        ),
+    ],
 )
 def test_one_graph_serves_every_batch_size_forward_and_backward(kind: str, compiler: str) -> None:
-    eager = make(kind, metric="cosine", groups=2, code_dim=4)
+    torch._dynamo.reset()  # graphs of other tests count against the limit of this one
+    eager = compose(kind, metric="cosine", code_dim=4, **({"groups": 2} if kind in KINDS else {}))
     module = copy.deepcopy(eager)
     graph = torch.compile(module, fullgraph=True, dynamic=True, backend=compiler)
     # aot_eager runs the kernels of eager mode; inductor compiles others, which round in another order
@@ -54,9 +97,9 @@ def _step(quantizer: Callable[..., vqkernels.QuantizerOutput], x: torch.Tensor, 
     return {"indices": out.indices, "quantized": out.quantized.detach(), "loss": out.loss.detach(), "grad": x.grad}
 
 
-@pytest.mark.parametrize("kind", ["ema", "online-closest", "matched"])
+@pytest.mark.parametrize("kind", ["ema", "online-closest", "matched", "nested", "residual"])
 def test_export_in_evaluation_with_any_batch_size(kind: str) -> None:
-    quantizer = make(kind, groups=2, code_dim=4, channels_first=True).eval()
+    quantizer = compose(kind, code_dim=4, channels_first=True, **({"groups": 2} if kind in KINDS else {})).eval()
     batch = torch.export.Dim("batch", min=1, max=1024)
     program = torch.export.export(quantizer, (torch.randn(3, 8, 4, 4),), dynamic_shapes={"x": {0: batch}})
     x = torch.randn(7, 8, 4, 4)

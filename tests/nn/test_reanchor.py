@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 import vqkernels
-from vqkernels.ops.reanchor import drawn_vectors, random_vectors
+from vqkernels._core.random import random_integers, row_numbers
+from vqkernels.ops.reanchor import Anchors, choose_anchors, drawn_vectors, random_vectors
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget
 
 
@@ -66,46 +67,88 @@ def test_closest_is_the_published_step(metric: str, grouped: bool) -> None:
             assert_within_budget(actual, truth, reference)
 
 
-@pytest.mark.parametrize(("n", "k"), [(40, 24), (10, 24)])
-def test_random_draws_vectors_without_replacement(n: int, k: int) -> None:
-    x, codebook, _ = problem(n, k)
-    usage = torch.rand(k).mul(1e-9)  # all dead, in a known order
+def waiting_codes(k: int) -> torch.Tensor:  # [1, K] bool
+    return torch.arange(k)[None] % 3 != 1
+
+
+@pytest.mark.parametrize(("n", "k"), [(40, 24), (10, 24), (1, 1), (500, 4)])
+def test_random_vectors_race_for_the_codes_that_wait(n: int, k: int) -> None:
+    """Oracle: the race, one vector at a time."""
+    x, indices = torch.randn(n, 1, 3), torch.zeros(n, 1, dtype=torch.int64)
+    indices[3::7] = -1
+    waiting = waiting_codes(k)
+    anchors = random_vectors(x, indices, waiting, 5)
+    codes = waiting[0].nonzero().flatten().tolist()
+    number = row_numbers(random_integers(5, (1,), x.device)[0], x[:, 0]).tolist()
+    best: dict[int, tuple[float, int]] = {}
+    for row in range(n):
+        if indices[row] >= 0:
+            code = codes[number[row] % len(codes)]
+            best[code] = min(best.get(code, (torch.inf, n)), (number[row], row))
+    assert anchors.key[0].tolist() == [best.get(code, (torch.inf, 0))[0] for code in range(k)]
+    for code, (_, row) in best.items():
+        assert_bitwise_equal(anchors.vectors[0, code], x[row, 0])
+    assert n < 24 or len(best) > 0.5 * len(codes)
+
+
+def test_random_moves_dead_codes_to_different_vectors() -> None:
+    x, codebook, _ = problem(40, 24)
     indices, distance = vqkernels.nearest_code(x, codebook)
-
-    def run(seed: int | torch.Tensor) -> torch.Tensor:
-        book = codebook.clone()
-        vqkernels.reanchor_(book, usage.clone(), x, indices, distance, decay=0.0, anchor="random", seed=seed)
-        return book
-
-    moved = run(1)
-    unused = ~torch.isin(torch.arange(k), indices)
+    book = codebook.clone()
+    vqkernels.reanchor_(book, torch.zeros(24), x, indices, distance, decay=0.0, anchor="random", seed=1)
+    moved = (book != codebook).any(dim=1) & ~torch.isin(torch.arange(24), indices)
     # a dead code keeps 1 - exp(-1e-3) of itself
-    source = vqkernels.nearest_code((moved - (1 - 0.999) * codebook)[unused], x).indices
-    want = 0.999 * x[source] + 0.001 * codebook[unused]
-    assert float((moved[unused] - want).abs().max()) < 1e-5 * float(x.abs().max() + codebook.abs().max())
-    rank = usage.argsort().argsort()[unused]
-    if n >= k:
-        assert len(source.unique()) == len(source)
-    else:
-        # the n least used codes of all have n different vectors, and then it begins again
-        for turn in range(0, k, n):
-            served = source[(rank >= turn) & (rank < turn + n)]
-            assert len(served.unique()) == len(served)
-    assert_bitwise_equal(run(torch.tensor(1)), moved)
-    assert not torch.equal(run(2), moved)
+    source = vqkernels.nearest_code((book - (1 - 0.999) * codebook)[moved], x).indices
+    assert len(source.unique()) == len(source) > 0
+    want = 0.999 * x[source] + 0.001 * codebook[moved]
+    assert float((book[moved] - want).abs().max()) < 1e-5 * float(x.abs().max() + codebook.abs().max())
+
+
+def test_codes_in_use_take_no_vector_from_those_that_wait() -> None:
+    x, codebook, _ = problem(200, 50)
+    usage = torch.full((50,), 1 / 50)
+    usage[7] = 0
+    anchors = choose_anchors(
+        codebook[None], usage[None], x[:, None], torch.zeros(200, 1, dtype=torch.int64),
+        decay=0.99, anchor="random", metric="l2", seed=0,
+    )  # fmt: skip
+    assert anchors.key[0].isfinite().nonzero().flatten().tolist() == [7]
 
 
 def test_random_draws_every_vector_equally_often() -> None:
     x = torch.arange(10.0).reshape(10, 1, 1)
     indices = torch.zeros(10, 1, dtype=torch.int64)
     indices[0] = -1  # takes no part
-    slot = torch.zeros(1, 1, dtype=torch.int64)
-    drawn = [int(random_vectors(x, indices, slot, seed).vectors) for seed in range(2000)]
+    waiting = torch.ones(1, 1, dtype=torch.bool)
+    drawn = [int(random_vectors(x, indices, waiting, seed).vectors) for seed in range(2000)]
     count = torch.tensor(drawn).bincount(minlength=10)
     assert count[0] == 0
     # chi-squared with 8 degrees of freedom exceeds 40 with a probability of 3e-6
     expected = 2000 / 9
     assert float(((count[1:] - expected) ** 2 / expected).sum()) < 40
+
+
+@pytest.mark.parametrize("anchor", ["closest", "random", "probabilistic"])
+def test_anchors_are_those_of_the_set_of_vectors(anchor: str) -> None:
+    """Another order, every vector twice, and the least keys of two parts: the same anchors to the bit."""
+    x, codebook = torch.randn(90, 2, 3), torch.randn(2, 40, 3)
+
+    def anchors(rows: torch.Tensor) -> Anchors:
+        indices = torch.zeros(rows.shape[:2], dtype=torch.int64)
+        options: dict[str, Any] = {"decay": 0.9, "anchor": anchor, "metric": "l2", "seed": 4}
+        return choose_anchors(codebook, torch.zeros(2, 40), rows, indices, **options)
+
+    whole = anchors(x)
+    found = whole.key.isfinite()
+    first, second = anchors(x[:20]), anchors(x[20:])
+    joined = torch.where((first.key < second.key)[..., None], first.vectors, second.vectors)
+    for key, vectors in (
+        anchors(x[torch.randperm(90)])[::-1],
+        anchors(torch.cat([x, x]))[::-1],
+        (torch.minimum(first.key, second.key), joined),
+    ):
+        assert_bitwise_equal(key, whole.key)
+        assert_bitwise_equal(vectors[found], whole.vectors[found])
 
 
 def similarity(codebook: torch.Tensor, x: torch.Tensor, metric: str) -> torch.Tensor:  # [K, N] float64
@@ -141,16 +184,6 @@ def test_a_draw_depends_on_the_code_the_row_and_the_seed_alone() -> None:
     assert not torch.equal(drawn_vectors(codebook, x, indices, "l2", seed=8).vectors, whole.vectors)
 
 
-def test_keys_of_two_batches_choose_like_one_draw() -> None:
-    # the least key of two processes: of 4000 equal codes the share that goes to the first is that of its weights
-    x, code = torch.randn(8, 1, 2), torch.randn(1, 2)
-    indices, codes = torch.zeros(4, 1, dtype=torch.int64), code.expand(1, 4000, 2)
-    keys = [drawn_vectors(codes, part, indices, "l2", seed).key for seed, part in enumerate(x.split(4))]
-    share = similarity(code, x[:, 0], "l2")[0].softmax(0)[:4].sum()
-    # five standard deviations of a binomial distribution
-    assert float(((keys[0] < keys[1]).double().mean() - share).abs()) < 5 * float((share * (1 - share) / 4000).sqrt())
-
-
 @pytest.mark.parametrize("anchor", ["closest", "random", "probabilistic"])
 def test_vectors_that_take_no_part(anchor: str) -> None:
     x, codebook, usage = problem()
@@ -165,8 +198,7 @@ def test_vectors_that_take_no_part(anchor: str) -> None:
     args = (x[keep], indices[keep], distance[keep])
     vqkernels.reanchor_(expected, expected_share, *args, decay=0.9, anchor=anchor)
     assert_bitwise_equal(share, expected_share)
-    if anchor == "closest":  # a draw depends on positions
-        assert_bitwise_equal(book, expected)
+    assert_bitwise_equal(book, expected)
 
 
 @pytest.mark.parametrize("anchor", ["closest", "random", "probabilistic"])
@@ -240,3 +272,11 @@ def test_errors(change: dict[str, Any], error: type[Exception], message: str) ->
     args = {"codebook": codebook, "usage": usage, "x": x, "indices": indices, "distance": distance, "decay": 0.9}
     with pytest.raises(error, match=message):
         vqkernels.reanchor_(**{**args, **change})
+
+
+@pytest.mark.parametrize("n", [0, 12])
+def test_the_race_is_a_proper_operator(n: int) -> None:
+    """Oracle: torch's own ``opcheck``."""
+    slots = torch.tensor([5, 0])
+    arguments = (torch.randn(n, 2, 4), torch.rand(n, 2) > 0.3, slots, 7, torch.tensor(3))
+    torch.library.opcheck(torch.ops.vqkernels.race_rows.default, arguments)

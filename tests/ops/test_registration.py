@@ -71,6 +71,18 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
         ),
         lambda: (X.half(), CODEBOOK, torch.ones(12, 2).double(), torch.ones(()).double(), "euclidean", -3.0),
     ],
+    "draw_rows": [
+        lambda: ([CODEBOOK[0]], [X[:, 0]], [1.0], "cosine", INDICES[:, 0] >= 0, torch.tensor(3)),
+        lambda: (
+            [CODEBOOK[0], CODEBOOK[1, :, :3]],
+            [X[:, 0], X[:, 1, :3]],
+            [1.0, 0.5],
+            "levels",
+            INDICES[:, 0] >= 0,
+            torch.tensor(3),
+        ),
+        lambda: ([CODEBOOK[0]], [X[:0, 0]], [1.0], "l2", INDICES[:0, 0] >= 0, torch.tensor(3)),
+    ],
     "ema_update_": [
         lambda: (*(torch.rand(2, 7, *tail) for tail in ((4,), (), (4,), (), (4,))), 0.9, 1e-5, True),
     ],

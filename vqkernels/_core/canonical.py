@@ -6,12 +6,14 @@ same float64 number" is a meaningful demand on any hardware.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
 _PAIRS_PER_CHUNK = 1 << 20
+_LOG_TERMS = 17
 
 
 def canonical_rows(x: torch.Tensor, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,3 +87,22 @@ def canonical_distance(
         norm = canonical_norm(rows).reshape(-1, *[1] * (key.dim() - 1))
         distance = torch.where(norm > 0, 1.0 + key / norm, 1.0).clamp(min=0.0)
     return torch.where(key.isfinite(), distance, torch.nan).float()
+
+
+def canonical_log(value: torch.Tensor) -> torch.Tensor:
+    """The natural logarithm of positive normal float64 numbers, to 2^-50: the same bits everywhere.
+
+    With value = 2^e m, m in [1/2, 1), and s = (m - 1) / (m + 1), it is e ln 2 + 2 (s + s^3 / 3 + s^5 / 5 + ...).
+    """
+    m, exponent = torch.frexp(value)
+    s = (m - 1.0) / (m + 1.0)
+    square = s * s
+    total = torch.full_like(s, 1.0 / (2 * _LOG_TERMS - 1))
+    for i in range(_LOG_TERMS - 2, -1, -1):
+        total = total * square + 1.0 / (2 * i + 1)
+    return exponent.double() * math.log(2.0) + 2.0 * s * total
+
+
+def without_last_bits(key: torch.Tensor) -> torch.Tensor:  # [...] float64
+    """Drop 16 bits, which leaves room for the rank of a process; order stays, or becomes equality."""
+    return (key.view(torch.int64) & ~0xFFFF).view(torch.float64)

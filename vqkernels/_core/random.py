@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 _MASK = 0xFFFFFFFF
+_ROWS = 1 << 14  # vectors hashed at a time
 
 
 def _mix(value: torch.Tensor) -> torch.Tensor:
@@ -41,3 +42,18 @@ def uniform_at(seed: int, position: torch.Tensor) -> torch.Tensor:  # [...] int6
     first = _mix((_mix(low) + key) & _MASK)
     second = _mix((_mix((first + high) & _MASK) ^ key) & _MASK)
     return (first << 21 | second >> 11).double() * 2.0**-53
+
+
+def row_numbers(seed: torch.Tensor | int, x: torch.Tensor) -> torch.Tensor:  # [N, D] -> [N] int64 in [0, 2**32)
+    """Integers like those of :func:`random_integers`, each a function of the seed and the bits of its vector."""
+    words = x.contiguous().view(torch.int16)
+    factors, start = random_integers(seed, (words.shape[1] + 1,), x.device).split([words.shape[1], 1])
+    # products of 16 and 32 bits: a sum is exact, and equal for two different vectors with a probability of 2**-32
+    sums = [((part.long() & 0xFFFF) * factors).sum(dim=1) for part in words.split(_ROWS)]
+    total = torch.cat(sums) + start
+    return _mix(_mix(total & _MASK) ^ (total >> 32))
+
+
+def scattered_sum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # [...] int64
+    """A number in ``[0, 2**32)`` for every pair of such numbers."""
+    return _mix((a + b) & _MASK)

@@ -7,10 +7,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from vqkernels._core.random import row_numbers
 from vqkernels.distributed import elect, stats_of_all, sum_of_all, world
 from vqkernels.nn.codebook import unit
-from vqkernels.ops.code_stats import CodeStats, code_stats
+from vqkernels.ops.code_stats import CodeStats
 from vqkernels.ops.ema_update import ema_update_
+from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.reanchor import Anchors, random_vectors
 
@@ -104,15 +106,14 @@ class RunningMeans(nn.Module):
         """Start from Lloyd's algorithm on the first batch that holds any vector."""
         if self._started:
             return
-        slots = torch.arange(self.codebook_size, device=x.device).expand(self.num_codebooks, -1)
-        means, some = self._draw(x, indices, slots, sync=self.sync_kmeans)
-        if not bool(some.all()):
+        means, key = self._winners(_spread(x, indices, self.codebook_size), sync=self.sync_kmeans)
+        if not bool(key.isfinite().all()):
             return
         state = self.state()
         count = torch.zeros_like(state.cluster_size)
         for _ in range(self.kmeans_iters):
             nearest = nearest_code(x, means, metric=self.metric).indices
-            count, total = self._stats(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
+            (count, total), _ = self._stats_of_all(x, nearest.where(indices >= 0, -1), sync=self.sync_kmeans)
             centres = self.transform_input(total / count.clamp(min=1)[..., None])
             means = torch.where(count[..., None] > 0, centres, means)
         # a mean without vectors starts like any other code does; of size 0 it would become a zero code
@@ -131,62 +132,80 @@ class RunningMeans(nn.Module):
     def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
         move_(self.state(), count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
 
-    def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
-        if not self.has_dead_code_replacement or not self.training:
+    def expires(self) -> bool:
+        """Whether this step replaces dead codes."""
+        return self.has_dead_code_replacement and self.training
+
+    def _candidates(
+        self,
+        x: torch.Tensor,  # [N, H, D]
+        indices: torch.Tensor,  # [N, H]
+        *,
+        exact: bool = True,
+    ) -> Anchors:
+        """A vector for each code that may be dead after this step."""
+        size = self.state().cluster_size
+        # a step with weights of its own can shrink any code
+        least = size * (self.decay if exact else 0.0)
+        # the state tells the seed, so all processes draw alike
+        seed = row_numbers(0, size.reshape(1, -1))[0]
+        return random_vectors(x, indices, least < self.threshold_ema_dead_code, seed)
+
+    def _replace_(self, anchors: Anchors) -> None:
+        """Put dead codes on their anchors; one without waits for the next batch."""
+        if not anchors.key.numel():
             return
         embed, cluster_size, embed_avg = self.state()
-        dead = cluster_size < self.threshold_ema_dead_code
-        slots = (dead.cumsum(dim=1) - 1).clamp(min=0)
-        vectors, fresh = self._draw(x, indices, slots, distinct=True)
-        # more dead codes than vectors: the others wait for the next batch, or they would be copies
-        replaced = dead & fresh
-        size = self.reset_cluster_size
+        replaced = (cluster_size < self.threshold_ema_dead_code) & anchors.key.isfinite()
+        vectors, size = anchors.vectors, self.reset_cluster_size
         for tensor, value in ((embed, vectors), (embed_avg, vectors * size)):
             tensor.copy_(torch.where(replaced[..., None], value, tensor))
         cluster_size.masked_fill_(replaced, size)
 
-    def _draw(
-        self,
-        x: torch.Tensor,  # [N, H, D]
-        indices: torch.Tensor,  # [N, H]
-        slots: torch.Tensor,  # [H, K]
-        *,
-        distinct: bool = False,
-        sync: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # [H, K, D], [H, K] bool
-        """A vector of the batch, of any process, for each slot, and whether there is one."""
-        sync = sync and self._synchronised()
-        rank, processes = world() if sync else (0, 1)
-        seed = torch.randint(2**31, (), device=x.device) * processes + rank
-        anchors = random_vectors(x, indices, slots, seed)
-        if distinct:
-            available = (indices >= 0).sum(dim=0)[:, None]
-            anchors = Anchors(anchors.vectors, anchors.key.masked_fill(slots >= available, torch.inf))
-        some = anchors.key.isfinite()
-        vectors = anchors.vectors
-        if sync:
-            (vectors, key), _ = elect(anchors, indices.new_zeros(self.num_codebooks, 4))
-            (vectors,) = sum_of_all(vectors)
-            some = key.isfinite()
-        return torch.where(some[..., None], vectors, 0), some
+    def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
+        """Put codes that are dead by now on vectors of the batches of all processes."""
+        if self.expires():
+            self._replace_(self._winners(self._candidates(x, indices)))
+
+    def _winners(self, anchors: Anchors, *, sync: bool = True) -> Anchors:
+        """The anchors that win among those of all processes."""
+        if not (sync and self._synchronised()):
+            return anchors
+        nothing = torch.zeros(self.num_codebooks, 4, dtype=torch.int64, device=anchors.key.device)
+        anchors, _ = elect(anchors, nothing)
+        (vectors,) = sum_of_all(anchors.vectors)
+        return Anchors(vectors, anchors.key)
 
     def _synchronised(self) -> bool:
         """Whether processes train together: asked at every step, unless the constructor was told not to."""
         return world()[1] > 1 and self.use_ddp is not False
 
-    def _stats(
+    def _stats_of_all(
         self,
         x: torch.Tensor,  # [N, H, D]
         indices: torch.Tensor,  # [N, H]
         *,
         num_codes: int | None = None,
+        anchors: Anchors | None = None,
         sync: bool = True,
-    ) -> CodeStats:
-        """Counts and sums, over all processes that train together."""
+    ) -> tuple[CodeStats, Anchors]:
         k = self.codebook_size if num_codes is None else num_codes
-        if sync and self._synchronised():
-            return stats_of_all(x, indices, k)
-        return code_stats(x, indices, k, groups=self.num_codebooks)
+        return stats_of_all(x, indices, k, anchors, synchronised=sync and self._synchronised())
+
+
+def _spread(x: torch.Tensor, indices: torch.Tensor, k: int) -> Anchors:  # [N, H, D], [N, H]
+    """K random vectors, all different places of the batch if it has so many, and how they compete with others'."""
+    usable = (indices >= 0).transpose(0, 1)  # [H, N]
+    order = torch.where(usable, torch.rand(usable.shape, device=x.device), 2.0).argsort(dim=1, stable=True)
+    available = usable.sum(dim=1, keepdim=True)
+    # one row more, so that there is something to read when N = 0
+    order = torch.cat([order, torch.zeros_like(available)], dim=1)
+    places = torch.arange(k, device=x.device) % available.clamp(min=1)
+    candidates = torch.cat([x, x.new_zeros(1, *x.shape[1:])]).transpose(0, 1)
+    vectors = gather_codes(candidates, order.gather(1, places).transpose(0, 1)).transpose(0, 1)
+    # exponentially distributed with rate N: every vector of all processes is as likely to win a place
+    key = torch.rand(places.shape, device=x.device).log().neg() / available
+    return Anchors(vectors, key.double())
 
 
 def recall_started(codebook: nn.Module, _: object = None) -> None:

@@ -13,10 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from vqkernels._core.random import random_uniform
-from vqkernels.distributed import elect, sum_of_all, world
+from vqkernels.distributed import stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
-from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_
 from vqkernels.ops.reanchor import Anchors, blend_, choose_anchors, random_vectors
@@ -61,24 +60,18 @@ class Codebook(nn.Module):
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G, D], [N, G] -> [G, K]
         """Take in one training step; -1 leaves a vector out. Returns how often all processes used each code."""
         # one column is enough to count
-        (count,) = sum_of_all(self._stats(x[..., :1], indices).count.long())
+        counted = code_stats(x[..., :1], indices, self.num_codes, groups=self.groups, backend=self.backend).count
+        (count,) = sum_of_all(counted.long())
         return count.float()
 
     def ready(self) -> bool:
         """Whether training may start."""
         return True
 
-    def _stats(self, x: torch.Tensor, indices: torch.Tensor, within: torch.Tensor | None = None) -> CodeStats:
-        return code_stats(x, indices, self.num_codes, groups=self.groups, within=within, backend=self.backend)
-
-    def _stats_of_all(self, x: torch.Tensor, indices: torch.Tensor, anchors: Anchors) -> tuple[CodeStats, Anchors]:
-        """Statistics over all processes, the same bits however vectors are spread over them; the anchors that win."""
-        if world()[1] == 1:
-            return self._stats(x, indices), anchors
-        found = code_range(x, indices, groups=self.groups, backend=self.backend)
-        anchors, within = elect(anchors, found)
-        count, total, vectors = sum_of_all(*self._stats(x, indices, within), anchors.vectors)
-        return CodeStats(count, total).rounded(within), Anchors(vectors, anchors.key)
+    def _stats_of_all(
+        self, x: torch.Tensor, indices: torch.Tensor, anchors: Anchors | None = None
+    ) -> tuple[CodeStats, Anchors]:
+        return stats_of_all(x, indices, self.num_codes, anchors, backend=self.backend)
 
     def _uniform(self, scale: float) -> torch.Tensor:  # [G, K, D]
         codes = torch.empty(self.groups, self.num_codes, self.dim).uniform_(-scale, scale)
@@ -109,7 +102,7 @@ class OnlineCodebook(LearnedCodebook):
     """A parameter whose hardly used codes are moved to vectors of the batch."""
 
     usage: torch.Tensor  # [G, K] float32
-    draws: torch.Tensor  # [] int64, the seed of the next draw
+    draws: torch.Tensor  # [] int64, the steps that drew
 
     def __init__(self, config: OnlineClustering, *shape: Any) -> None:
         super().__init__(config, *shape)
@@ -129,12 +122,14 @@ class OnlineCodebook(LearnedCodebook):
             self.usage,
             x,
             indices,
+            decay=self.decay,
             anchor=self.anchor,
             metric=self.metric,
-            seed=next_seed(self.draws),
+            seed=self.draws + 1,
             backend=self.backend,
         )
         stats, anchors = self._stats_of_all(x[..., :1], indices, anchors)
+        advance_(self.draws, stats.count)
         blend_(self.weight, self.usage, stats.count, anchors, self.decay)
         return stats.count
 
@@ -149,7 +144,7 @@ class EmaCodebook(Codebook):
     forwards: torch.Tensor  # [] int64, since the last update
     pending_count: torch.Tensor  # [G, K] float32, what they counted
     pending_total: torch.Tensor  # [G, K, D] float32, what they summed
-    draws: torch.Tensor  # [] int64, the seed of the next draw
+    draws: torch.Tensor  # [] int64, the steps that drew
 
     def __init__(self, config: Ema, *shape: Any) -> None:
         super().__init__(*shape)
@@ -184,15 +179,14 @@ class EmaCodebook(Codebook):
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         if self.dead_after is None:
-            nobody = Anchors(self.weight[:, :0], self.cluster_size[:, :0])
-            (count, total), _ = self._stats_of_all(x, indices, nobody)
+            (count, total), _ = self._stats_of_all(x, indices)
             self._move(count, total)
             return count
         # a code due now is revived unless some process uses it in this very step
         due = self.idle >= self.dead_after - 1
-        slot = (due.cumsum(dim=1) - 1).clamp(min=0)
-        anchors = random_vectors(x, indices, slot, next_seed(self.draws), self.backend)
+        anchors = random_vectors(x, indices, due, self.draws + 1, self.backend)
         (count, total), anchors = self._stats_of_all(x, indices, anchors)
+        advance_(self.draws, count)
         self._move(count, total)
         revived = due & (count == 0) & anchors.key.isfinite()
         self._revive(revived, anchors.vectors)
@@ -231,7 +225,10 @@ class EmaCodebook(Codebook):
     def _revive(self, revived: torch.Tensor, vectors: torch.Tensor) -> None:  # [G, K], [G, K, D]
         # two codes on one vector would never part, since ties go to the first; the seed is no other draw's
         noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
-        size = torch.where(vectors == 0, vectors.square().mean(dim=(1, 2), keepdim=True).sqrt(), vectors)
+        vectors = torch.where(revived[..., None], vectors, 0)
+        entries = (revived.sum(dim=1) * self.dim).clamp(min=1)
+        rms = (vectors.square().sum(dim=(1, 2)) / entries).sqrt()
+        size = torch.where(vectors == 0, rms[:, None, None], vectors)
         vectors = vectors + _JITTER * noise * size
         if self.metric == "cosine":
             vectors = unit(vectors)
@@ -307,10 +304,14 @@ def _recall_calibration(codebook: nn.Module, _: Any) -> None:
 
 
 def next_seed(draws: torch.Tensor) -> torch.Tensor:
-    """Advance the counter; a seed that no other step and no other process has."""
-    draws.add_(1)
+    """A seed that no other step and no other process has."""
     rank, processes = world()
-    return draws * processes + rank
+    return (draws + 1) * processes + rank
+
+
+def advance_(draws: torch.Tensor, count: torch.Tensor) -> None:
+    """Count a step in which any vector took part; ``count`` is that of all processes."""
+    draws.add_((count > 0).any())
 
 
 _KINDS: dict[type, type[Codebook]] = {

@@ -55,8 +55,9 @@ class Ema:
         decay: of the running sums, in [0, 1].
         eps: Laplace smoothing of the running counts, at least 0, as in :func:`vqkernels.ema_update_`.
         dead_after: a code not used for this many training steps is put on a random vector of the batch (each
-            entry changed by up to 0.1 %, so that codes put on one vector can part) and its running sums start
-            again; None leaves unused codes alone.
+            entry changed by up to 0.1 %, so that codes put on one vector in different steps can part) and its running
+            sums start again. No vector serves two codes: while vectors are few, some codes wait. None leaves unused
+            codes alone.
         accumulate: so many forwards in training make one update, as if their batches had come at once: the number
             of forwards per optimizer step under gradient accumulation. ``dead_after`` still counts forwards.
     """

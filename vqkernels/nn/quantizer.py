@@ -11,7 +11,7 @@ from torch import nn
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import check_floating, check_indices, check_metric, check_shape, check_tensor
 from vqkernels._core.random import random_uniform
-from vqkernels.nn.codebook import build_codebook, next_seed, unit
+from vqkernels.nn.codebook import advance_, build_codebook, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
 from vqkernels.nn.rows import finite_rows, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
@@ -78,10 +78,11 @@ class VectorQuantizer(nn.Module):
         training resumed from it ends with the same bits.
 
     Distributed:
-        In training, statistics are summed over all processes of the default group, one all-reduce per step (a
-        second one where anchors are chosen), asked for at each step: codebooks updated without gradients stay
-        the same bits everywhere. Starting from the same state and averaging gradients is left to
-        DistributedDataParallel. A batch without any valid vector is fine on any process.
+        In training, statistics are summed over all processes of the default group, asked for at each step: in one
+        all-reduce where codes are counted only, in two where there are sums or anchors. Codebooks updated without
+        gradients stay the same bits everywhere, and on any number of processes. Starting from the same state and
+        averaging gradients is left to DistributedDataParallel. A batch without any valid vector is fine on any
+        process.
 
     Raises:
         TypeError: if ``codebook`` is none of the kinds.
@@ -95,7 +96,7 @@ class VectorQuantizer(nn.Module):
         ([2, 5, 8], [2, 5], ['commitment'])
     """
 
-    draws: torch.Tensor  # [] int64, the seed of the next draw
+    draws: torch.Tensor  # [] int64, the steps that drew
 
     def __init__(
         self,
@@ -182,7 +183,10 @@ class VectorQuantizer(nn.Module):
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         quantized = self._differentiable(rows, codebook, codes, indices)
         if self.training:
-            self.statistics.update(self.table.update(rows.detach(), indices.where(taking_part, -1)))
+            count = self.table.update(rows.detach(), indices.where(taking_part, -1))
+            self.statistics.update(count)
+            if self.sampling_temperature is not None or self.nested_keep_probs is not None:
+                advance_(self.draws, count)
         out = self._output(quantized, indices, shape).to(x.dtype)
         return QuantizerOutput(out, self._shaped(indices, shape), loss, losses)
 

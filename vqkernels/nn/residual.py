@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,7 +49,7 @@ class ResidualQuantizer(nn.Module):
         ([2, 5, 4], ['commitment'])
     """
 
-    draws: torch.Tensor  # [] int64, the seed of the next draw
+    draws: torch.Tensor  # [] int64, the steps that drew
 
     def __init__(self, stages: Iterable[VectorQuantizer], *, gradient: str = "ste", dropout: float = 0.0) -> None:
         super().__init__()
@@ -100,6 +101,7 @@ class ResidualQuantizer(nn.Module):
         x = torch.where(usable[..., None], rows, 0).movedim(-1, self._dim)
         taking_part = usable if mask is None else usable & mask
         depth = self._depth(usable.shape) if self.training and self.dropout > 0 else None
+        steps = self._stages()[0].statistics.step.clone()
         residual, total = x, torch.zeros_like(x)
         results = []
         for number, stage in enumerate(self._stages()):
@@ -108,6 +110,9 @@ class ResidualQuantizer(nn.Module):
             results.append(stage(residual, kept))
             value = results[-1].quantized.detach()
             residual, total = residual - value, total + value
+        # a batch of nothing is no step: the next one draws what it would have drawn
+        if depth is not None:
+            self.draws.add_(self._stages()[0].statistics.step - steps)
         losses = {name: torch.stack([r.losses[name] for r in results]).sum() for name in results[0].losses}
         quantized = estimate_gradient(x.movedim(self._dim, -1), total.movedim(self._dim, -1), self.gradient)
         quantized = torch.where(taking_part[..., None], quantized, 0).movedim(-1, self._dim)
@@ -117,7 +122,10 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [..., Q] or [..., Q, G]
         """Indices as :meth:`forward` returns them in evaluation mode; updates nothing in any mode."""
-        residual, columns = x, []
+        rows = x.movedim(self._dim, -1)
+        usable = finite_rows(rows)
+        residual = torch.where(usable[..., None], rows, 0).movedim(-1, self._dim)
+        mask, columns = usable if mask is None else usable & mask, []
         for stage in self._stages():
             columns.append(stage.encode(residual, mask))
             residual = residual - stage.decode(columns[-1]).to(x.dtype)
@@ -139,7 +147,8 @@ class ResidualQuantizer(nn.Module):
             raise ValueError(f"indices: expected 1 to {len(stages)} stages, got shape {list(indices.shape)}")
         columns = indices.unbind(self._stage_dim)
         values = [stage.decode(column) for stage, column in zip(stages, columns, strict=False)]
-        return torch.stack(values).sum(dim=0)
+        # in the order of the forward, so that the bits are the same
+        return functools.reduce(torch.add, values)
 
     def _depth(self, shape: torch.Size) -> torch.Tensor:  # [B, 1, ...] int64
         """How many stages every entry of the batch keeps."""

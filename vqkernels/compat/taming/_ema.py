@@ -60,7 +60,7 @@ class EmbeddingEMA(nn.Module):
     @torch.no_grad()
     def take_in_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, D], [N]
         """One training step with the vectors of all processes; -1 leaves a vector out."""
-        count, total = stats_of_all(x[:, None], indices[:, None], len(self.weight))
+        (count, total), _ = stats_of_all(x[:, None], indices[:, None], len(self.weight))
         # a step without any vector is no step: a count that is no number leaves the state as it is
         count = torch.where(count.sum() > 0, count, torch.nan)
         self._move_(count, total, self.decay)

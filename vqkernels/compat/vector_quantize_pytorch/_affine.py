@@ -75,7 +75,7 @@ class AffineCodebook(Codebook):
     def _mean(self, x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[H, 1, D]`` over the vectors that take part, and whether there is any, ``[H, 1, 1]``."""
         # one code that all of them have
-        count, total = self._stats(x, indices.clamp(max=0), num_codes=1, sync=self.sync_affine_param)
+        (count, total), _ = self._stats_of_all(x, indices.clamp(max=0), num_codes=1, sync=self.sync_affine_param)
         return total / count.clamp(min=1)[..., None], (count > 0)[..., None]
 
     def _ratio(self) -> torch.Tensor:  # [H, 1, D]

@@ -108,7 +108,8 @@ class Codebook(RunningMeans):
         ema_update = self.ema_update if ema_update is None else ema_update
         if not ema_update and not self.has_dead_code_replacement:
             return
-        count, total = self._stats(self.stored(x), indices)
+        anchors = self._candidates(x, indices, exact=ema_update_weight is None) if self.expires() else None
+        (count, total), anchors = self._stats_of_all(self.stored(x), indices, anchors=anchors)
         if callable(ema_update_weight):
             ema_update_weight = ema_update_weight(total, count)
         for buffer, new in ((self.cluster_size, count), (self.embed_avg, total)):
@@ -127,7 +128,7 @@ class Codebook(RunningMeans):
             self._lerp_(count, total, ema_update_weight)
             if rebuild:
                 self.update_ema()
-        self._expire_(x, indices)
+        self._replace_(anchors)
 
     @torch.no_grad()
     def expire_codes_(self, batch_samples: torch.Tensor, seq_mask: torch.Tensor | None = None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +12,13 @@ from torch.optim import Optimizer
 
 from vqkernels.compat.vector_quantize_pytorch._affine import AffineCodebook
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook, UpdateWeight
-from vqkernels.compat.vector_quantize_pytorch._interface import QuantizerInterface
 from vqkernels.compat.vector_quantize_pytorch._lookup import CodebookTransform, Found, look_up, score_metric
-from vqkernels.compat.vector_quantize_pytorch._rows import (
-    Rows,
-    directional_reparam,
-    lens_to_mask,
-    orthogonal_loss_fn,
-)
+from vqkernels.compat.vector_quantize_pytorch._losses import LossBreakdown as LossBreakdown
+from vqkernels.compat.vector_quantize_pytorch._losses import QuantizerLosses
+from vqkernels.compat.vector_quantize_pytorch._rows import Rows, directional_reparam, lens_to_mask
+from vqkernels.compat.vector_quantize_pytorch._rows import orthogonal_loss_fn as orthogonal_loss_fn
 from vqkernels.nn.rows import masked_mean_square
-from vqkernels.nn.scores import cross_entropy, position_entropy
+from vqkernels.nn.scores import cross_entropy
 from vqkernels.ops.quantize import estimate_gradient
 
 _CONFLICTS = {
@@ -36,16 +34,7 @@ _CONFLICTS = {
 }
 
 
-class LossBreakdown(NamedTuple):
-    """The unweighted terms of the loss; 0 for those that are not asked for."""
-
-    commitment: torch.Tensor  # [], or [..., M] with topk
-    codebook_diversity: torch.Tensor  # []
-    orthogonal_reg: torch.Tensor  # []
-    inplace_optimize: torch.Tensor  # []
-
-
-class VectorQuantize(QuantizerInterface):
+class VectorQuantize(QuantizerLosses):
     """``VectorQuantize`` of vector-quantize-pytorch: same arguments, results and state dict; no N x K matrix.
 
     Equivalent, for the default arguments and in training mode, to::
@@ -112,8 +101,6 @@ class VectorQuantize(QuantizerInterface):
         >>> list(quantized.shape), list(indices.shape)
         ([1, 16, 8], [1, 16])
     """
-
-    zero: torch.Tensor  # [] float32
 
     def __init__(
         self,
@@ -185,40 +172,33 @@ class VectorQuantize(QuantizerInterface):
         width = dim if codebook_dim is None else codebook_dim
         self.dim, self.heads, self.codebook_size = dim, heads, codebook_size
         self.separate_codebook_per_head = separate_codebook_per_head
-        self.has_projections = width * heads != dim
-        self.project_in = self.project_out = nn.Identity()
-        if self.has_projections:
-            self.project_in = nn.Linear(dim, width * heads)
-            if layernorm_after_project_in:
-                self.project_in = nn.Sequential(self.project_in, nn.LayerNorm(width * heads))
-            self.project_out = nn.Linear(width * heads, dim)
-
+        self.freeze_codebook, self.learnable_codebook = freeze_codebook, learnable_codebook
+        self.use_cosine_sim, self.eps = use_cosine_sim, eps
         self.channel_last, self.accept_image_fmap, self.accept_3d_fmap = (
             channel_last,
             accept_image_fmap,
             accept_3d_fmap,
         )
         self.return_zeros_for_masked_padding = return_zeros_for_masked_padding
-        self.freeze_codebook, self.learnable_codebook = freeze_codebook, learnable_codebook
-        self.use_cosine_sim, self.eps = use_cosine_sim, eps
-
-        self.commitment_weight = commitment_weight
-        self.has_commitment_loss = commitment_weight > 0 and not directional_reparam
-        self.commitment_use_cross_entropy_loss = commitment_use_cross_entropy_loss
-        self.orthogonal_reg_weight = orthogonal_reg_weight
-        self.has_codebook_orthogonal_loss = orthogonal_reg_weight > 0
-        self.orthogonal_reg_active_codes_only = orthogonal_reg_active_codes_only
-        self.orthogonal_reg_max_codes = orthogonal_reg_max_codes
-        self.codebook_diversity_loss_weight = codebook_diversity_loss_weight
-        self.has_codebook_diversity_loss = codebook_diversity_loss_weight > 0
-        self.codebook_diversity_temperature = codebook_diversity_temperature
-
-        self.stochastic_sample_codes, self.straight_through = stochastic_sample_codes, straight_through
-        self.rotation_trick, self.route_gradients_to_input = rotation_trick, route_gradients_to_input
-        self.directional_reparam = directional_reparam
-        self.directional_reparam_variance = directional_reparam_variance
-        self.sync_update_v = sync_update_v
-
+        self._set_projections(width * heads, layernorm_after_project_in)
+        self._set_gradient(
+            rotation_trick=rotation_trick,
+            straight_through=straight_through,
+            stochastic_sample_codes=stochastic_sample_codes,
+            directional_reparam=directional_reparam,
+            directional_reparam_variance=directional_reparam_variance,
+            sync_update_v=sync_update_v,
+            route_gradients_to_input=route_gradients_to_input,
+        )
+        self._set_losses(
+            commitment_weight=commitment_weight,
+            commitment_use_cross_entropy_loss=commitment_use_cross_entropy_loss,
+            orthogonal_reg_weight=orthogonal_reg_weight,
+            orthogonal_reg_active_codes_only=orthogonal_reg_active_codes_only,
+            orthogonal_reg_max_codes=orthogonal_reg_max_codes,
+            codebook_diversity_loss_weight=codebook_diversity_loss_weight,
+            codebook_diversity_temperature=codebook_diversity_temperature,
+        )
         affine: dict[str, Any] = {
             "sync_affine_param": sync_affine_param,
             "affine_param_batch_decay": affine_param_batch_decay,
@@ -249,6 +229,33 @@ class VectorQuantize(QuantizerInterface):
         )
         self.manual_in_place_optimizer_update = manual_in_place_optimizer_update
         self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    def _set_projections(self, inner: int, layernorm: bool) -> None:
+        self.has_projections = inner != self.dim
+        self.project_in = self.project_out = nn.Identity()
+        if self.has_projections:
+            self.project_in = nn.Linear(self.dim, inner)
+            if layernorm:
+                self.project_in = nn.Sequential(self.project_in, nn.LayerNorm(inner))
+            self.project_out = nn.Linear(inner, self.dim)
+
+    def _set_gradient(
+        self,
+        *,
+        rotation_trick: bool,
+        straight_through: bool,
+        stochastic_sample_codes: bool,
+        directional_reparam: bool,
+        directional_reparam_variance: float,
+        sync_update_v: float,
+        route_gradients_to_input: bool,
+    ) -> None:
+        """How codes are drawn, and the gradient of what is drawn."""
+        self.stochastic_sample_codes, self.straight_through = stochastic_sample_codes, straight_through
+        self.rotation_trick, self.route_gradients_to_input = rotation_trick, route_gradients_to_input
+        self.directional_reparam = directional_reparam
+        self.directional_reparam_variance = directional_reparam_variance
+        self.sync_update_v = sync_update_v
 
     def forward(
         self,
@@ -293,25 +300,12 @@ class VectorQuantize(QuantizerInterface):
         book = self._codebook
         if self.training:
             book.prepare(rows.x.detach(), rows.taking_part)
-        temperature = book.sample_codebook_temp if sample_codebook_temp is None else sample_codebook_temp
-        noisy = self.training and temperature > 0
-
-        def search() -> Found:
-            # a loss on all scores computes them again in the backward, when the codes may have been updated
-            codes = book.codes().clone() if self.training and self._scores_matter(indices) else book.codes()
-            return look_up(
-                rows,
-                codes,
-                book.metric,
-                topk=topk,
-                sample=noisy and self.stochastic_sample_codes,
-                soft=noisy and self.straight_through,
-                temperature=temperature,
-                transform=codebook_transform_fn,
-            )
-
+        search = partial(
+            self._search, rows, topk, sample_codebook_temp, codebook_transform_fn, self._scores_matter(indices)
+        )
         found = search()
-        if self.training and not freeze and topk is None:
+        moves = self.training and not freeze
+        if moves and topk is None:
             book.update_codebook(
                 rows.x.detach(),
                 rows.select(found.indices),
@@ -320,11 +314,8 @@ class VectorQuantize(QuantizerInterface):
                 accum_ema_update=accum_ema_update,
             )
         inplace_loss = self.zero
-        if self.in_place_codebook_optimizer is not None and self.training and not freeze:
-            inplace_loss = masked_mean_square(found.values, rows.x.detach(), rows.usable)
-            inplace_loss.backward()
-            if not self.manual_in_place_optimizer_update:
-                self.update_in_place_optimizer()
+        if moves and self.in_place_codebook_optimizer is not None:
+            inplace_loss = self._optimize_in_place(rows, found)
             found = search()
 
         routed = x.requires_grad and self.route_gradients_to_input
@@ -337,6 +328,39 @@ class VectorQuantize(QuantizerInterface):
         heads = () if topk else (self.heads,) if self.heads > 1 else ()
         chosen = chosen.reshape(*rows.shape, *heads, *((topk,) if topk else ()))
         return (quantized, chosen, loss, breakdown) if return_loss_breakdown else (quantized, chosen, loss)
+
+    def _search(
+        self,
+        rows: Rows,
+        topk: int | None,
+        temperature: float | None,
+        transform: CodebookTransform | None,
+        scores_matter: bool,
+    ) -> Found:
+        """The codes of all rows; in training drawn, if the options say so."""
+        book = self._codebook
+        temperature = book.sample_codebook_temp if temperature is None else temperature
+        noisy = self.training and temperature > 0
+        # a loss on all scores computes them again in the backward, when the codes may have been updated
+        codes = book.codes().clone() if self.training and scores_matter else book.codes()
+        return look_up(
+            rows,
+            codes,
+            book.metric,
+            topk=topk,
+            sample=noisy and self.stochastic_sample_codes,
+            soft=noisy and self.straight_through,
+            temperature=temperature,
+            transform=transform,
+        )
+
+    def _optimize_in_place(self, rows: Rows, found: Found) -> torch.Tensor:  # []
+        """A step of the codebook's own optimizer on its squared distance to the rows."""
+        loss = masked_mean_square(found.values, rows.x.detach(), rows.usable)
+        loss.backward()
+        if not self.manual_in_place_optimizer_update:
+            self.update_in_place_optimizer()
+        return loss
 
     def _differentiable(self, rows: Rows, values: torch.Tensor, routed: bool) -> torch.Tensor:
         """The values, in training with the gradient that is to reach the input."""
@@ -351,63 +375,6 @@ class VectorQuantize(QuantizerInterface):
         if self.sync_update_v > 0:
             values = values + self.sync_update_v * (values - values.detach())
         return values
-
-    def _scores_matter(self, indices: torch.Tensor | None) -> bool:
-        """Whether this step has a loss on the scores of all codes."""
-        commitment = self.has_commitment_loss and self.commitment_use_cross_entropy_loss
-        return indices is not None or commitment or self.has_codebook_diversity_loss or self.straight_through
-
-    def _losses(
-        self, rows: Rows, found: Found, inplace_optimize: torch.Tensor, freeze: bool, topk: int | None
-    ) -> tuple[torch.Tensor, LossBreakdown]:
-        """The weighted sum, per token with topk, and its terms."""
-        loss = commitment = diversity = orthogonal = self.zero
-        if topk and not self.training:
-            commitment = self._commitment(rows, found, freeze, topk)
-            loss = commitment * (self.commitment_weight if self.has_commitment_loss else 1.0)
-        if self.training and self.has_codebook_diversity_loss:
-            diversity = -self._assignment_entropy(rows, found)
-            loss = loss + diversity * self.codebook_diversity_loss_weight
-        if self.training and self.has_commitment_loss:
-            commitment = self._commitment(rows, found, freeze, topk)
-            loss = loss + commitment * self.commitment_weight
-        if self.training and self.has_codebook_orthogonal_loss:
-            orthogonal = orthogonal_loss_fn(self._regularized_codes(rows.select(found.indices)))
-            loss = loss + orthogonal * self.orthogonal_reg_weight
-        if self.training and not loss.requires_grad and not torch.compiler.is_compiling():
-            # a loss to call backward on, whatever it consists of
-            loss = loss.detach().requires_grad_()
-        return loss, LossBreakdown(commitment, diversity, orthogonal, inplace_optimize)
-
-    def _commitment(self, rows: Rows, found: Found, freeze: bool, topk: int | None) -> torch.Tensor:
-        values = found.values if self.learnable_codebook and not freeze else found.values.detach()
-        if topk:
-            error = (values - rows.x[:, :, None]).square().mean(dim=-1)
-            return error.where(rows.usable[..., None], 0).reshape(*rows.shape, topk)
-        if self.commitment_use_cross_entropy_loss:
-            target = found.regrouped(rows.select(found.indices))
-            return cross_entropy(found.x, found.codes, target, score_metric(self._codebook.metric))
-        return masked_mean_square(values, rows.x, rows.usable)
-
-    def _assignment_entropy(self, rows: Rows, found: Found) -> torch.Tensor:
-        if found.x.shape != rows.x.shape:
-            raise NotImplementedError("codebook_transform_fn: expected None with a codebook diversity loss, got one")
-        tokens = rows.x.reshape(rows.shape[0], -1, self.heads, rows.x.shape[2])
-        metric = score_metric(self._codebook.metric)
-        return position_entropy(tokens, found.codes, metric, 1 / self.codebook_diversity_temperature, 1e-5)
-
-    def _regularized_codes(self, indices: torch.Tensor) -> torch.Tensor:  # [N, H] -> [H, k, D]
-        codes = self._codebook.embed
-        if self.orthogonal_reg_active_codes_only:
-            if len(codes) > 1:
-                raise NotImplementedError(
-                    "orthogonal_reg_active_codes_only: expected False with separate codebooks, got True"
-                )
-            codes = codes[:, indices[indices >= 0].unique()]
-        most = self.orthogonal_reg_max_codes
-        if most is not None and codes.shape[1] > most:
-            codes = codes[:, torch.randperm(codes.shape[1], device=codes.device)[:most]]
-        return codes
 
     def _check_topk(self, topk: int) -> int:
         unsupported = self.heads > 1 or (

@@ -6,17 +6,22 @@ from typing import NamedTuple
 
 import torch
 
-from vqkernels._core.random import random_integers, random_uniform
+from vqkernels._core.canonical import without_last_bits
+from vqkernels._core.random import random_integers
+from vqkernels.ops.draw_rows import draw_rows
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
-from vqkernels.ops.reanchor.op import draw_rows_op
+from vqkernels.ops.reanchor.op import race_rows_op
 
 
 class Anchors(NamedTuple):
-    """One vector per code, and the number by which anchors of several processes compete."""
+    """One vector per code, and the number by which anchors of several processes compete.
+
+    The last 16 bits of a key are zero: room for the rank of a process.
+    """
 
     vectors: torch.Tensor  # [G, K, D], dtype of x
-    key: torch.Tensor  # [G, K] float32, the least wins; inf = there is no vector to move to
+    key: torch.Tensor  # [G, K] float64, the least wins; inf = there is no vector to move to
 
 
 def closest_vectors(
@@ -28,9 +33,11 @@ def closest_vectors(
 ) -> Anchors:
     """The vector nearest to each code: the lookup with its roles exchanged."""
     candidates = _candidates(x, indices)
-    nearest, distance = nearest_code(codebook.transpose(0, 1), candidates, metric=metric, backend=backend)
-    key = torch.where(distance.isnan(), torch.inf, distance)
-    return Anchors(_take(candidates, nearest, backend), key.transpose(0, 1))
+    nearest = nearest_code(codebook.transpose(0, 1), candidates, metric=metric, backend=backend).indices
+    vectors = _take(candidates, nearest, backend)
+    # more digits than a lookup reports, for those who compare anchors of several processes
+    key = without_last_bits(_distance(codebook.double(), vectors.double(), metric))
+    return Anchors(vectors, torch.where(key.isfinite(), key, torch.inf))
 
 
 def drawn_vectors(
@@ -41,14 +48,13 @@ def drawn_vectors(
     seed: torch.Tensor | int,
     backend: str | None = None,
 ) -> Anchors:
-    """A vector drawn for each code, with a probability proportional to exp(-distance).
-
-    The key is the distance less a number of Gumbel's distribution, of which the least wins: that of several processes
-    draws from all of their vectors.
-    """
+    """A vector drawn for each code, with a probability proportional to exp(-distance); see ops/draw_rows."""
     seeds = random_integers(seed, (x.shape[1],), x.device)
     usable = indices >= 0
-    drawn = [draw_rows_op([codebook[g]], [x[:, g]], [1.0], metric, usable[:, g], seeds[g]) for g in range(x.shape[1])]
+    drawn = [
+        draw_rows([codebook[g]], [x[:, g]], usable[:, g], seed=seeds[g], metric=metric, backend=backend)
+        for g in range(x.shape[1])
+    ]
     rows, key = (torch.stack(each) for each in zip(*drawn, strict=True))
     return Anchors(_take(_candidates(x, indices), rows.transpose(0, 1), backend), key)
 
@@ -56,25 +62,30 @@ def drawn_vectors(
 def random_vectors(
     x: torch.Tensor,  # [N, G, D]
     indices: torch.Tensor,  # [N, G], -1 = not a candidate
-    slot: torch.Tensor,  # [G, K] int64, at least 0
+    waiting: torch.Tensor,  # [G, K] bool, the codes that need one
     seed: torch.Tensor | int,
     backend: str | None = None,
 ) -> Anchors:
-    """A vector drawn for each code; different for different slots as long as there are enough vectors.
+    """A random vector for each waiting code that one falls to, never one vector for two codes.
 
-    The key is exponentially distributed with the number of candidates as its rate: the process whose key is
-    least is any of them with a probability proportional to what it has to offer.
+    The bits of a vector draw the code that it falls to, and the code takes the least of the numbers drawn: with N
+    vectors and M codes waiting, about one in exp(N / M) gets none and waits on.
     """
-    candidates = _candidates(x, indices)
-    usable = indices >= 0
-    number = random_integers(seed, tuple(usable.shape), x.device)
-    lottery = torch.where(usable, number, torch.iinfo(torch.int64).max)
-    order = lottery.transpose(0, 1).argsort(dim=1, stable=True)  # [G, N], candidates first
-    order = torch.cat([order, torch.zeros_like(slot[:, :1])], dim=1)  # something to read when N = 0
-    available = usable.sum(0)[:, None]  # [G, 1]
-    drawn = order.gather(1, slot % available.clamp(min=1))
-    key = -random_uniform(seed, tuple(slot.shape), x.device).log() / available
-    return Anchors(_take(candidates, drawn.transpose(0, 1), backend), key)
+    number = torch.as_tensor(seed, dtype=torch.int64, device=x.device)
+    rows, key = race_rows_op(x, indices >= 0, waiting.sum(dim=1), waiting.shape[1], number)
+    slot = (waiting.cumsum(dim=1) - 1).clamp(min=0)
+    rows, key = rows.gather(1, slot), key.gather(1, slot)
+    return Anchors(
+        _take(_candidates(x, indices), rows.transpose(0, 1), backend), key.masked_fill(~waiting, torch.inf)
+    )
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor, metric: str) -> torch.Tensor:  # [..., D] -> [...]
+    if metric == "l2":
+        return (a - b).square().sum(dim=-1)
+    if metric == "cosine":
+        return -torch.nn.functional.cosine_similarity(a, b, dim=-1, eps=1e-300)
+    return -(a * b).sum(dim=-1)
 
 
 def _candidates(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [G, N + 1, D]

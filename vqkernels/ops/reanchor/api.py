@@ -52,8 +52,8 @@ def reanchor_(
         indices, distance: as returned by :func:`vqkernels.nearest_code`. A vector with index -1 or distance
             NaN takes no part.
         decay: of the running usage, in [0, 1).
-        anchor: ``"closest"`` (the vector nearest to the code), ``"random"`` (drawn without replacement, the
-            least used codes first; repeated only when there are fewer vectors than codes) or
+        anchor: ``"closest"`` (the vector nearest to the code), ``"random"`` (every vector falls to one of the codes
+            that hardly anybody uses, and each such code takes one of those that fall to it; with none it stays) or
             ``"probabilistic"`` (vector n with a probability proportional to exp(-distance); the published code's
             default, and MGVQ's).
         metric: of ``"closest"`` and ``"probabilistic"``, as in :func:`vqkernels.nearest_code`.
@@ -61,9 +61,9 @@ def reanchor_(
         backend: a backend by name, or None.
 
     Numerics:
-        O(N + K) memory. ``"closest"`` is exact, the first of equally near vectors wins. ``"probabilistic"``
-        evaluates N * K scores in plain torch, some at a time: by far the most expensive. Without any vector
-        that takes part nothing is written. The result does not depend on the number of threads.
+        O(N + K) memory. ``"closest"`` is exact, the first of equally near vectors wins. A draw is a function of the
+        seed, of the place and bits of the code, and of the set of vectors: neither their order nor the number of
+        threads matters, and equal vectors count once. Without any vector that takes part nothing is written.
 
     Raises:
         TypeError: on a dtype that does not fit.
@@ -94,7 +94,9 @@ def reanchor_(
     rows = x.reshape(-1, g, d)
     used = torch.where(distance.isnan(), -1, indices).reshape(-1, g)
     count = code_stats(rows[..., :1], used, k, groups=g, backend=backend).count
-    anchors = choose_anchors(book, share, rows, used, anchor=anchor, metric=metric, seed=seed, backend=backend)
+    anchors = choose_anchors(
+        book, share, rows, used, decay=decay, anchor=anchor, metric=metric, seed=seed, backend=backend
+    )
     blend_(book, share, count, anchors, decay)
 
 
@@ -112,6 +114,7 @@ def choose_anchors(
     x: torch.Tensor,  # [N, G, D]
     indices: torch.Tensor,  # [N, G], -1 = takes no part
     *,
+    decay: float,
     anchor: str,
     metric: str,
     seed: int | torch.Tensor,
@@ -122,9 +125,8 @@ def choose_anchors(
         return closest_vectors(codebook, x, indices, metric, backend)
     if anchor == "probabilistic":
         return drawn_vectors(codebook, x, indices, metric, seed, backend)
-    # rank by usage: where vectors are fewer than codes, the codes that move most are served first
-    slot = usage.argsort(dim=1, stable=True).argsort(dim=1)
-    return random_vectors(x, indices, slot, seed, backend)
+    # no vector is wasted on a code that would not move even if nobody used it now
+    return random_vectors(x, indices, _pull(decay * usage, decay) > 0, seed, backend)
 
 
 def blend_(
@@ -148,6 +150,10 @@ def advance_usage_(
     seen = count.sum(dim=1, keepdim=True)
     new = decay * usage + (1 - decay) * count / seen.clamp(min=1)
     usage.copy_(torch.where(seen > 0, new, usage))
+    return _pull(usage, decay)
+
+
+def _pull(usage: torch.Tensor, decay: float) -> torch.Tensor:  # [G, K] -> [G, K]
     return torch.exp(-usage * usage.shape[1] * 10 / (1 - decay) - 1e-3)
 
 

@@ -1,72 +1,46 @@
-"""Operator ``vqkernels::draw_rows``: for every code a vector, by a softmax over all vectors, in chunks."""
+"""Operator ``vqkernels::race_rows``: vectors fall to slots, the winner of each; a pass over vectors, no sort."""
 
 from __future__ import annotations
 
 import torch
 
 from vqkernels._core.library import define_op
-from vqkernels._core.random import random_integers, random_uniform
-
-_PAIRS = 1 << 17  # scores held at a time: they stay in the cache
+from vqkernels._core.random import random_integers, row_numbers
 
 
-def _draw_rows(
-    codes: list[torch.Tensor],  # L of [K, D_l]
-    x: list[torch.Tensor],  # L of [N, D_l]
-    weights: list[float],  # [L]
-    metric: str,
-    usable: torch.Tensor,  # [N] bool
+def _race_rows(
+    x: torch.Tensor,  # [N, G, D]
+    usable: torch.Tensor,  # [N, G] bool
+    slots: torch.Tensor,  # [G] int64, how many of the K are in the race
+    num_slots: int,  # K
     seed: torch.Tensor,  # [] int64
-) -> tuple[torch.Tensor, torch.Tensor]:  # [K] int64, [K] float32
-    """The largest of ``gumbel - distance``: row n is it with a probability proportional to exp(-distance)."""
-    k, n = codes[0].shape[0], x[0].shape[0]
-    rows = torch.zeros(k, dtype=torch.int64, device=usable.device)
-    key = torch.full((k,), torch.inf, device=usable.device)
-    if n == 0:
-        return rows, key
-    points = [torch.where(usable[:, None], level.double(), 0) for level in x]
-    seed_of = random_integers(seed, (k,), usable.device)
-    for start in range(0, k, max(1, _PAIRS // n)):
-        part = slice(start, start + max(1, _PAIRS // n))
-        uniform = random_uniform(seed_of[part, None], (n,), usable.device)
-        gumbel = -(-uniform.log()).log()
-        score = gumbel - _distance([level[part].double() for level in codes], points, weights, metric)
-        score = torch.where(usable & score.isfinite(), score, -torch.inf)
-        best = score.max(dim=1)
-        rows[part], key[part] = best.indices, -best.values.float()
-    return rows, key
+) -> tuple[torch.Tensor, torch.Tensor]:  # [G, K] int64, N where there is none; [G, K] float64, infinite there
+    """A vector falls to slot ``h mod slots``, h a number in [0, 2^32) that its bits draw; the least h wins, of equal
+    ones the first."""
+    n, groups, _ = x.shape
+    seeds = random_integers(seed, (groups,), x.device)
+    number = torch.stack([row_numbers(seeds[g], x[:, g]) for g in range(groups)], dim=1)
+    # in a row of K + 1 slots per group the last one takes the vectors that stay out
+    slot = torch.where(usable & (slots > 0), number % slots.clamp(min=1), num_slots)
+    slot = (slot + torch.arange(groups, device=x.device) * (num_slots + 1)).reshape(-1)
+    number = number.reshape(-1)
+    lowest = number.new_full((groups * (num_slots + 1),), 1 << 32).scatter_reduce_(0, slot, number, "amin")
+    row = torch.arange(n, device=x.device).repeat_interleave(groups)
+    row = row.where(number == lowest[slot], n)
+    winner = torch.full_like(lowest, n).scatter_reduce_(0, slot, row, "amin")
+    rows, lowest = (t.view(groups, -1)[:, :num_slots] for t in (winner, lowest))
+    return rows.contiguous(), lowest.double().masked_fill(rows == n, torch.inf)
 
 
-def _distance(
-    codes: list[torch.Tensor], x: list[torch.Tensor], weights: list[float], metric: str
-) -> torch.Tensor:  # L of [k, D_l], L of [N, D_l] -> [k, N]
-    if metric == "dot":
-        return -codes[0] @ x[0].T
-    if metric == "cosine":
-        codes, x = ([level / level.norm(dim=1, keepdim=True).clamp(min=1e-300) for level in t] for t in (codes, x))
-        return 1 - codes[0] @ x[0].T
-    total = codes[0].new_zeros(())
-    for code, row, weight in zip(codes, x, weights, strict=True):
-        square = torch.addmm(row.square().sum(1), code, row.T, alpha=-2) + code.square().sum(1, keepdim=True)
-        total = total + weight * (square if metric == "l2" else square.clamp(min=0).sqrt())
-    return total
-
-
-def _draw_rows_fake(
-    codes: list[torch.Tensor],
-    x: list[torch.Tensor],
-    weights: list[float],
-    metric: str,
-    usable: torch.Tensor,
-    seed: torch.Tensor,
+def _race_rows_fake(
+    x: torch.Tensor, usable: torch.Tensor, slots: torch.Tensor, num_slots: int, seed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    k = codes[0].shape[0]
-    return usable.new_empty(k, dtype=torch.int64), usable.new_empty(k, dtype=torch.float32)
+    shape = (x.shape[1], num_slots)
+    return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape, dtype=torch.float64)
 
 
-draw_rows_op = define_op(
-    "draw_rows(Tensor[] codes, Tensor[] x, float[] weights, str metric, Tensor usable, Tensor seed) "
-    "-> (Tensor, Tensor)",
-    _draw_rows,
-    _draw_rows_fake,
+race_rows_op = define_op(
+    "race_rows(Tensor x, Tensor usable, Tensor slots, SymInt num_slots, Tensor seed) -> (Tensor, Tensor)",
+    _race_rows,
+    _race_rows_fake,
 )

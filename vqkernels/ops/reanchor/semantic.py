@@ -15,10 +15,10 @@ from vqkernels._core.checks import (
     check_vectors,
 )
 from vqkernels.ops.code_stats import code_stats
+from vqkernels.ops.draw_rows import draw_rows
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.multilevel_nearest_code import multilevel_nearest_code
 from vqkernels.ops.reanchor.api import advance_usage_, check_policy, move_
-from vqkernels.ops.reanchor.op import draw_rows_op
 
 ANCHORS = ("closest", "probabilistic")
 
@@ -140,6 +140,5 @@ def _anchor_rows(
         rows, distance = multilevel_nearest_code(codes, points, weights, backend=backend)
         return rows, ~distance.isnan()
     usable = candidates.isfinite().all(dim=1)
-    number = torch.as_tensor(seed, dtype=torch.int64, device=codebook.device)
-    rows, key = draw_rows_op(codes, points, weights, "levels", usable, number)
-    return rows, key.isfinite()
+    drawn = draw_rows(codes, points, usable, seed=seed, metric="levels", weights=weights, backend=backend)
+    return drawn.rows, drawn.key.isfinite()

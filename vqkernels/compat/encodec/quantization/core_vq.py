@@ -133,10 +133,11 @@ class EuclideanCodebook(RunningMeans):
 
     @torch.no_grad()
     def _step(self, rows: torch.Tensor, indices: torch.Tensor) -> None:  # [N, 1, D], [N, 1]
-        count, total = self._stats(rows, indices)
+        anchors = self._candidates(rows, indices) if self.expires() else None
+        (count, total), anchors = self._stats_of_all(rows, indices, anchors=anchors)
         # a batch without any vector is no step: a count that is no number leaves the state as it is
         self._ema_(count.where(count.sum() > 0, torch.nan), total, self.decay)
-        self._expire_(rows, indices)
+        self._replace_(anchors)
 
 
 class VectorQuantization(nn.Module):
