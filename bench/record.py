@@ -27,6 +27,9 @@ class Rates:
     flops: float  # per second
     bytes: float  # per second
     of_peak: float  # least time by arithmetic or traffic at the measured ceilings, over the time taken
+    of_exps: float | None = (
+        None  # least time by exponentials, over the time taken; None: there are none, or no ceiling
+    )
 
 
 @dataclass
@@ -98,7 +101,11 @@ def rates(work: Work, ceiling: Ceiling, arithmetic: str, timing: Timing | None) 
     # a ceiling without this arithmetic (a rehearsal) is that of float32
     peak = ceiling.flops.get(arithmetic, ceiling.flops["fp32"])
     floor = max(work.flops / peak, work.bytes / ceiling.bytes)
-    return Rates(*(amount / timing.median for amount in (work.pairs, work.flops, work.bytes, floor)))
+    of_exps = work.exps / ceiling.exps / timing.median if work.exps and ceiling.exps else None
+    pairs, flops, traffic, of_peak = (
+        amount / timing.median for amount in (work.pairs, work.flops, work.bytes, floor)
+    )
+    return Rates(pairs, flops, traffic, of_peak, of_exps)
 
 
 @dataclass
@@ -166,7 +173,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _build(args[0], value, where)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) != set(hints):
+        # older results lack what has a default
+        needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+        if not isinstance(value, dict) or not needed <= set(value) <= set(hints):
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ValueError(f"{where}: expected the fields {sorted(hints)}, got {got}")
         build: Any = kind

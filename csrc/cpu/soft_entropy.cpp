@@ -379,4 +379,8 @@ void soft_backward(const SoftProblem& problem, const SoftBackward& result) {
     over_groups(problem, [&](auto& group) { group.backward(result); });
 }
 
+double spin_exp(Isa isa, std::int64_t rounds) {
+    return soft_kernels(isa).single.spin_exp(rounds);
+}
+
 }  // namespace vqk

@@ -60,6 +60,9 @@ struct SoftKernel {
                           double* grad_log);
     Pull pull_x;      // x owns
     Pull pull_codes;  // codes own
+
+    // exponentials at full rate for about `rounds` iterations: the ceiling the passes are measured against
+    double (*spin_exp)(std::int64_t rounds);
 };
 
 // t of pairs that exist stays below 2^13 in float (see single_suffices in soft_entropy.cpp)

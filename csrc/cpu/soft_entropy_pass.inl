@@ -336,6 +336,22 @@ void pull(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64
     sweep<L, Q, V, owner>(pass, begin, end, body);
 }
 
+template <class L>
+double spin_exp(std::int64_t rounds) {
+    constexpr int chains = 8;  // enough independent ones to hide the latency on two ports
+    typename L::F e[chains];
+    for (int i = 0; i < chains; ++i) e[i] = L::broadcast(typename L::Real(i) / chains);
+    for (std::int64_t round = 0; round < rounds; ++round) {
+        // of a difference, as everywhere in the passes
+        for (int i = 0; i < chains; ++i) e[i] = exp2_of<L>(e[i] - typename L::Real(1));
+    }
+    double total = 0;
+    for (int i = 0; i < chains; ++i) total += double(L::sum(e[i]));
+    volatile double keep = total;  // the loop must not be optimised away
+    (void)keep;
+    return double(rounds) * chains * L::W;
+}
+
 template <class L, int Q, int V>
 SoftKernel<typename L::Real> make_soft_kernel() {
     return {Q,
@@ -345,7 +361,8 @@ SoftKernel<typename L::Real> make_soft_kernel() {
             mean_gain<L, Q, V>,
             assign<L, Q, V>,
             pull<L, Q, V, Owner::x>,
-            pull<L, Q, V, Owner::codes>};
+            pull<L, Q, V, Owner::codes>,
+            spin_exp<L>};
 }
 
 }  // namespace
