@@ -40,7 +40,7 @@ def check(
 ) -> None:
     weight = rest.pop("weight", None)
     wide = x.dtype == torch.float64
-    unit = 2.0**-21 if backend == "triton" else 2.0**-24
+    terms = 3 * x.shape[1] + 16 if backend == "triton" else None
     truth, budget = truth_and_budget(
         x,
         codebook,
@@ -49,7 +49,7 @@ def check(
         metric,
         alpha=ALPHA,
         beta=BETA,
-        logit_error=2.0**-36 if wide else float32_logit_error(x, codebook, temperature, metric, unit),
+        logit_error=2.0**-36 if wide else float32_logit_error(x, codebook, temperature, metric, terms),
         roundoff=2.0**-53 if wide else 2.0**-24,
         **rest,
     )

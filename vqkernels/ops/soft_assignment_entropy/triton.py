@@ -19,7 +19,6 @@ from vqkernels.ops.soft_assignment_entropy.op import Assignment, Gradients, Prob
 LOGIT_TOLERANCE = 2.0**-9
 LARGEST_LENGTH = 1e10
 ABSENT = 1e30  # of triton_passes
-UNIT = 2.0**-21  # of a product made of three TF32 products
 
 
 class Config(NamedTuple):
@@ -31,8 +30,13 @@ class Config(NamedTuple):
     num_stages: int
 
 
-# from cross-compilation: nothing spills on sm_90 at D = 32 but 40 bytes in `pull`. Not yet measured on hardware
-CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 64, 8, 2)}
+# from cross-compilation: nothing spills but 40 bytes of `pull` in float64 at D = 256. Not yet measured on hardware
+CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 32, 8, 2)}
+
+
+def score_error(d: int) -> float:
+    """Error of a float32 score over (X + C)^2 / 2, or X C, with three TF32 products for one; proven in README.md."""
+    return (3 * d + 16) * 2.0**-24
 
 
 def unsupported_reasons(*args: object) -> list[str]:
@@ -89,7 +93,7 @@ def run(problem: Problem) -> Assignment:
         nothing = torch.zeros_like(weight)
         return Assignment(nothing, nothing.clone(), nothing.clone(), weight.new_zeros(codebook.shape[:2]))
     with launch_device(problem.x):
-        sides = _prepare(problem)
+        sides = prepare(problem)
         least, log_sum, entropy = (torch.empty_like(sides.weight) for _ in range(3))
         _launch(kernels.normalize, sides, True, sides.slope, sides.wide, least, log_sum, entropy)
         rows = _rows(sides, least, log_sum, entropy)
@@ -113,7 +117,7 @@ def run_backward(problem: Problem, upstream: Upstream) -> Gradients:
     if problem.weight.numel() == 0:
         return Gradients(dx, dc, dt)
     with launch_device(problem.x):
-        sides = _prepare(problem)
+        sides = prepare(problem)
         rows = _rows(sides, upstream.least.T / sides.distance_of_t, upstream.log_sum.T, upstream.entropy.T)
         rows = rows._replace(
             grad_entropy=_single(upstream.grad_entropy.T), grad_assigned=_single(upstream.grad_assigned)
@@ -134,7 +138,8 @@ def _single(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float().contiguous()
 
 
-def _prepare(problem: Problem) -> _Prepared:
+def prepare(problem: Problem) -> _Prepared:
+    """Copies and numbers of both sides, and the precision of each group."""
     x, codebook, weight, temperature, metric, floor = problem
     d = x.shape[2]
     present = codebook.isfinite().all(2)
@@ -149,7 +154,7 @@ def _prepare(problem: Problem) -> _Prepared:
     size = vectors.length * codes_side.length
     if centre is not None:
         size = (vectors.length + codes_side.length).square() / 2
-    error = (d + 8) * (UNIT * size + 2.0**-149)
+    error = score_error(d) * size + (d + 8) * 2.0**-149
     if metric == "euclidean":
         error = (2 * error).sqrt()
     longest = torch.maximum(vectors.length, codes_side.length)
@@ -205,13 +210,19 @@ def _launch(kernel: Any, sides: _Prepared, x_owns: bool, *args: Any, slices: int
     for wide in (0, 1):
         kernel[(-(-count // config.owners), g, slices)](
             *own.arguments(), *other.arguments(), *args,
-            D=d, METRIC=sides.metric, WIDE=wide, COLUMNS=_columns(d), OWNERS=config.owners, STREAM=config.stream,
+            D=d, METRIC=sides.metric, WIDE=wide, COLUMNS=columns(d), OWNERS=config.owners, STREAM=config.stream,
             **constants, num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip
 
 
-def _columns(d: int) -> int:
-    return min(64, max(16, 1 << (d - 1).bit_length()))
+def columns(d: int) -> int:
+    """Dimensions of a score that are multiplied at a time."""
+    return min(32, max(16, 1 << (d - 1).bit_length()))
+
+
+def slice_width(d: int) -> int:
+    """Dimensions of a gradient that a program sums."""
+    return min(128, max(16, 1 << (d - 1).bit_length()))
 
 
 def _shared(sides: _Prepared, rows: _Rows) -> tuple[Any, ...]:
@@ -241,7 +252,7 @@ def _pull(
     # nearer than what rounding can tell from 0
     share = torch.where(sides.wide > 0, 2.0**-24, 2.0**-12)
     least_t = _single((sides.x.length + sides.codes.length) * share)
-    width = min(128, max(16, 1 << (copies.shape[2] - 1).bit_length()))
+    width = slice_width(copies.shape[2])
     _launch(
         kernels.pull, sides, x_owns, *_shared(sides, rows), mean, least_t, moved, total, grad_log,
         slices=-(-copies.shape[2] // width), X_OWNS=x_owns, FLOORED=sides.floor > -math.inf, SLICE=width,
