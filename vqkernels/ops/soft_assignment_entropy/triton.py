@@ -30,7 +30,7 @@ class Config(NamedTuple):
     num_stages: int
 
 
-# from cross-compilation: one warpgroup of owners, since a second one would repeat its work; nothing spills up to D = 32,
+# from cross-compilation: one warpgroup, since a second one would repeat its work; nothing spills up to D = 32,
 # at most 256 bytes of `pull` at D = 256. Not yet measured on hardware
 CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 32, 4, 2)}
 
