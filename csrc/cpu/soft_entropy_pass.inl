@@ -105,7 +105,7 @@ struct Tile {
 template <class L, int Q, int V, Owner owner, class Body>
 void sweep(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, Body& body) {
     using Real = typename L::Real;
-    constexpr std::int64_t block_size = V * L::W, section_bytes = 192 << 10;
+    constexpr std::int64_t block_size = V * L::W, section_bytes = 384 << 10;
     const std::int64_t dim = pass.dim;
     Tile<L, Q, V, owner> tile(pass);
     std::vector<Real> negated(std::size_t((end - begin + Q) * dim), Real(0));
@@ -114,7 +114,7 @@ void sweep(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int6
         for (std::int64_t d = 0; d < dim; ++d) negated[(i - begin) * dim + d] = -packed[d * block_size];
     }
     const std::int64_t blocks = tile.streaming().blocks;
-    const std::int64_t section = std::clamp<std::int64_t>(section_bytes / (block_size * dim * sizeof(Real)), 8, 512);
+    const std::int64_t section = std::clamp<std::int64_t>(section_bytes / (block_size * dim * sizeof(Real)), 16, 512);
     for (std::int64_t from = 0; from < blocks; from += section) {
         for (tile.first = begin; tile.first < end; tile.first += Q) {
             tile.negated = negated.data() + (tile.first - begin) * dim;
