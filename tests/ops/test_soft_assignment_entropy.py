@@ -289,7 +289,7 @@ def test_float_and_tensor_temperature_agree(backend: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("n", "k", "d"), [(24, 1, 8), (24, 2, 8), (7, 16384, 33), (24, 65536, 8), (61, 65536, 2)])
+@pytest.mark.parametrize(("n", "k", "d"), [(24, 1, 8), (24, 2, 8), (7, 16384, 33), (24, 65536, 8), (37, 65536, 2)])
 def test_codebook_sizes(n: int, k: int, d: int, metric: str) -> None:
     """The longest sums, some vectors masked; float64 inputs of the reference are held to the same oracle above."""
     backend = "cpu" if "cpu" in usable_backends(*OPS) else "reference"
@@ -301,7 +301,7 @@ def test_codebook_sizes(n: int, k: int, d: int, metric: str) -> None:
 def test_a_long_codebook_interpreted() -> None:
     if "triton" not in usable_backends(*OPS):
         pytest.skip("no Triton")
-    x, codebook = lookup_problem("gaussian", 5, 16384, 4)
+    x, codebook = lookup_problem("gaussian", 5, 8192, 4)
     for temperature in (1e-2, 2.0):
         check(x, codebook, temperature, "l2", "triton")
 

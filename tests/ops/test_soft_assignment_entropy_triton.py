@@ -69,8 +69,8 @@ def test_passes_compile(capability: int, d: int) -> None:
     for (kernel, wide), report in zip(builds, reports, strict=True):
         assert (report.count(TENSOR_CORE) > 0) == (kernel == "pull" or not wide)
         assert report.count(r"MUFU\.EX2") > 0
-        # at D = 256 a pull's sums are long
-        assert report.spill_bytes <= (256 if kernel == "pull" and d > 128 else 8)
+        # at D = 256 a pull's sums are long; half of them in twice as many programs would cost more than these bytes
+        assert report.spill_bytes <= ((512 if wide else 256) if kernel == "pull" and d > 128 else 8)
 
 
 def nearest_tf32(a: Array) -> Array:

@@ -31,7 +31,7 @@ class Config(NamedTuple):
 
 
 # from cross-compilation: one warpgroup, since a second one would repeat its work; nothing spills up to D = 32,
-# at most 256 bytes of `pull` at D = 256. Not yet measured on hardware
+# at D = 256 `pull` does, 216 bytes on sm_80 (472 in float64). Not yet measured on hardware
 CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 32, 4, 2)}
 
 
