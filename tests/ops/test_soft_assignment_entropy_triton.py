@@ -86,7 +86,8 @@ def truncated_tf32(a: Array) -> Array:
 def to_zero(a: Wide) -> Wide:
     """float64 to 24 bits, towards zero."""
     mantissa, exponent = np.frexp(a)
-    return np.ldexp(np.trunc(np.ldexp(mantissa, 24)), exponent - 24)
+    cut: Wide = np.ldexp(np.trunc(np.ldexp(mantissa, 24)), exponent - 24)
+    return cut
 
 
 def multiply_accumulate(a: Array, b: Array, total: Wide) -> Wide:  # [N, D], [K, D], [N, K] -> [N, K]
