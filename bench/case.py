@@ -34,11 +34,12 @@ def needs_cuda(_: str) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """What a case cannot do without: comparisons, arithmetic, inputs read once, outputs written once."""
+    """What a case cannot do without: comparisons, arithmetic, exponentials, inputs read and outputs written once."""
 
     pairs: int
     flops: int
     bytes: int
+    exps: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,26 +26,31 @@ class Ceiling:
     flops: dict[str, float]  # arithmetic -> operations per second
     source: str  # how they were measured
     bytes: float  # per second, read and written by a copy
+    exps: float | None = None  # per second, in registers; None: not measured
 
 
 def middle(ceilings: list[Ceiling]) -> Ceiling:
     """The median of several measurements."""
     flops = {unit: median(c.flops[unit] for c in ceilings) for unit in ceilings[0].flops}
-    return Ceiling(flops, ceilings[0].source, median(c.bytes for c in ceilings))
+    exps = [c.exps for c in ceilings if c.exps is not None]
+    return Ceiling(flops, ceilings[0].source, median(c.bytes for c in ceilings), median(exps) if exps else None)
 
 
 def cpu_ceiling(threads: int, seconds: float) -> Ceiling:
-    """Fused multiply-add rate, that of the matrix unit's bfloat16 products if there is one, and copy bandwidth."""
+    """Rates of fused multiply-adds, of the matrix unit's bfloat16 products if there is one, of the kernels' own
+    exponential, and copy bandwidth."""
     kernels = extension()
+    exps = None
     if kernels is not None:
         flops, source = {"fp32": kernels.fma_peak(threads, seconds)}, "FMA"
+        exps = kernels.exp_peak(threads, seconds)
         if tiles := kernels.tile_peak(threads, seconds):
             flops["bf16"] = tiles
     else:
         flops, source = {"fp32": _sgemm_rate(seconds)}, "sgemm, a proxy for FMA"
     source_, target = (torch.zeros(1 << (26 if seconds >= 0.05 else 20)) for _ in range(2))
     copied = 2 * source_.numel() * source_.element_size()
-    return Ceiling(flops, source, copied * _rate(lambda: target.copy_(source_), seconds))
+    return Ceiling(flops, source, copied * _rate(lambda: target.copy_(source_), seconds), exps)
 
 
 def cuda_ceiling(slice_: Callable[[Callable[[], Any], float], list[float]], seconds: float) -> Ceiling:

@@ -27,6 +27,9 @@ class Rates:
     flops: float  # per second
     bytes: float  # per second
     of_peak: float  # least time by arithmetic or traffic at the measured ceilings, over the time taken
+    of_exps: float | None = (
+        None  # least time by exponentials, over the time taken; None: there are none, or no ceiling
+    )
 
 
 @dataclass
@@ -98,7 +101,11 @@ def rates(work: Work, ceiling: Ceiling, arithmetic: str, timing: Timing | None) 
     # a ceiling without this arithmetic (a rehearsal) is that of float32
     peak = ceiling.flops.get(arithmetic, ceiling.flops["fp32"])
     floor = max(work.flops / peak, work.bytes / ceiling.bytes)
-    return Rates(*(amount / timing.median for amount in (work.pairs, work.flops, work.bytes, floor)))
+    of_exps = work.exps / ceiling.exps / timing.median if work.exps and ceiling.exps else None
+    pairs, flops, traffic, of_peak = (
+        amount / timing.median for amount in (work.pairs, work.flops, work.bytes, floor)
+    )
+    return Rates(pairs, flops, traffic, of_peak, of_exps)
 
 
 @dataclass

@@ -44,11 +44,14 @@ def sizes(case: CaseRecord | OpCase) -> str:
 
 def case_table(case: CaseRecord) -> str:
     """Everything measured on one case."""
-    header = ("", "median", "20-80 %", "Gpair/s", "GFLOP/s", "GB/s", "% peak", "time", "memory", "indices", "setting")
+    header = (
+        *("", "median", "20-80 %", "Gpair/s", "GFLOP/s", "GB/s", "% peak", "% exp"),
+        *("time", "memory", "indices", "setting"),
+    )
     rows = [_row(case, m) for m in case.measurements]
     lines = [
         f"{case.name}: {sizes(case)}  ({case.note})",
-        align(header, rows, right=range(1, 9)),
+        align(header, rows, right=range(1, 10)),
         *(f"  {name}: not run, {reason}" for name, reason in case.skipped.items()),
         f"  ceiling {ceilings(case)}; time is relative to ours",
         *_per_iteration(case),
@@ -72,20 +75,22 @@ def iteration(case: CaseRecord, m: Measurement) -> str:
 def ceilings(case: CaseRecord) -> str:
     """The measured ceilings of a case."""
     flops = ", ".join(f"{unit} {rate / 1e9:.0f}" for unit, rate in case.ceiling.flops.items())
-    return f"{flops} GFLOP/s ({case.ceiling.source}), copy {case.ceiling.bytes / 1e9:.1f} GB/s"
+    exps = f", {case.ceiling.exps / 1e9:.2f} Gexp/s" if case.ceiling.exps else ""
+    return f"{flops} GFLOP/s ({case.ceiling.source}){exps}, copy {case.ceiling.bytes / 1e9:.1f} GB/s"
 
 
 def _row(case: CaseRecord, m: Measurement) -> tuple[str, ...]:
     memory = "-" if m.peak_bytes is None else f"{m.peak_bytes / 2**20:.1f} MiB"
     setting = " ".join(f"{key}={value}" for key, value in m.setting.items())
     if m.timing is None or m.rates is None:
-        return (m.implementation, *["-"] * 7, memory, str(m.verdict), setting)
+        return (m.implementation, *["-"] * 8, memory, str(m.verdict), setting)
     return (
         m.implementation,
         duration(m.timing.median),
         f"{duration(m.timing.q20)} - {duration(m.timing.q80)}",
         *(f"{rate / 1e9:.3g}" for rate in (m.rates.pairs, m.rates.flops, m.rates.bytes)),
         percent(m),
+        percent_exps(m),
         times(case.ratio(m)),
         memory,
         str(m.verdict),
@@ -96,6 +101,11 @@ def _row(case: CaseRecord, m: Measurement) -> tuple[str, ...]:
 def percent(m: Measurement) -> str:
     """Share of the ceiling."""
     return f"{100 * m.rates.of_peak:.0f}" if m.rates else "-"
+
+
+def percent_exps(m: Measurement) -> str:
+    """Share of the ceiling of exponentials; beside the other, since both are bound by the same units."""
+    return f"{100 * m.rates.of_exps:.0f}" if m.rates and m.rates.of_exps is not None else "-"
 
 
 def verdict_line(case: CaseRecord) -> str:
@@ -164,11 +174,12 @@ def markdown(run: Run, source: str) -> str:
     inexact = run.device == "cuda"
     iterated = "I" in letters
     weighed = any(_peaks(case) for case in run.cases)
-    header = ["case", *letters, "vqkernels", "% of peak", "best peer", "speed-up"]
+    peaks = ["% of peak"] + ["% of exp"] * any(case.work.exps for case in run.cases)
+    header = ["case", *letters, "vqkernels", *peaks, "best peer", "speed-up"]
     header += ["per iteration, best peer's"] * iterated
     header += [f"vs {USUAL}"] * usual + ["peak memory, that of the best peer"] * weighed
     header += ["fastest inexact peer, wrong codes"] * inexact
-    right = {*range(1, len(letters) + 3), len(letters) + 4, *([len(letters) + 5] if usual else [])}
+    right = {i for i, name in enumerate(header) if name in {*letters, "vqkernels", *peaks, "speed-up", f"vs {USUAL}"}}
     lines = [_line(header), "|" + "|".join("--:" if i in right else "---" for i in range(len(header))) + "|"]
     for case in run.cases:
         peer, rival = case.best_peer, case.best_inexact
@@ -176,7 +187,7 @@ def markdown(run: Run, source: str) -> str:
             f"{case.name}: {case.note}".replace("|", "\\|"),
             *(f"{case.sizes[letter]:,}" for letter in letters),
             duration(seconds(case.ours)) if case.ours.timing else "not exact",
-            percent(case.ours),
+            *(percent(case.ours), percent_exps(case.ours))[: len(peaks)],
             f"{peer.implementation}, {duration(seconds(peer))}" if peer else no_peer(case),
             f"**{times(case.speedup)}**",
         ]

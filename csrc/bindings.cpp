@@ -42,8 +42,9 @@ std::vector<T*> pointers(const std::vector<address>& addresses) {
     return found;
 }
 
-// rate in FLOP/s of `spin`, all threads busy with it for about `seconds`
-double peak(double (*spin)(std::int64_t), int threads, double seconds) {
+// what spin(rounds) says it has done per second, all threads busy with it for about `seconds`
+template <class Spin>
+double peak(Spin&& spin, int threads, double seconds) {
     using clock = std::chrono::steady_clock;
     std::vector<double> done(threads, 0.0);
     const auto start = clock::now();
@@ -58,6 +59,10 @@ double peak(double (*spin)(std::int64_t), int threads, double seconds) {
 
 double fma_peak(int threads, double seconds, int isa) {
     return peak(vqk::scan_kernel(vqk::Isa(isa)).spin_fma, threads, seconds);
+}
+
+double exp_peak(int threads, double seconds, int isa) {
+    return peak([isa](std::int64_t rounds) { return vqk::spin_exp(vqk::Isa(isa), rounds / 10); }, threads, seconds);
 }
 
 // of the matrix unit, or 0 where the lookup has none to use
@@ -116,6 +121,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("tile_error", &vqk::tile_error);
     m.def("left_out", &vqk::left_out);
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
+    m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
 
     m.def(
         "nearest_code",

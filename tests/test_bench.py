@@ -269,6 +269,15 @@ def test_derived_figures() -> None:
     assert copied is not None
     assert math.isclose(half.of_peak, 0.05)
     assert math.isclose(copied.of_peak, 0.5)
+    # 40 exponentials at 8000 per second are 5 ms; of none, or without a ceiling, there is no share
+    work, ceiling = (dataclasses.replace(a, exps=b) for a, b in ((first.work, 40), (first.ceiling, 8e3)))
+    assert first.ours.rates.of_exps is None
+    busy, unknown = (record.rates(work, c, "fp32", timing) for c in (ceiling, first.ceiling))
+    assert busy is not None
+    assert busy.of_exps is not None
+    assert math.isclose(busy.of_exps, 0.5)
+    assert unknown is not None
+    assert unknown.of_exps is None
     assert _run().file_name() == "example-7-2c_2020-01-02_abc.json"
     stamp = {"device": {"kind": "cpu"}, "cpu": {"model": "AMD EPYC 9B14 64-Core Processor", "cores": 4}}
     assert slug(stamp) == "amd-epyc-9b14-64-core-4c"

@@ -46,6 +46,16 @@ def fused(problem: Problem, backend: str | None = None) -> torch.Tensor:
     return step(problem, loss)
 
 
+def _with_lookup(problem: Problem) -> Call:
+    """What a quantizer with this loss calls: what the lookup adds is what one pass for both could save at most."""
+
+    def call() -> torch.Tensor:
+        vqkernels.nearest_code(problem.x, problem.codebook)
+        return fused(problem)
+
+    return call
+
+
 def _assign(x: torch.Tensor, codebook: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of entropies and of assignments of some vectors."""
     # |x|^2 is the same for all codes of a row
@@ -92,6 +102,15 @@ LOSSES = (
         ours=True,
         describe=_chosen,
         devices=("cpu", "cuda"),
+    ),
+    Implementation(
+        "vqkernels, lookup too",
+        "vqkernels",
+        _with_lookup,
+        ours=True,
+        describe=_chosen,
+        devices=("cpu", "cuda"),
+        note="the exact nearest codes as well",
     ),
     Implementation(
         "torch materialised",

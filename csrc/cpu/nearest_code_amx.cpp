@@ -28,8 +28,8 @@ struct alignas(64) TileShapes {
 // Tiles are state of the thread that the system saves and restores with every switch: they are given back at once.
 struct TileUse {
     TileUse() {
-        // static: the intrinsic tells gcc of eight bytes it reads, and the rest of a local one is never stored
-        static const TileShapes shapes;
+        // static: GCC takes the intrinsic to read 8 bytes, and would not write the others to the stack
+        static constexpr TileShapes shapes;
         _tile_loadconfig(&shapes);
     }
     ~TileUse() { _tile_release(); }

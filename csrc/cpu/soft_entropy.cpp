@@ -9,6 +9,10 @@
 // where 2u of each factor is the rounding of the copies, (D + 1) u the sum, with or without fused multiply-add. If
 // slope times e exceeds `logit_tolerance`, or an input is float64, the group is computed in float64, with the same
 // errors for u = 2^-53.
+//
+// In float both copies are scaled, before they are rounded, so that t comes out multiplied by slope log2(e): a logit
+// in bits, which the passes need not multiply any more. It is bounded: slope e <= 2^-9 says |t| < 2^13 bits. In
+// float64 it need not be, and far vectors are told apart by exact differences of t before anything is multiplied.
 #include "cpu/soft_entropy.h"
 
 #include <algorithm>
@@ -17,6 +21,7 @@
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/lanes.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
 #include "cpu/soft_entropy_pass.h"
@@ -27,6 +32,7 @@ namespace {
 constexpr double logit_tolerance = 0x1p-9;
 constexpr double largest_length = 1e10;  // beyond, `absent` would not be far away
 constexpr std::int64_t panel_owners = 96;
+constexpr double ln2 = 0.69314718055994530942;
 
 const SoftKernels& soft_kernels(Isa isa) {
     const ScanKernel& scan = scan_kernel(isa);
@@ -46,19 +52,18 @@ struct Given {
     bool unit;                        // to be scaled to length 1
 
     // out_d = value_d - shift_d, scaled if unit; returns the length of the result before scaling
-    template <class Real>
-    double read(std::int64_t i, const double* shift, Real* out) const {
+    double read(std::int64_t i, const double* shift, double* out) const {
         double square = 0;
         with_dtype(type, [&](auto* tag) {
             const auto* row = static_cast<decltype(tag)>(values) + i * stride;
             for (std::int64_t d = 0; d < dim; ++d) {
                 const double value = double(widen(row[d])) - shift[d];
                 square += value * value;
-                out[d] = Real(value);
+                out[d] = value;
             }
             if (!unit || !std::isfinite(square)) return;
             const double factor = square > 0 ? 1 / std::sqrt(square) : 0;
-            for (std::int64_t d = 0; d < dim; ++d) out[d] = Real(double(widen(row[d])) * factor);
+            for (std::int64_t d = 0; d < dim; ++d) out[d] = double(widen(row[d])) * factor;
         });
         return std::sqrt(square);
     }
@@ -154,17 +159,24 @@ class Group {
   public:
     Group(const SoftProblem& problem, const Survey& found, std::int64_t index, const SoftKernel<Real>& kernel)
         : problem(problem), found(found), index(index), kernel(kernel) {
+        const double bits = slope_of(problem) / ln2;
+        pass.slope = 1;
+        if (sizeof(Real) == 4) {
+            unit = bits;
+            scale = problem.metric == SoftMetric::euclidean ? bits : std::sqrt(bits);
+        } else {
+            pass.slope = Real(bits);
+        }
         x = pack(found.x, [&](std::int64_t n) { return found.takes_part(n); });
         codes = pack(found.codes, [&](std::int64_t k) { return bool(found.usable[k]); });
         pass.x = x.view();
         pass.codes = codes.view();
         pass.dim = int(problem.d);
         pass.root = problem.metric == SoftMetric::euclidean;
-        pass.slope = Real(slope_of(problem));
         pass.floored = std::isfinite(problem.floor);
-        pass.floor = Real(pass.floored ? problem.floor : 0);
+        pass.floor = Real(pass.floored ? problem.floor / ln2 : 0);
         // nearer than what rounding can tell from 0
-        pass.least_t = Real((found.x_length + found.code_length) * (sizeof(Real) == 4 ? 0x1p-12 : 0x1p-24));
+        pass.least_t = Real(scale * (found.x_length + found.code_length) * (sizeof(Real) == 4 ? 0x1p-12 : 0x1p-24));
         weight = of_x([&](std::int64_t n) { return problem.weight[at(n)]; });
         pass.weight = weight.get();
     }
@@ -174,7 +186,7 @@ class Group {
         over_owners(problem.n, [&](std::int64_t begin, std::int64_t end) {
             kernel.normalize(pass, begin, end, least.data(), log_sum.data(), entropy.data());
         });
-        set_origin([&](std::int64_t n) { return least[n]; }, log_sum.data(), entropy.data(), 1);
+        set_origin([&](std::int64_t n) { return Row{least[n], log_sum[n], entropy[n]}; });
         if (pass.floored) {
             over_owners(problem.n, [&](std::int64_t begin, std::int64_t end) {
                 kernel.floored_entropy(pass, begin, end, entropy.data());
@@ -184,20 +196,22 @@ class Group {
                     [&](std::int64_t begin, std::int64_t end) { kernel.assign(pass, begin, end, assigned.data()); });
         for (std::int64_t n = 0; n < problem.n; ++n) {
             const bool counts = found.takes_part(n);
-            result.least[at(n)] = counts ? least[n] * distance_of_t(problem.metric) : 0;
-            result.log_sum[at(n)] = counts ? log_sum[n] : 0;
-            result.entropy[at(n)] = counts ? entropy[n] : 0;
+            result.least[at(n)] = counts ? least[n] / unit * distance_of_t(problem.metric) : 0;
+            result.log_sum[at(n)] = counts ? log_sum[n] * ln2 : 0;
+            result.entropy[at(n)] = counts ? entropy[n] * ln2 : 0;
         }
         std::copy(assigned.begin(), assigned.end(), result.assigned + index * problem.k);
     }
 
     void backward(const SoftBackward& result) {
-        const auto least = [&](std::int64_t n) { return result.least[at(n)] / distance_of_t(problem.metric); };
-        set_origin(least, result.log_sum + index, result.entropy + index, problem.g);
-        grad_entropy = of_x([&](std::int64_t n) { return result.grad_entropy[at(n)]; });
+        set_origin([&](std::int64_t n) {
+            const double least = result.least[at(n)] / distance_of_t(problem.metric) * unit;
+            return Row{least, result.log_sum[at(n)] / ln2, result.entropy[at(n)] / ln2};
+        });
+        bit_gain = of_x([&](std::int64_t n) { return -ln2 * result.grad_entropy[at(n)]; });
         grad_assigned = numbers(problem.k, codes.blocks,
                                 [&](std::int64_t k) { return result.grad_assigned[index * problem.k + k]; });
-        pass.grad_entropy = grad_entropy.get();
+        pass.bit_gain = bit_gain.get();
         pass.grad_assigned = grad_assigned.get();
         std::vector<double> gain(problem.n);
         over_owners(problem.n,
@@ -217,8 +231,10 @@ class Group {
     const Survey& found;
     const std::int64_t index;
     const SoftKernel<Real>& kernel;
+    double unit = 1;   // what 1 of t is to the passes
+    double scale = 1;  // of the copies
     Packed<Real> x, codes;
-    Numbers<Real> weight, origin, rest, grad_entropy, mean_gain, grad_assigned;
+    Numbers<Real> weight, origin, rest, reach, bit_gain, mean_gain, grad_assigned;
     SoftPass<Real> pass{};
 
     std::int64_t at(std::int64_t n) const { return n * problem.g + index; }
@@ -236,17 +252,22 @@ class Group {
         return numbers(problem.n, x.blocks, [&](std::int64_t n) { return found.takes_part(n) ? number(n) : 0.0; });
     }
 
-    // origin and rest: see SoftPass. The mean of log p is minus the entropy; `least` is of t.
-    template <class Least>
-    void set_origin(Least&& least, const double* log_sum, const double* entropy, std::int64_t stride) {
+    struct Row {
+        double least, log_sum, entropy;  // least t; bits
+    };
+    // origin, rest and reach: see SoftPass. The mean of log2 p is minus the entropy.
+    template <class RowOf>
+    void set_origin(RowOf&& row) {
         const double slope = double(pass.slope);
-        const auto mean = [&](std::int64_t n) {
-            return double(Real(least(n) + (entropy[n * stride] - log_sum[n * stride]) / slope));
-        };
-        origin = of_x(mean);
-        rest = of_x([&](std::int64_t n) { return slope * (least(n) - mean(n)) - log_sum[n * stride]; });
+        origin = of_x([&](std::int64_t n) { return row(n).least + (row(n).entropy - row(n).log_sum) / slope; });
+        rest = of_x([&](std::int64_t n) { return slope * (row(n).least - double(origin[n])) - row(n).log_sum; });
+        // of huge t only the least may count
+        reach = of_x([&](std::int64_t n) {
+            return std::nextafter(row(n).least - (row(n).log_sum + log2_zero<Real>) / slope, HUGE_VAL);
+        });
         pass.origin = origin.get();
         pass.rest = rest.get();
+        pass.reach = reach.get();
     }
 
     template <class Present>
@@ -258,19 +279,19 @@ class Group {
         const int threads = useful_threads(problem.threads, double(given.count) * double(dim));
         parallel_for(blocks, threads, [&](std::int64_t b) {
             Real* values = out.values.get() + b * block * dim;
-            std::vector<Real> row(dim);
+            std::vector<double> row(dim);
             for (std::int64_t j = 0; j < block; ++j) {
                 const std::int64_t i = b * block + j;
                 const bool here = i < given.count && present(i);
                 if (here) {
                     given.read(i, found.shift.data(), row.data());
                 } else {
-                    std::fill(row.begin(), row.end(), Real(0));
+                    std::fill(row.begin(), row.end(), 0.0);
                 }
                 double square = 0;
                 for (std::int64_t d = 0; d < dim; ++d) {
-                    values[d * block + j] = row[d];
-                    square += double(row[d]) * double(row[d]);
+                    const Real value = values[d * block + j] = Real(scale * row[d]);
+                    square += double(value) * double(value);
                 }
                 if (here) out.bias[i] = centred(problem.metric) ? Real(0.5 * square) : Real(0);
             }
@@ -297,7 +318,7 @@ class Group {
             function(pass, begin, end, sums.data(), total.data(), log_sum.data());
             for (std::int64_t i = begin; i < end; ++i) {
                 double* sum = sums.data() + (i - begin) * problem.d;
-                if (grad_log) grad_log[at(i)] = log_sum[i - begin];
+                if (grad_log) grad_log[at(i)] = log_sum[i - begin] * ln2;
                 if (!gradient) continue;
                 chain(given, packed, i, total[i - begin], sum);
                 for (std::int64_t d = 0; d < problem.d; ++d) {
@@ -316,11 +337,11 @@ class Group {
     void chain(const Given& given, const Packed<Real>& packed, std::int64_t i, double total, double* sum) const {
         const std::int64_t block = kernel.block_codes, dim = problem.d;
         const Real* own = packed.values.get() + i / block * block * dim + i % block;
-        double factor = double(pass.slope), along = 0;
+        double factor = ln2 * double(pass.slope) * scale, along = 0;
         if (problem.metric == SoftMetric::cosine) {
             std::vector<double> row(dim);
             const double length = given.read(i, found.shift.data(), row.data());
-            for (std::int64_t d = 0; d < dim; ++d) along += sum[d] * double(own[d * block]);
+            for (std::int64_t d = 0; d < dim; ++d) along += sum[d] * double(own[d * block]) / (scale * scale);
             factor = length > 0 && std::isfinite(length) ? factor / length : 0;
         } else if (centred(problem.metric)) {
             along = total;
@@ -356,6 +377,10 @@ int soft_forward(const SoftProblem& problem, const SoftForward& result) {
 
 void soft_backward(const SoftProblem& problem, const SoftBackward& result) {
     over_groups(problem, [&](auto& group) { group.backward(result); });
+}
+
+double spin_exp(Isa isa, std::int64_t rounds) {
+    return soft_kernels(isa).single.spin_exp(rounds);
 }
 
 }  // namespace vqk

@@ -47,4 +47,7 @@ struct SoftBackward {
 
 void soft_backward(const SoftProblem& problem, const SoftBackward& result);
 
+// Computes exponentials, float, for about `rounds` iterations as fast as the passes could; returns how many.
+double spin_exp(Isa isa, std::int64_t rounds);
+
 }  // namespace vqk

@@ -15,6 +15,15 @@ namespace {
 
 enum class Owner { x, codes };
 
+// a difference of two t as one of log2 p
+template <class L>
+typename L::F to_bits(const SoftPass<typename L::Real>& pass, typename L::F difference) {
+    using Real = typename L::Real;
+    if constexpr (sizeof(Real) == 4) return difference;
+    // a double t has no bound, and p = 0 times infinity is not 0
+    return L::max(L::broadcast(pass.slope) * difference, L::broadcast(Real(-1500)));
+}
+
 // Q owners in front of a block of the streaming side.
 template <class L, int Q, int V, Owner owner>
 struct Tile {
@@ -50,11 +59,11 @@ struct Tile {
         }
         const Real* values = block();
         for (int d = 0; d < pass.dim; ++d, values += V * W) {
-            F value[V];
-            for (int v = 0; v < V; ++v) value[v] = L::load(values + v * W);
-            for (int q = 0; q < Q; ++q) {
-                const F factor = L::broadcast(negated[std::int64_t(q) * pass.dim + d]);
-                for (int v = 0; v < V; ++v) score[q][v] = L::fma(factor, value[v], score[q][v]);
+            F factor[Q];  // Q + 1 registers beside the scores; of V + 1 the compiler makes V Q loads
+            for (int q = 0; q < Q; ++q) factor[q] = L::broadcast(negated[std::int64_t(q) * pass.dim + d]);
+            for (int v = 0; v < V; ++v) {
+                const F value = L::load(values + v * W);
+                for (int q = 0; q < Q; ++q) score[q][v] = L::fma(factor[q], value, score[q][v]);
             }
         }
         for (int q = 0; q < Q; ++q) {
@@ -66,32 +75,27 @@ struct Tile {
         }
     }
 
-    // log p up to a constant of the row, which is its mean; bounded from below: p is 0 there, and 0 times infinity is not
-    F relative(int q, int v) const {
-        const F difference = L::broadcast(pass.slope) * (of_x(pass.origin, q, v) - t[q][v]);
-        return L::max(difference, L::broadcast(Real(-1000)));
-    }
+    // log2 p up to a constant of the row, which is its mean
+    F relative(int q, int v) const { return to_bits<L>(pass, of_x(pass.origin, q, v) - t[q][v]); }
     F log_p(F relative, int q, int v) const { return relative + of_x(pass.rest, q, v); }
 
-    // are all p of the tile 0?
+    // are all p of the tile 0? If not, the first comparison usually tells
     bool nothing() const {
-        F most = L::broadcast(-std::numeric_limits<Real>::infinity());
-        for (int q = 0; q < Q; ++q) {
-            F row = log_p(relative(q, 0), q, 0);
-            for (int v = 1; v < V; ++v) row = L::max(row, log_p(relative(q, v), q, v));
-            most = L::max(most, row);
+        constexpr bool rows = owner == Owner::x;
+        for (int i = 0; i < (rows ? Q : V); ++i) {
+            F nearest = rows ? t[i][0] : t[0][i];
+            for (int j = 1; j < (rows ? V : Q); ++j) nearest = L::min(nearest, rows ? t[i][j] : t[j][i]);
+            if (L::any_less(nearest, rows ? of_x(pass.reach, i, 0) : of_x(pass.reach, 0, i))) return false;
         }
-        return !(L::highest(most) > log_zero<Real>);
+        return true;
     }
 
-    // a A(log p) + w v, up to a constant of the row
     F gain(F relative, int q, int v) const {
-        F slope = F{} - relative;
         if (pass.floored) {
             const F exact = log_p(relative, q, v), floor = L::broadcast(pass.floor);
-            slope = F{} - L::where(exact > floor, exact + Real(1), floor);
+            relative = L::where(exact > floor, exact + Real(1.44269504088896340736), floor);
         }
-        return L::fma(of_x(pass.grad_entropy, q, v), slope,
+        return L::fma(of_x(pass.bit_gain, q, v), relative,
                       of_x(pass.weight, q, v) * of_codes(pass.grad_assigned, q, v));
     }
 };
@@ -101,7 +105,7 @@ struct Tile {
 template <class L, int Q, int V, Owner owner, class Body>
 void sweep(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, Body& body) {
     using Real = typename L::Real;
-    constexpr std::int64_t block_size = V * L::W, section_bytes = 192 << 10;
+    constexpr std::int64_t block_size = V * L::W, section_bytes = 384 << 10;
     const std::int64_t dim = pass.dim;
     Tile<L, Q, V, owner> tile(pass);
     std::vector<Real> negated(std::size_t((end - begin + Q) * dim), Real(0));
@@ -110,11 +114,11 @@ void sweep(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int6
         for (std::int64_t d = 0; d < dim; ++d) negated[(i - begin) * dim + d] = -packed[d * block_size];
     }
     const std::int64_t blocks = tile.streaming().blocks;
-    const std::int64_t section = std::clamp<std::int64_t>(section_bytes / (block_size * dim * sizeof(Real)), 8, 512);
+    const std::int64_t section = std::clamp<std::int64_t>(section_bytes / (block_size * dim * sizeof(Real)), 16, 512);
     for (std::int64_t from = 0; from < blocks; from += section) {
         for (tile.first = begin; tile.first < end; tile.first += Q) {
             tile.negated = negated.data() + (tile.first - begin) * dim;
-            body.start();
+            body.start(tile.first - begin);
             for (std::int64_t block = from; block < std::min(blocks, from + section); ++block) {
                 tile.position = block * block_size;
                 tile.measure();
@@ -125,71 +129,69 @@ void sweep(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int6
     }
 }
 
-// log sum e^l and the mean of l, with the least t so far of each lane as origin
+// log2 sum 2^l and the mean of l, l = low - t with the least t of the row so far for low
 template <class L, int Q>
 struct Normalizer {
     using Real = typename L::Real;
     using F = typename L::F;
     struct Total {
-        double t = absent<Real>, z = 0, lz = 0;
+        Real low = absent<Real>;
+        double z = 0, lz = 0;
     };
-    const Real slope;
-    std::vector<Total> totals;
-    F low[Q], z[Q], lz[Q];  // least t; sum of e, sum of l e for l = slope (low - t), e = exp(l)
+    const SoftPass<Real>& pass;
+    std::vector<Total> totals;  // [owners padded]
+    F low[Q], z[Q], lz[Q];      // low in all lanes; sum of e, sum of l e for e = 2^l
 
-    Normalizer(Real slope, std::int64_t owners) : slope(slope), totals(owners) {}
+    Normalizer(const SoftPass<Real>& pass, std::int64_t owners) : pass(pass), totals(owners + Q) {}
 
-    void start() {
-        for (int q = 0; q < Q; ++q) low[q] = L::broadcast(absent<Real>), z[q] = lz[q] = F{};
+    void start(std::int64_t at) {
+        for (int q = 0; q < Q; ++q) low[q] = L::broadcast(totals[at + q].low), z[q] = lz[q] = F{};
     }
     template <int V, Owner owner>
     void take(const Tile<L, Q, V, owner>& tile) {
-        const F factor = L::broadcast(slope), least = L::broadcast(Real(-1000));  // see Tile::log_p
         for (int q = 0; q < Q; ++q) {
-            F lowest = low[q];
-            for (int v = 0; v < V; ++v) lowest = L::min(lowest, tile.t[q][v]);
-            const F back = L::max(factor * (lowest - low[q]), least);
-            const F shrink = exp_of<L>(back);
-            lz[q] = shrink * L::fma(back, z[q], lz[q]);
-            z[q] = shrink * z[q];
-            low[q] = lowest;
+            F nearest = tile.t[q][0];
+            for (int v = 1; v < V; ++v) nearest = L::min(nearest, tile.t[q][v]);
+            // some log K times in a row
+            if (L::any_less(nearest, low[q])) lower(q, L::broadcast(L::lowest(nearest)));
             for (int v = 0; v < V; ++v) {
-                const F l = L::max(factor * (lowest - tile.t[q][v]), least);
-                const F e = exp_of<L>(l);
+                const F l = to_bits<L>(pass, low[q] - tile.t[q][v]);
+                const F e = exp2_of<L>(l);
                 z[q] = z[q] + e;
                 lz[q] = L::fma(l, e, lz[q]);
             }
         }
     }
+    void lower(int q, F to) {
+        const F back = to_bits<L>(pass, to - low[q]), shrink = exp2_of<L>(back);
+        lz[q] = shrink * L::fma(back, z[q], lz[q]);
+        z[q] = shrink * z[q];
+        low[q] = to;
+    }
     void finish(int q, std::int64_t at) {
         Total& total = totals[at];
-        const double t = L::lowest(low[q]);
-        const F back = L::max(L::broadcast(slope) * (L::broadcast(Real(t)) - low[q]), L::broadcast(Real(-1000)));
-        const F shrink = exp_of<L>(back);
-        merge(total, {t, double(L::sum(shrink * z[q])), double(L::sum(shrink * L::fma(back, z[q], lz[q])))});
-    }
-    void merge(Total& total, Total part) const {
-        if (part.t < total.t) std::swap(total, part);
-        const double back = std::max(double(slope) * (total.t - part.t), -1000.0), shrink = std::exp(back);
-        total.z += shrink * part.z;
-        total.lz += shrink * (part.lz + back * part.z);
+        const Real now = L::lowest(low[q]);
+        const double back = std::max(double(pass.slope) * (double(now) - double(total.low)), -1500.0);
+        const double shrink = std::exp2(back);
+        total = {now, shrink * total.z + double(L::sum(z[q])),
+                 shrink * (total.lz + back * total.z) + double(L::sum(lz[q]))};
     }
 };
 
 template <class L, int Q, int V>
 void normalize(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* least,
                double* log_sum, double* entropy) {
-    Normalizer<L, Q> body(pass.slope, end - begin);
+    Normalizer<L, Q> body(pass, end - begin);
     sweep<L, Q, V, Owner::x>(pass, begin, end, body);
     for (std::int64_t i = begin; i < end; ++i) {
         const auto& total = body.totals[i - begin];
-        least[i] = total.t;
-        log_sum[i] = std::log(total.z);
+        least[i] = total.low;
+        log_sum[i] = std::log2(total.z);
         entropy[i] = std::max(0.0, log_sum[i] - total.lz / total.z);
     }
 }
 
-// sum of p term(tile, relative log p, q, v) for each owner
+// sum of p term(tile, relative log2 p, q, v) for each owner
 template <class L, int Q, class Term>
 struct Summer {
     using F = typename L::F;
@@ -197,7 +199,7 @@ struct Summer {
     double* const sums;  // [owners]
     F part[Q];
 
-    void start() {
+    void start(std::int64_t) {
         for (int q = 0; q < Q; ++q) part[q] = F{};
     }
     template <class T>
@@ -207,7 +209,7 @@ struct Summer {
         for (int q = 0; q < Q; ++q) {
             for (int v = 0; v < V; ++v) {
                 const F relative = tile.relative(q, v);
-                part[q] = L::fma(exp_of<L>(tile.log_p(relative, q, v)), term(tile, relative, q, v), part[q]);
+                part[q] = L::fma(exp2_of<L>(tile.log_p(relative, q, v)), term(tile, relative, q, v), part[q]);
             }
         }
     }
@@ -215,7 +217,8 @@ struct Summer {
 };
 
 template <class L, int Q, int V, Owner owner, class Term>
-void sum_terms(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums, Term term) {
+void sum_terms(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums,
+               Term term) {
     std::fill(sums + begin, sums + end, 0.0);
     Summer<L, Q, Term> body{term, sums + begin, {}};
     sweep<L, Q, V, owner>(pass, begin, end, body);
@@ -230,8 +233,9 @@ void floored_entropy(const SoftPass<typename L::Real>& pass, std::int64_t begin,
 
 template <class L, int Q, int V>
 void mean_gain(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums) {
-    sum_terms<L, Q, V, Owner::x>(pass, begin, end, sums,
-                                 [](const auto& tile, auto relative, int q, int v) { return tile.gain(relative, q, v); });
+    sum_terms<L, Q, V, Owner::x>(pass, begin, end, sums, [](const auto& tile, auto relative, int q, int v) {
+        return tile.gain(relative, q, v);
+    });
 }
 
 template <class L, int Q, int V>
@@ -241,54 +245,82 @@ void assign(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int
     });
 }
 
-// sums of h y, h and g log p; see SoftKernel::Pull
-template <class L, int Q>
+// sums of h y, h and g log2 p; see SoftKernel::Pull
+template <class L, int Q, int V>
 struct Puller {
     using Real = typename L::Real;
     using F = typename L::F;
     static constexpr int W = L::W;
+    // Sums of so many dimensions stay in the L1 cache. Of longer vectors a slice meets several blocks at a time.
+    static constexpr std::int64_t slice = 32, most_blocks = 8;
+    struct Block {
+        const Real* values;
+        F h[Q][V];
+    };
     const std::int64_t dim;
-    double *sums, *total, *grad_log;
-    std::vector<Real> moved;  // [Q][D][W] lanes of the sums of h y
+    double *const sums, *const total, *const grad_log;
+    std::vector<F> moved;  // [Q][D] lanes of the sums of h y
+    std::vector<Block> blocks;
+    std::size_t taken = 0;  // of `blocks`
     F h_sum[Q], g_log[Q];
 
-    void start() {
-        std::fill(moved.begin(), moved.end(), Real(0));
+    Puller(std::int64_t dim, double* sums, double* total, double* grad_log)
+        : dim(dim),
+          sums(sums),
+          total(total),
+          grad_log(grad_log),
+          moved(Q * dim),
+          blocks(std::clamp<std::int64_t>(dim / slice, 1, most_blocks)) {}
+
+    void start(std::int64_t) {
+        std::fill(moved.begin(), moved.end(), F{});
         for (int q = 0; q < Q; ++q) h_sum[q] = g_log[q] = F{};
     }
-    template <int V, Owner owner>
+    template <Owner owner>
     void take(const Tile<L, Q, V, owner>& tile) {
         if (tile.nothing()) return;
-        F h[Q][V];
+        Block& block = blocks[taken++];
+        block.values = tile.block();
         for (int q = 0; q < Q; ++q) {
             for (int v = 0; v < V; ++v) {
                 const F relative = tile.relative(q, v);
                 const F gain = tile.gain(relative, q, v) - tile.of_x(tile.pass.mean_gain, q, v);
-                h[q][v] = exp_of<L>(tile.log_p(relative, q, v)) * gain;
-                g_log[q] = L::fma(h[q][v], relative, g_log[q]);
+                F h = exp2_of<L>(tile.log_p(relative, q, v)) * gain;
+                if constexpr (owner == Owner::x) g_log[q] = L::fma(h, relative, g_log[q]);
                 if (tile.pass.root) {
                     const F t = tile.t[q][v], least = L::broadcast(tile.pass.least_t);
-                    h[q][v] = L::where(t > least, h[q][v] / L::max(t, least), F{});
+                    h = L::where(t > least, h / L::max(t, least), F{});
                 }
-                h_sum[q] = h_sum[q] + h[q][v];
+                h_sum[q] = h_sum[q] + h;
+                block.h[q][v] = h;
             }
         }
-        const Real* values = tile.block();
-        for (std::int64_t d = 0; d < dim; ++d, values += V * W) {
-            F value[V];
-            for (int v = 0; v < V; ++v) value[v] = L::load(values + v * W);
-            for (int q = 0; q < Q; ++q) {
-                Real* lanes = moved.data() + (q * dim + d) * W;
-                F sum = L::load(lanes);
-                for (int v = 0; v < V; ++v) sum = L::fma(h[q][v], value[v], sum);
-                L::store(lanes, sum);
+        if (taken == blocks.size()) move();
+    }
+    void move() {
+        for (std::int64_t from = 0; from < dim; from += slice) {
+            for (std::size_t i = 0; i < taken; ++i) {
+                F h[Q][V];  // registers
+                for (int q = 0; q < Q; ++q) {
+                    for (int v = 0; v < V; ++v) h[q][v] = blocks[i].h[q][v];
+                }
+                const Real* values = blocks[i].values + from * V * W;
+                for (std::int64_t d = from; d < std::min(dim, from + slice); ++d, values += V * W) {
+                    F value[V];
+                    for (int v = 0; v < V; ++v) value[v] = L::load(values + v * W);
+                    for (int q = 0; q < Q; ++q) {
+                        F sum = moved[q * dim + d];
+                        for (int v = 0; v < V; ++v) sum = L::fma(h[q][v], value[v], sum);
+                        moved[q * dim + d] = sum;
+                    }
+                }
             }
         }
+        taken = 0;
     }
     void finish(int q, std::int64_t at) {
-        for (std::int64_t d = 0; d < dim; ++d) {
-            sums[at * dim + d] += double(L::sum(L::load(moved.data() + (q * dim + d) * W)));
-        }
+        if (taken) move();
+        for (std::int64_t d = 0; d < dim; ++d) sums[at * dim + d] += double(L::sum(moved[q * dim + d]));
         total[at] += double(L::sum(h_sum[q]));
         grad_log[at] += double(L::sum(g_log[q]));
     }
@@ -300,9 +332,24 @@ void pull(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64
     std::fill_n(sums, (end - begin) * pass.dim, 0.0);
     std::fill_n(total, end - begin, 0.0);
     std::fill_n(grad_log, end - begin, 0.0);
-    const std::size_t lanes = std::size_t(Q) * pass.dim * L::W;
-    Puller<L, Q> body{pass.dim, sums, total, grad_log, std::vector<typename L::Real>(lanes), {}, {}};
+    Puller<L, Q, V> body(pass.dim, sums, total, grad_log);
     sweep<L, Q, V, owner>(pass, begin, end, body);
+}
+
+template <class L>
+double spin_exp(std::int64_t rounds) {
+    constexpr int chains = 8;  // enough independent ones to hide the latency on two ports
+    typename L::F e[chains];
+    for (int i = 0; i < chains; ++i) e[i] = L::broadcast(typename L::Real(i) / chains);
+    for (std::int64_t round = 0; round < rounds; ++round) {
+        // of a difference, as everywhere in the passes
+        for (int i = 0; i < chains; ++i) e[i] = exp2_of<L>(e[i] - typename L::Real(1));
+    }
+    double total = 0;
+    for (int i = 0; i < chains; ++i) total += double(L::sum(e[i]));
+    volatile double keep = total;  // the loop must not be optimised away
+    (void)keep;
+    return double(rounds) * chains * L::W;
 }
 
 template <class L, int Q, int V>
@@ -314,7 +361,8 @@ SoftKernel<typename L::Real> make_soft_kernel() {
             mean_gain<L, Q, V>,
             assign<L, Q, V>,
             pull<L, Q, V, Owner::x>,
-            pull<L, Q, V, Owner::codes>};
+            pull<L, Q, V, Owner::codes>,
+            spin_exp<L>};
 }
 
 }  // namespace

@@ -13,6 +13,11 @@ struct Portable : Lanes<Real, W> {
     static F fma(F a, F b, F c) { return a * b + c; }
     static F min(F a, F b) { return a < b ? a : b; }
     static F max(F a, F b) { return a > b ? a : b; }
+    static bool any_less(F a, F b) {
+        bool any = false;
+        for (int i = 0; i < W; ++i) any |= a[i] < b[i];
+        return any;
+    }
     static F sqrt(F a) {
         for (int i = 0; i < W; ++i) a[i] = std::sqrt(a[i]);
         return a;

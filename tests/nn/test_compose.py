@@ -6,11 +6,13 @@ Oracles: dense formulas in float64, exact integer data, binomial bounds, the qua
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from nn_oracle import assert_same_state, snapshot
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import vqkernels
 from vqkernels import Ema, FullCodebook, Learned, Regularizer, ResidualQuantizer, VectorQuantizer
@@ -36,12 +38,48 @@ def test_a_regularizer_is_a_weighted_loss() -> None:
     assert bool((quantizer.table.weight.grad != 0).any(-1).all())
 
 
-def test_a_regularizer_of_weight_zero_is_not_computed() -> None:
-    def fail(*args: Any, **kwargs: Any) -> torch.Tensor:
-        raise AssertionError
+def test_a_regularizer_sees_what_is_compared() -> None:
+    """For the cosine that is directions, of vectors and of codes of any length."""
+    torch.manual_seed(0)
+    part = Regularizer(name="entropy", loss=LLAMAGEN_ENTROPY, weight=0.1)
+    quantizer = VectorQuantizer(8, 32, metric="cosine", regularizers=[part])
+    x = torch.randn(40, 8)
+    with torch.no_grad():
+        quantizer.table.weight.mul_(torch.rand(32, 1) + 0.5)
+    want = LLAMAGEN_ENTROPY(torch.nn.functional.normalize(x, dim=1)[:, None], quantizer.codebook)
+    torch.testing.assert_close(quantizer(x).losses["entropy"].detach(), want)
 
-    quantizer = VectorQuantizer(8, 32, regularizers=[Regularizer(name="dear", loss=fail, weight=0.0)])
-    assert "dear" not in quantizer(torch.randn(4, 8)).losses
+
+class Calls(TorchDispatchMode):
+    """Counts every operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(func.overloadpacket)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_lookup_and_entropy_are_one_call_each_and_nothing_at_weight_zero(groups: int) -> None:
+    """Operators of a whole training step, for all groups together; at weight 0 those of a step without the part."""
+
+    def step(*weights: float) -> Counter[str]:
+        torch.manual_seed(0)
+        parts = [Regularizer(name="entropy", loss=LLAMAGEN_ENTROPY, weight=weight) for weight in weights]
+        quantizer = VectorQuantizer(8, 32, groups=groups, codebook=WIDE, regularizers=parts)
+        x = torch.randn(20, 8, requires_grad=True)
+        with Calls() as calls:
+            quantizer(x).loss.backward()
+        return calls.counts
+
+    assert step(0.0) == step()
+    ours = {name: count for name, count in step(0.1).items() if name.startswith("vqkernels.")}
+    entropy = {f"vqkernels.soft_assignment_entropy{direction}": 1 for direction in ("", "_backward")}
+    assert ours == {**{name: count for name, count in step().items() if name.startswith("vqkernels.")}, **entropy}
+    assert ours["vqkernels.nearest_code"] == 1
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])

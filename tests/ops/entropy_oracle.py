@@ -144,13 +144,16 @@ def truth_and_budget(
 
 
 def float32_logit_error(
-    x: torch.Tensor, codebook: torch.Tensor, temperature: float, metric: str, unit: float = U32
+    x: torch.Tensor, codebook: torch.Tensor, temperature: float, metric: str, terms: int | None = None
 ) -> float:
-    """What the README promises for float32 inputs: the rounding of its products, or 2^-9 where that would be more."""
+    """What the README promises for float32 inputs: the rounding of its products, or 2^-9 where that would be more.
+
+    ``terms``: of 2^-24 in a score, if not those of a float32 sum.
+    """
     centre = codebook.double().mean(0) if metric in ("l2", "euclidean") else 0.0
     longest = [(t.double() - centre).norm(dim=1).max().item() for t in (x, codebook)]
     size = {"dot": longest[0] * longest[1], "cosine": 1.0}.get(metric, sum(longest) ** 2)
-    error = (x.shape[1] + 8) * unit * size
+    error = (x.shape[1] + 8 if terms is None else terms) * U32 * size
     if metric == "euclidean":
         error = error**0.5
     # and the rounding of log p itself, up to 64 where p still counts

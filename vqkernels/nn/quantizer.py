@@ -331,8 +331,10 @@ class VectorQuantizer(nn.Module):
         losses = {"commitment": masked_mean_square(rows, codes.detach(), taking_part)}
         if self.table.trained:
             losses["codebook"] = masked_mean_square(rows.detach(), codes, taking_part)
-        for part in self.regularizers:
-            losses[part.name] = part.loss(rows, codebook, weight=taking_part, backend=self.backend)
+        if self.regularizers:
+            compared = unit(codebook) if self.metric == "cosine" else codebook
+            for part in self.regularizers:
+                losses[part.name] = part.loss(rows, compared, weight=taking_part, backend=self.backend)
         return losses
 
     def _output(

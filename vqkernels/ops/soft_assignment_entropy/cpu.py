@@ -8,7 +8,7 @@ import torch
 
 from vqkernels._core.env import isa_code
 from vqkernels._core.extension import DTYPE_CODES, cpu_unsupported_reasons, extension
-from vqkernels.ops.soft_assignment_entropy.op import Gradients, gradient_dtype
+from vqkernels.ops.soft_assignment_entropy.op import Assignment, Gradients, Problem, Upstream, gradient_dtype
 
 METRIC_CODES = {"l2": 0, "cosine": 1, "dot": 2, "euclidean": 3}  # SoftMetric of csrc/cpu/soft_entropy.h
 
@@ -17,81 +17,52 @@ def unsupported_reasons(*args: object) -> list[str]:
     return cpu_unsupported_reasons(*args)
 
 
-def run(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64
-    temperature: torch.Tensor,  # []
-    metric: str,
-    floor: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    x, codebook, weight = x.contiguous(), codebook.contiguous(), weight.contiguous()
-    least, log_sum, entropy = (torch.empty_like(weight) for _ in range(3))
-    assigned = torch.empty(codebook.shape[:2], dtype=torch.float64)
-    extension().soft_forward(
-        _problem(x, codebook, weight, temperature, metric, floor),
-        least.data_ptr(),
-        log_sum.data_ptr(),
-        entropy.data_ptr(),
-        assigned.data_ptr(),
-    )
-    return least, log_sum, entropy, assigned
+def run(problem: Problem) -> Assignment:
+    problem = _contiguous(problem)
+    least, log_sum, entropy = (torch.empty_like(problem.weight) for _ in range(3))
+    assigned = torch.empty(problem.codebook.shape[:2], dtype=torch.float64)
+    result = Assignment(least, log_sum, entropy, assigned)
+    extension().soft_forward(_described(problem), *(t.data_ptr() for t in result))
+    return result
 
 
-def run_backward(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64
-    temperature: torch.Tensor,  # []
-    metric: str,
-    floor: float,
-    least: torch.Tensor,  # [N, G] float64
-    log_sum: torch.Tensor,  # [N, G] float64
-    entropy: torch.Tensor,  # [N, G] float64
-    grad_entropy: torch.Tensor,  # [N, G] float64
-    grad_assigned: torch.Tensor,  # [G, K] float64
-    x_needed: bool,
-    codebook_needed: bool,
-    temperature_needed: bool,
-) -> Gradients:
-    x, codebook, weight = (t.contiguous() for t in (x, codebook, weight))
-    grad_x = torch.empty(x.shape, dtype=gradient_dtype(x)) if x_needed else None
-    grad_codebook = torch.empty(codebook.shape, dtype=gradient_dtype(codebook)) if codebook_needed else None
-    grad_log = torch.empty_like(weight) if temperature_needed else None
+def run_backward(problem: Problem, upstream: Upstream) -> Gradients:
+    problem = _contiguous(problem)
+    *given, (x_needed, codebook_needed, temperature_needed) = upstream
+    grad_x = torch.empty(problem.x.shape, dtype=gradient_dtype(problem.x)) if x_needed else None
+    grad_codebook = None
+    if codebook_needed:
+        grad_codebook = torch.empty(problem.codebook.shape, dtype=gradient_dtype(problem.codebook))
+    grad_log = torch.empty_like(problem.weight) if temperature_needed else None
     extension().soft_backward(
-        _problem(x, codebook, weight, temperature, metric, floor),
-        least.data_ptr(),
-        log_sum.data_ptr(),
-        entropy.data_ptr(),
-        grad_entropy.data_ptr(),
-        grad_assigned.data_ptr(),
+        _described(problem),
+        *(t.data_ptr() for t in given),
         *(0 if gradient is None else gradient.data_ptr() for gradient in (grad_x, grad_codebook, grad_log)),
     )
-    return grad_x, grad_codebook, None if grad_log is None else -grad_log.sum() / temperature
+    return Gradients(grad_x, grad_codebook, None if grad_log is None else -grad_log.sum() / problem.temperature)
 
 
-def _problem(
-    x: torch.Tensor,
-    codebook: torch.Tensor,
-    weight: torch.Tensor,
-    temperature: torch.Tensor,
-    metric: str,
-    floor: float,
-) -> Any:
-    n, g, d = x.shape
+def _contiguous(problem: Problem) -> Problem:
+    x, codebook, weight = (t.contiguous() for t in problem[:3])
+    return problem._replace(x=x, codebook=codebook, weight=weight)
+
+
+def _described(problem: Problem) -> Any:
+    """The problem as csrc/cpu/soft_entropy.h sees it."""
+    n, g, d = problem.x.shape
     return extension().SoftProblem(
-        x.data_ptr(),
-        DTYPE_CODES[x.dtype],
-        codebook.data_ptr(),
-        DTYPE_CODES[codebook.dtype],
-        weight.data_ptr(),
+        problem.x.data_ptr(),
+        DTYPE_CODES[problem.x.dtype],
+        problem.codebook.data_ptr(),
+        DTYPE_CODES[problem.codebook.dtype],
+        problem.weight.data_ptr(),
         n,
         g,
-        codebook.shape[1],
+        problem.codebook.shape[1],
         d,
-        METRIC_CODES[metric],
-        temperature.item(),
-        floor,
+        METRIC_CODES[problem.metric],
+        problem.temperature.item(),
+        problem.floor,
         torch.get_num_threads(),
         isa_code(),
     )

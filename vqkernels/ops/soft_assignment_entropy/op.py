@@ -6,7 +6,7 @@ What both directions share beside their tensors is, per vector, the least distan
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 
@@ -20,86 +20,94 @@ register_backends(
     reference="vqkernels.ops.soft_assignment_entropy.reference",
 )
 
-Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+class Problem(NamedTuple):
+    """What both directions work on: the arguments of the operator, in its order."""
+
+    x: torch.Tensor  # [N, G, D]
+    codebook: torch.Tensor  # [G, K, D]
+    weight: torch.Tensor  # [N, G] float64, at least 0; a vector of weight 0 is left out
+    temperature: torch.Tensor  # [] float64
+    metric: str
+    floor: float  # log p is not taken below it; -inf for plain entropies
+
+
+class Assignment(NamedTuple):
+    """What the forward returns; all float64."""
+
+    least: torch.Tensor  # [N, G]
+    log_sum: torch.Tensor  # [N, G]
+    entropy: torch.Tensor  # [N, G]
+    assigned: torch.Tensor  # [G, K] weighted sums of p
+
+
+class Upstream(NamedTuple):
+    """What the backward works on beside the problem: the forward's rows, and what reached its results."""
+
+    least: torch.Tensor  # [N, G]
+    log_sum: torch.Tensor  # [N, G]
+    entropy: torch.Tensor  # [N, G]
+    grad_entropy: torch.Tensor  # [N, G] float64
+    grad_assigned: torch.Tensor  # [G, K] float64
+    needed: list[bool]  # gradients of x, codebook, temperature
+
+
+class Gradients(NamedTuple):
+    """None where it was not needed."""
+
+    x: torch.Tensor | None  # [N, G, D] of gradient_dtype
+    codebook: torch.Tensor | None  # [G, K, D] of gradient_dtype
+    temperature: torch.Tensor | None  # [] float64
 
 
 class _Backend(Protocol):
-    """A backend module of this op has the backward beside the usual two functions."""
+    """Both directions of one backend."""
 
-    def run_backward(self, *args: Any) -> Gradients: ...
+    def run(self, problem: Problem) -> Assignment: ...
+
+    def run_backward(self, problem: Problem, upstream: Upstream) -> Gradients: ...
 
 
 def gradient_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _forward(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64, at least 0; a vector of weight 0 is left out
-    temperature: torch.Tensor,  # [] float64
-    metric: str,
-    floor: float,  # log p is not taken below it; -inf for plain entropies
-    backend: str | None,
-) -> tuple[torch.Tensor, ...]:  # least, log_sum, entropy [N, G]; assigned [G, K]; all float64
-    module = select("soft_assignment_entropy", backend, x, codebook, weight, temperature, metric, floor)
-    least, log_sum, entropy, assigned = module.run(x, codebook, weight, temperature, metric, floor)
-    return least, log_sum, entropy, assigned
+def _backend(name: str | None, problem: Problem) -> _Backend:
+    return cast(_Backend, select("soft_assignment_entropy", name, *problem))
 
 
-def _forward_fake(
-    x: torch.Tensor,
-    codebook: torch.Tensor,
-    weight: torch.Tensor,
-    temperature: torch.Tensor,
-    metric: str,
-    floor: float,
-    backend: str | None,
-) -> tuple[torch.Tensor, ...]:
+def _forward(*args: Any) -> Assignment:
+    *fields, backend = args
+    problem = Problem(*fields)
+    return _backend(backend, problem).run(problem)
+
+
+def _forward_fake(*args: Any) -> Assignment:
+    *fields, _ = args
+    x, codebook, *_ = Problem(*fields)
     shapes = (*[x.shape[:2]] * 3, codebook.shape[:2])
-    return tuple(x.new_empty(shape, dtype=torch.float64) for shape in shapes)
+    return Assignment(*(x.new_empty(shape, dtype=torch.float64) for shape in shapes))
 
 
-def _backward(
-    x: torch.Tensor,
-    codebook: torch.Tensor,
-    weight: torch.Tensor,
-    temperature: torch.Tensor,
-    metric: str,
-    floor: float,
-    least: torch.Tensor,  # [N, G], with the next two as returned by the forward
-    log_sum: torch.Tensor,  # [N, G]
-    entropy: torch.Tensor,  # [N, G]
-    grad_entropy: torch.Tensor,  # [N, G] float64
-    grad_assigned: torch.Tensor,  # [G, K] float64
-    needed: list[bool],  # gradients of x, codebook, temperature; one that is not needed comes back empty
-    backend: str | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    problem = (x, codebook, weight, temperature, metric, floor)
-    module = cast(_Backend, select("soft_assignment_entropy", backend, *problem))
-    gradients = module.run_backward(*problem, least, log_sum, entropy, grad_entropy, grad_assigned, *needed)
-    return tuple(x.new_empty(0) if g is None else g for g in gradients)  # type: ignore[return-value]
+def _split(args: tuple[Any, ...]) -> tuple[Problem, Upstream, str | None]:
+    size = len(Problem._fields)
+    least, log_sum, entropy, grad_entropy, grad_assigned, needed, backend = args[size:]
+    upstream = Upstream(least, log_sum, entropy, grad_entropy, grad_assigned, needed)
+    return Problem(*args[:size]), upstream, backend
 
 
-def _backward_fake(
-    x: torch.Tensor,
-    codebook: torch.Tensor,
-    weight: torch.Tensor,
-    temperature: torch.Tensor,
-    metric: str,
-    floor: float,
-    least: torch.Tensor,
-    log_sum: torch.Tensor,
-    entropy: torch.Tensor,
-    grad_entropy: torch.Tensor,
-    grad_assigned: torch.Tensor,
-    needed: list[bool],
-    backend: str | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    like = ((x, gradient_dtype(x)), (codebook, gradient_dtype(codebook)), (temperature, torch.float64))
-    pairs = zip(like, needed, strict=True)
-    made = [t.new_empty(t.shape, dtype=dtype) if need else x.new_empty(0) for (t, dtype), need in pairs]
-    return made[0], made[1], made[2]
+def _backward(*args: Any) -> tuple[torch.Tensor, ...]:
+    problem, upstream, backend = _split(args)
+    gradients = _backend(backend, problem).run_backward(problem, upstream)
+    # one that is not needed comes back empty
+    return tuple(problem.x.new_empty(0) if g is None else g for g in gradients)
+
+
+def _backward_fake(*args: Any) -> tuple[torch.Tensor, ...]:
+    problem, upstream, _ = _split(args)
+    dtypes = (gradient_dtype(problem.x), gradient_dtype(problem.codebook), torch.float64)
+    likes = zip((problem.x, problem.codebook, problem.temperature), dtypes, upstream.needed, strict=True)
+    return tuple(t.new_empty(t.shape, dtype=dtype) if need else t.new_empty(0) for t, dtype, need in likes)
 
 
 soft_assignment_entropy_op = define_op(
@@ -129,21 +137,9 @@ def _differentiate(
     needed = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
     # a constant per group changes no gradient, and rounds less if it is their mean
     mean = (grad_assigned * assigned).sum(1, keepdim=True) / assigned.sum(1, keepdim=True).clamp(min=1e-300)
-    gradients = _backward_op(
-        x,
-        codebook,
-        weight,
-        temperature,
-        ctx.metric,
-        ctx.floor,
-        least,
-        log_sum,
-        entropy,
-        grad_entropy.contiguous(),
-        grad_assigned - mean,
-        needed,
-        ctx.backend,
-    )
+    problem = Problem(x, codebook, weight, temperature, ctx.metric, ctx.floor)
+    upstream = Upstream(least, log_sum, entropy, grad_entropy.contiguous(), grad_assigned - mean, needed)
+    gradients = _backward_op(*problem, *upstream, ctx.backend)
     likes = (x, codebook, temperature)
     dx, dc, dt = (g.to(t.dtype) if need else None for g, t, need in zip(gradients, likes, needed, strict=True))
     return dx, dc, None, dt, None, None, None

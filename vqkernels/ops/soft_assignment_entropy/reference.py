@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from vqkernels.ops.soft_assignment_entropy.op import Gradients, gradient_dtype
+from vqkernels.ops.soft_assignment_entropy.op import Assignment, Gradients, Problem, Upstream, gradient_dtype
 
 _PAIRS_PER_CHUNK = 1 << 20
 
@@ -18,54 +18,35 @@ def unsupported_reasons(*args: object) -> list[str]:
     return []
 
 
-def run(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64
-    temperature: torch.Tensor,  # []
-    metric: str,
-    floor: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def run(problem: Problem) -> Assignment:
+    weight, temperature = problem.weight, problem.temperature
     least, log_sum, entropy = (torch.zeros_like(weight) for _ in range(3))
-    assigned = torch.zeros(codebook.shape[:2], dtype=torch.float64, device=x.device)
-    for group, rows, usable, vectors, codes in _chunks(x, codebook, weight, metric):
-        distance = _distance(vectors, codes, metric)
+    assigned = torch.zeros(problem.codebook.shape[:2], dtype=torch.float64, device=weight.device)
+    for group, rows, usable, vectors, codes in _chunks(problem):
+        distance = _distance(vectors, codes, problem.metric)
         nearest = distance.amin(1)
         logits = (nearest[:, None] - distance) / temperature
         least[rows, group], log_sum[rows, group] = nearest, logits.logsumexp(1)
         log_p = logits - log_sum[rows, group, None]
         p = log_p.exp()
-        entropy[rows, group] = -(p * log_p.clamp(min=floor)).sum(1)
+        entropy[rows, group] = -(p * log_p.clamp(min=problem.floor)).sum(1)
         assigned[group, usable] += weight[rows, group] @ p
-    return least, log_sum, entropy, assigned
+    return Assignment(least, log_sum, entropy, assigned)
 
 
-def run_backward(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64
-    temperature: torch.Tensor,  # []
-    metric: str,
-    floor: float,
-    least: torch.Tensor,  # [N, G] float64
-    log_sum: torch.Tensor,  # [N, G] float64
-    entropy: torch.Tensor,  # [N, G] float64
-    grad_entropy: torch.Tensor,  # [N, G] float64
-    grad_assigned: torch.Tensor,  # [G, K] float64
-    x_needed: bool,
-    codebook_needed: bool,
-    temperature_needed: bool,
-) -> Gradients:
+def run_backward(problem: Problem, upstream: Upstream) -> Gradients:
+    x, codebook, weight, temperature, metric, floor = problem
     grad_x = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
     grad_codebook = torch.zeros(codebook.shape, dtype=torch.float64, device=x.device)
     grad_temperature = torch.zeros_like(temperature)
-    for group, rows, usable, vectors, codes in _chunks(x, codebook, weight, metric):
+    for group, rows, usable, vectors, codes in _chunks(problem):
         distance = _distance(vectors, codes, metric)
-        log_p = (least[rows, group, None] - distance) / temperature - log_sum[rows, group, None]
+        least, log_sum = upstream.least[rows, group, None], upstream.log_sum[rows, group, None]
+        log_p = (least - distance) / temperature - log_sum
         p = log_p.exp()
         slope = -log_p.clamp(min=floor) - (log_p > floor).double()
-        gain = grad_entropy[rows, group, None] * slope
-        gain += weight[rows, group, None] * grad_assigned[group, usable]
+        gain = upstream.grad_entropy[rows, group, None] * slope
+        gain += weight[rows, group, None] * upstream.grad_assigned[group, usable]
         grad_logit = p * (gain - (p * gain).sum(1, keepdim=True))
         grad_temperature -= (grad_logit * log_p).sum() / temperature
         dx, dc = _pull(-grad_logit / temperature, distance, vectors, codes, metric)
@@ -74,25 +55,23 @@ def run_backward(
             dc = _through_unit(dc, codes, codebook[group, usable].double())
         grad_x[rows, group] = dx
         grad_codebook[group, usable] += dc
-    return (
-        grad_x.to(gradient_dtype(x)) if x_needed else None,
-        grad_codebook.to(gradient_dtype(codebook)) if codebook_needed else None,
-        grad_temperature if temperature_needed else None,
-    )
+    found = (grad_x.to(gradient_dtype(x)), grad_codebook.to(gradient_dtype(codebook)), grad_temperature)
+    return Gradients(*(gradient if need else None for gradient, need in zip(found, upstream.needed, strict=True)))
 
 
 def _chunks(
-    x: torch.Tensor, codebook: torch.Tensor, weight: torch.Tensor, metric: str
+    problem: Problem,
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Group, rows that count, codes that are finite, and both in float64 (at unit length for the cosine)."""
-    for group, given in enumerate(codebook.double()):
+    x, weight = problem.x, problem.weight
+    for group, given in enumerate(problem.codebook.double()):
         usable = given.isfinite().all(1).nonzero()[:, 0]
         codes = given[usable]
         if not usable.numel():
             continue
         for rows in weight[:, group].nonzero()[:, 0].split(max(1, _PAIRS_PER_CHUNK // len(codes))):
             vectors = x[rows, group].double()
-            if metric == "cosine":
+            if problem.metric == "cosine":
                 yield group, rows, usable, _unit(vectors), _unit(codes)
             else:
                 yield group, rows, usable, vectors, codes

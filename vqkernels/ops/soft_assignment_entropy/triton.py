@@ -14,12 +14,11 @@ from vqkernels._core.triton import (
     triton_by_name_only_reasons,
     triton_unsupported_reasons,
 )
-from vqkernels.ops.soft_assignment_entropy.op import Gradients, gradient_dtype
+from vqkernels.ops.soft_assignment_entropy.op import Assignment, Gradients, Problem, Upstream, gradient_dtype
 
 LOGIT_TOLERANCE = 2.0**-9
 LARGEST_LENGTH = 1e10
 ABSENT = 1e30  # of triton_passes
-UNIT = 2.0**-21  # of a product made of three TF32 products
 
 
 class Config(NamedTuple):
@@ -31,8 +30,14 @@ class Config(NamedTuple):
     num_stages: int
 
 
-# from cross-compilation: nothing spills on sm_90 at D = 32 but 40 bytes in `pull`. Not yet measured on hardware
-CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 64, 8, 2)}
+# from cross-compilation: one warpgroup, since a second one would repeat its work; nothing spills up to D = 32,
+# at D = 256 `pull` does, 216 bytes on sm_80 (472 in float64). Not yet measured on hardware
+CONFIGS = {"interpreter": Config(128, 256, 1, 1), "other": Config(64, 32, 4, 2)}
+
+
+def score_error(d: int) -> float:
+    """Error of a float32 score over (X + C)^2 / 2, or X C, with three TF32 products for one; proven in README.md."""
+    return (3 * d + 16) * 2.0**-24
 
 
 def unsupported_reasons(*args: object) -> list[str]:
@@ -60,7 +65,9 @@ class _Side(NamedTuple):
         return self.copies, self.bias, self.given, self.factor, *self.strides, self.copies.shape[1]
 
 
-class _Problem(NamedTuple):
+class _Prepared(NamedTuple):
+    """The problem as the passes see it."""
+
     x: _Side
     codes: _Side
     weight: torch.Tensor  # [G, N] float64
@@ -79,88 +86,62 @@ class _Problem(NamedTuple):
         return 2.0 if self.metric == "l2" else 1.0
 
 
-def run(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64
-    temperature: torch.Tensor,  # []
-    metric: str,
-    floor: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def run(problem: Problem) -> Assignment:
     from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
 
+    weight, codebook = problem.weight, problem.codebook
     if weight.numel() == 0:
         nothing = torch.zeros_like(weight)
-        return nothing, nothing.clone(), nothing.clone(), weight.new_zeros(codebook.shape[:2])
-    with launch_device(x):
-        problem = _prepare(x, codebook, weight, temperature, metric, floor)
-        least, log_sum, entropy = (torch.empty_like(problem.weight) for _ in range(3))
-        _launch(kernels.normalize, problem, True, problem.slope, problem.wide, least, log_sum, entropy)
-        rows = _rows(problem, least, log_sum, entropy)
-        if floor > -math.inf:
-            entropy = _sum(problem, rows, "floored entropy")
-        assigned = _sum(problem, rows, "weight")
+        return Assignment(nothing, nothing.clone(), nothing.clone(), weight.new_zeros(codebook.shape[:2]))
+    with launch_device(problem.x):
+        sides = prepare(problem)
+        least, log_sum, entropy = (torch.empty_like(sides.weight) for _ in range(3))
+        _launch(kernels.normalize, sides, True, sides.slope, sides.wide, least, log_sum, entropy)
+        rows = _rows(sides, least, log_sum, entropy)
+        if problem.floor > -math.inf:
+            entropy = _sum(sides, rows, "floored entropy")
+        assigned = _sum(sides, rows, "weight")
         # a group without a finite code gives nothing
-        counts = (problem.weight > 0) & (problem.codes.bias < ABSENT).any(1, keepdim=True)
+        counts = (sides.weight > 0) & (sides.codes.bias < ABSENT).any(1, keepdim=True)
         least, log_sum, entropy = (torch.where(counts, t, 0.0).T.contiguous() for t in (least, log_sum, entropy))
-        return (
-            least * problem.distance_of_t,
-            log_sum,
-            entropy,
-            torch.where(problem.codes.bias < ABSENT, assigned, 0.0),
+        assigned = torch.where(sides.codes.bias < ABSENT, assigned, 0.0)
+        return Assignment(least * sides.distance_of_t, log_sum, entropy, assigned)
+
+
+def run_backward(problem: Problem, upstream: Upstream) -> Gradients:
+    x_needed, codebook_needed, temperature_needed = upstream.needed
+    dx, dc = (
+        torch.zeros(t.shape, dtype=gradient_dtype(t), device=t.device) if need else None
+        for t, need in ((problem.x, x_needed), (problem.codebook, codebook_needed))
+    )
+    dt = torch.zeros_like(problem.temperature) if temperature_needed else None
+    if problem.weight.numel() == 0:
+        return Gradients(dx, dc, dt)
+    with launch_device(problem.x):
+        sides = prepare(problem)
+        rows = _rows(sides, upstream.least.T / sides.distance_of_t, upstream.log_sum.T, upstream.entropy.T)
+        rows = rows._replace(
+            grad_entropy=_single(upstream.grad_entropy.T), grad_assigned=_single(upstream.grad_assigned)
         )
-
-
-def run_backward(
-    x: torch.Tensor,  # [N, G, D]
-    codebook: torch.Tensor,  # [G, K, D]
-    weight: torch.Tensor,  # [N, G] float64
-    temperature: torch.Tensor,  # []
-    metric: str,
-    floor: float,
-    least: torch.Tensor,  # [N, G] float64
-    log_sum: torch.Tensor,  # [N, G] float64
-    entropy: torch.Tensor,  # [N, G] float64
-    grad_entropy: torch.Tensor,  # [N, G] float64
-    grad_assigned: torch.Tensor,  # [G, K] float64
-    x_needed: bool,
-    codebook_needed: bool,
-    temperature_needed: bool,
-) -> Gradients:
-    dx, dc = (torch.zeros(t.shape, dtype=gradient_dtype(t), device=t.device) for t in (x, codebook))
-    if weight.numel() == 0:
-        return dx, dc, torch.zeros_like(temperature)
-    with launch_device(x):
-        problem = _prepare(x, codebook, weight, temperature, metric, floor)
-        rows = _rows(problem, least.T / problem.distance_of_t, log_sum.T, entropy.T)
-        rows = rows._replace(grad_entropy=_single(grad_entropy.T), grad_assigned=_single(grad_assigned))
-        mean = _single(_sum(problem, rows, "gain"))
-        grad_temperature = None
+        mean = _single(_sum(sides, rows, "gain"))
         if x_needed or temperature_needed:
-            copies, grad_log = _pull(problem, rows, mean, True)
-            dx.copy_(_chain(problem, problem.x, copies).transpose(0, 1))
-            grad_temperature = -grad_log.sum() / temperature
-        if codebook_needed:
-            dc.copy_(_chain(problem, problem.codes, _pull(problem, rows, mean, False)[0]))
-        return (
-            dx if x_needed else None,
-            dc if codebook_needed else None,
-            grad_temperature if temperature_needed else None,
-        )
+            pulled, grad_log = _pull(sides, rows, mean, True)
+            if dx is not None:
+                dx.copy_(_chain(sides, sides.x, pulled).transpose(0, 1))
+            if dt is not None:
+                dt.sub_(grad_log.sum() / problem.temperature)
+        if dc is not None:
+            dc.copy_(_chain(sides, sides.codes, _pull(sides, rows, mean, False)[0]))
+        return Gradients(dx, dc, dt)
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float().contiguous()
 
 
-def _prepare(
-    x: torch.Tensor,
-    codebook: torch.Tensor,
-    weight: torch.Tensor,
-    temperature: torch.Tensor,
-    metric: str,
-    floor: float,
-) -> _Problem:
+def prepare(problem: Problem) -> _Prepared:
+    """Copies and numbers of both sides, and the precision of each group."""
+    x, codebook, weight, temperature, metric, floor = problem
     d = x.shape[2]
     present = codebook.isfinite().all(2)
     centre = None
@@ -174,13 +155,13 @@ def _prepare(
     size = vectors.length * codes_side.length
     if centre is not None:
         size = (vectors.length + codes_side.length).square() / 2
-    error = (d + 8) * (UNIT * size + 2.0**-149)
+    error = score_error(d) * size + (d + 8) * 2.0**-149
     if metric == "euclidean":
         error = (2 * error).sqrt()
     longest = torch.maximum(vectors.length, codes_side.length)
     single = (longest < LARGEST_LENGTH) & (slope > 1e-10) & (slope < 1e10) & (slope * error <= LOGIT_TOLERANCE)
     config = CONFIGS.get(launch_target(x), CONFIGS["other"])
-    return _Problem(vectors, codes_side, weights, slope, (~single).int(), metric, floor, config)
+    return _Prepared(vectors, codes_side, weights, slope, (~single).int(), metric, floor, config)
 
 
 def _side(given: torch.Tensor, present: torch.Tensor, centre: torch.Tensor | None, metric: str) -> _Side:
@@ -211,78 +192,82 @@ class _Rows(NamedTuple):
     grad_assigned: torch.Tensor  # [G, K] float32
 
 
-def _rows(problem: _Problem, least: torch.Tensor, log_sum: torch.Tensor, entropy: torch.Tensor) -> _Rows:
+def _rows(sides: _Prepared, least: torch.Tensor, log_sum: torch.Tensor, entropy: torch.Tensor) -> _Rows:
     """log p = slope (origin - t) + rest with the origin near the mean of t, as in csrc/cpu/soft_entropy_pass.h."""
-    mean = least + (entropy - log_sum) / problem.slope
-    origin = torch.where(problem.wide[:, None] > 0, mean, mean.float().double())
-    rest = problem.slope * (least - origin) - log_sum
-    counts = problem.weight > 0
+    mean = least + (entropy - log_sum) / sides.slope
+    origin = torch.where(sides.wide[:, None] > 0, mean, mean.float().double())
+    rest = sides.slope * (least - origin) - log_sum
+    counts = sides.weight > 0
     origin, rest = (torch.where(counts, t, 0.0).contiguous() for t in (origin, rest))
-    weight = _single(problem.weight)
+    weight = _single(sides.weight)
     return _Rows(origin, rest, weight, weight, weight)
 
 
-def _launch(kernel: Any, problem: _Problem, x_owns: bool, *args: Any, slices: int = 1, **constants: Any) -> None:
+def _launch(kernel: Any, sides: _Prepared, x_owns: bool, *args: Any, slices: int = 1, **constants: Any) -> None:
     """One pass, in both precisions of t."""
-    own, other = (problem.x, problem.codes) if x_owns else (problem.codes, problem.x)
+    own, other = (sides.x, sides.codes) if x_owns else (sides.codes, sides.x)
     g, count, d = own.copies.shape
-    config = problem.config
+    config = sides.config
     for wide in (0, 1):
         kernel[(-(-count // config.owners), g, slices)](
             *own.arguments(), *other.arguments(), *args,
-            D=d, METRIC=problem.metric, WIDE=wide, COLUMNS=_columns(d), OWNERS=config.owners, STREAM=config.stream,
+            D=d, METRIC=sides.metric, WIDE=wide, COLUMNS=columns(d), OWNERS=config.owners, STREAM=config.stream,
             **constants, num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip
 
 
-def _columns(d: int) -> int:
-    return min(64, max(16, 1 << (d - 1).bit_length()))
+def columns(d: int) -> int:
+    """Dimensions of a score that are multiplied at a time."""
+    return min(32, max(16, 1 << (d - 1).bit_length()))
 
 
-def _shared(problem: _Problem, rows: _Rows) -> tuple[Any, ...]:
-    floor = problem.floor if problem.floor > -math.inf else 0.0
-    return problem.slope, problem.wide, *rows, floor
+def slice_width(d: int) -> int:
+    """Dimensions of a gradient that a program sums."""
+    return min(128, max(16, 1 << (d - 1).bit_length()))
 
 
-def _sum(problem: _Problem, rows: _Rows, term: str) -> torch.Tensor:
+def _shared(sides: _Prepared, rows: _Rows) -> tuple[Any, ...]:
+    floor = sides.floor if sides.floor > -math.inf else 0.0
+    return sides.slope, sides.wide, *rows, floor
+
+
+def _sum(sides: _Prepared, rows: _Rows, term: str) -> torch.Tensor:
     from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
 
     x_owns = term != "weight"
-    sums = torch.empty(
-        (problem.x if x_owns else problem.codes).bias.shape, dtype=torch.float64, device=rows.rest.device
-    )
-    floored = problem.floor > -math.inf
-    _launch(kernels.sum_terms, problem, x_owns, *_shared(problem, rows), sums, TERM=term, FLOORED=floored)
+    sums = torch.empty((sides.x if x_owns else sides.codes).bias.shape, dtype=torch.float64, device=rows.rest.device)
+    floored = sides.floor > -math.inf
+    _launch(kernels.sum_terms, sides, x_owns, *_shared(sides, rows), sums, TERM=term, FLOORED=floored)
     return sums
 
 
 def _pull(
-    problem: _Problem, rows: _Rows, mean: torch.Tensor, x_owns: bool
+    sides: _Prepared, rows: _Rows, mean: torch.Tensor, x_owns: bool
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Sums of h y and of h of each owner, and its sum of g log p."""
     from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
 
-    copies = (problem.x if x_owns else problem.codes).copies
+    copies = (sides.x if x_owns else sides.codes).copies
     moved = torch.empty_like(copies)
     total, grad_log = (copies.new_empty(copies.shape[:2], dtype=torch.float64) for _ in range(2))
     # nearer than what rounding can tell from 0
-    share = torch.where(problem.wide > 0, 2.0**-24, 2.0**-12)
-    least_t = _single((problem.x.length + problem.codes.length) * share)
-    width = min(128, max(16, 1 << (copies.shape[2] - 1).bit_length()))
+    share = torch.where(sides.wide > 0, 2.0**-24, 2.0**-12)
+    least_t = _single((sides.x.length + sides.codes.length) * share)
+    width = slice_width(copies.shape[2])
     _launch(
-        kernels.pull, problem, x_owns, *_shared(problem, rows), mean, least_t, moved, total, grad_log,
-        slices=-(-copies.shape[2] // width), X_OWNS=x_owns, FLOORED=problem.floor > -math.inf, SLICE=width,
+        kernels.pull, sides, x_owns, *_shared(sides, rows), mean, least_t, moved, total, grad_log,
+        slices=-(-copies.shape[2] // width), X_OWNS=x_owns, FLOORED=sides.floor > -math.inf, SLICE=width,
     )  # fmt: skip
     return (moved, total), grad_log
 
 
-def _chain(problem: _Problem, side: _Side, pulled: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def _chain(sides: _Prepared, side: _Side, pulled: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Gradient of the owners ``[G, owners, D]``, through dt/d(owner)."""
     moved, total = pulled
     copies = side.copies.double()
-    gradient = problem.slope * moved.double()
-    if problem.metric == "cosine":
+    gradient = sides.slope * moved.double()
+    if sides.metric == "cosine":
         gradient = (gradient - copies * (copies * gradient).sum(2, keepdim=True)) * side.factor[..., None]
-    elif problem.centred:
-        gradient = gradient - problem.slope * copies * total[..., None]
+    elif sides.centred:
+        gradient = gradient - sides.slope * copies * total[..., None]
     return torch.where((side.bias < ABSENT)[..., None], gradient, 0.0)
