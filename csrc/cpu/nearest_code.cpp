@@ -58,7 +58,8 @@ void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKern
     }
 }
 
-// takes the vectors in the order of their home blocks, so that those of a panel look in the same places
+// Takes the vectors in the order of their home blocks, so that those of a panel look in the same places: for codes
+// that the L2 cache does not keep.
 template <class Value, class Input>
 void order_rows(Group<Value, Input>& group, const Lookup& call, int threads) {
     constexpr std::int64_t chunk = 1024;
@@ -88,9 +89,13 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
     std::vector<double> scored((call.n + panel - 1) / panel);
     std::vector<std::vector<Open>> open(scored.size());
     parallel_for(std::int64_t(scored.size()), threads, [&](std::int64_t task) {
-        const auto first = group.rows.begin() + task * panel;
-        Rows<Value> rows = group.load({first, first + std::min(panel, call.n - task * panel)});
-        scored[task] = rows.count * scan_near(rows, group.home.data() + task * panel, codes, kernel);
+        const std::int64_t first = task * panel, last = std::min(call.n, first + panel);
+        const bool sorted = !group.rows.empty();
+        Rows<Value> rows = group.load(sorted ? std::vector(group.rows.begin() + first, group.rows.begin() + last)
+                                             : iota(first, last));
+        const std::vector<std::int32_t> home =
+            sorted ? std::vector(group.home.begin() + first, group.home.begin() + last) : find_homes(rows, codes);
+        scored[task] = rows.count * scan_near(rows, home.data(), codes, kernel);
         const Decision decision = decide(rows, group.frame, kernel, {float_error(call.d), codes.radius}, 1,
                                          codes.order.data(), std::int64_t(codes.order.size()));
         group.write(rows, decision.winners);
@@ -102,6 +107,7 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
 
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
+    constexpr std::int64_t cached_floats = 128 * 1024;  // of codes that stay in the L2 cache
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
     const int threads = useful_threads(call.threads, work);
@@ -119,7 +125,7 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
         if (order && !group.frame.empty()) try_ordering(group, each, kernel);
         searched[g] = group.ordered != nullptr;
         if (searched[g]) {
-            order_rows(group, each, each.threads);
+            if (call.k * call.d > cached_floats) order_rows(group, each, each.threads);
             scored[g] = scan_near_homes(group, each, kernel, each.threads);
             group.ordered.reset();
         } else {
