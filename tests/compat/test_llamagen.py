@@ -99,8 +99,10 @@ def test_it_trains_by_its_formulas(case: str) -> None:
     with torch.no_grad():
         # codes as far apart as vectors are, and not of unit length
         statement.embedding.weight.mul_(1.5 if case in ("released", "entropy") else 32)
+    # the bound of the entropy's logits counts D + 8 roundings where those of a matrix product often cancel
+    factor = 16.0 if "entropy" in case else 4.0
     # the window has another integer type, which loading converts
-    assert_trains_alike(Flat(statement), Flat(ours), MAP, skip=lambda name: "codebook_used" in name)
+    assert_trains_alike(Flat(statement), Flat(ours), MAP, skip=lambda name: "codebook_used" in name, factor=factor)
     if ours.show_usage:
         assert torch.equal(ours.codebook_used.long(), statement.codebook_used)
 

@@ -111,10 +111,11 @@ def assert_trains_alike(
     *,
     steps: int = 3,
     skip: Callable[[str], bool] = lambda name: False,
+    factor: float = 4.0,
 ) -> None:
-    """Assert equal integers and, within the original's own rounding error, equal numbers, in training and after.
+    """Assert equal integers and, within ``factor`` times the original's own rounding error, equal numbers.
 
-    Both start from one state, loaded strictly, and go back to each other strictly in the end.
+    In training and after. Both start from one state, loaded strictly, and go back to each other strictly in the end.
     """
     options = options or {}
     generator = torch.Generator().manual_seed(11)
@@ -142,7 +143,7 @@ def assert_trains_alike(
         got, want, *references = runs
         farther = (references[0] - want).abs() > (references[1] - want).abs()
         try:
-            assert_within_budget(got, want, torch.where(farther, *references), factor=4.0)
+            assert_within_budget(got, want, torch.where(farther, *references), factor=factor)
         except AssertionError as error:
             raise AssertionError(f"{together[0]}: {error}") from None
     theirs.load_state_dict(ours.state_dict())
