@@ -108,6 +108,7 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     constexpr std::int64_t cached_floats = 128 * 1024;  // of codes that stay in the L2 cache
+    constexpr std::size_t fewest = 32;                  // vectors for which a closer scan is worth packing the codes
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
     const int threads = useful_threads(call.threads, work);
@@ -134,8 +135,12 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
         }
     });
     for (std::int64_t g = 0; g < call.g; ++g) (searched[g] ? rest : plain).push_back(std::move(all[g]));
+    bool first = true;
     for (const Precision way : precisions(call.d, kernel)) {
+        const auto many = [&](const auto& group) { return group->open.size() >= fewest; };
+        if (!first && std::none_of(plain.begin(), plain.end(), many)) break;
         if (!plain.empty()) scan_round(plain, threads, way);
+        first = false;
     }
     std::move(rest.begin(), rest.end(), std::back_inserter(plain));
     if (!plain.empty()) last_round(plain, threads);

@@ -31,8 +31,8 @@ inline double pair_cost(std::int64_t dim, Precision precision) {
 inline std::vector<Precision> precisions(std::int64_t dim, const ScanKernel& kernel) {
     constexpr std::int64_t coarse_dim = 64;  // from here on one product saves more than it leaves undecided
     if (!kernel.tiles || pair_cost(dim, {3}) > pair_cost(dim, {0})) return {{0}};
-    if (dim < coarse_dim) return {{3}};
-    return {{1}, {3}};
+    if (dim < coarse_dim) return {{3}, {0}};
+    return {{1}, {3}, {0}};
 }
 
 // Scans the blocks [begin, end) for all of some rows. Codes are packed as they are needed; of the rows, as many pass
