@@ -78,7 +78,7 @@ CASES = (
     lookup_case("seqgan", 16384, 1024, 256, true_n=65536, note="SeQ-GAN, one step"),
     lookup_case("sgc", 5760, 8192, 32, note="SGC-VQGAN with its two levels concatenated, one step per device"),
     lookup_case("mgvq-g4", 8192, 8192, 8, 4, true_n=32768, note="MGVQ f16, 4 groups, one step"),
-    lookup_case("mgvq-g8", 8192, 2048, 4, 8, true_n=32768, note="MGVQ f16, 8 groups, one step"),
+    lookup_case("mgvq-g8", 32768, 2048, 4, 8, note="MGVQ f16, 8 groups, one step"),
     lookup_case("concept-tokens", 16384, 8192, 16, true_n=524_288, note="discrete concept tokens, one step"),
     lookup_case("ibq", 2048, 262_144, 32, true_n=65536, note="IBQ-sized codebook"),
     lookup_case(

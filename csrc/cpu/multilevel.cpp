@@ -220,6 +220,7 @@ void Panel<Value>::offer_all(int r, float threshold) {
 template <class Value>
 std::vector<Winner> Panel<Value>::search() {
     const int rows = levels[0]->count, lanes = kernel.lanes;
+    levels[0]->clear_lanes();
     kernel.scan_levels(scanned.data(), int(scanned.size()), lookup.call.squared, levels[0]->padded,
                        lookup.section_blocks, state(0));
     std::vector<double> band(rows, -1.0);

@@ -37,6 +37,8 @@ class Rows {
         const std::int64_t at = std::int64_t(r) * lanes;
         return {best.get() + at, second.get() + at, section.get() + at};
     }
+    // forgets what earlier scans have left in the lanes: a new array holds anything
+    void clear_lanes();
     // takes over what another scan of the same vectors, over other sections, has found
     void merge(const Rows& other);
 
@@ -73,9 +75,6 @@ Rows<Value>::Rows(std::vector<std::int64_t> which, const Input* x, std::int64_t 
       best(make_aligned<float>(std::size_t(padded) * lanes)),
       second(make_aligned<float>(std::size_t(padded) * lanes)),
       section(make_aligned<std::int32_t>(std::size_t(padded) * lanes)) {
-    std::fill_n(best.get(), padded * lanes, std::numeric_limits<float>::infinity());
-    std::fill_n(second.get(), padded * lanes, std::numeric_limits<float>::infinity());
-    std::fill_n(section.get(), padded * lanes, 0);
     if constexpr (!std::is_same_v<Value, Input>) widened.resize(std::size_t(count) * dim);
     for (int r = 0; r < count; ++r) {
         const Input* row = x + ids[r] * row_stride;
@@ -121,6 +120,13 @@ void Rows<Value>::transform(int r, const CodeFrame<Value>& frame, const ScanKern
     finite[r] = std::isfinite(x_norm) && std::isfinite(largest_magnitude(kernel, given[r], dim));
     length[r] = HUGE_VAL;
     std::fill_n(out, dim, 0.0f);
+}
+
+template <class Value>
+void Rows<Value>::clear_lanes() {
+    std::fill_n(best.get(), padded * lanes, std::numeric_limits<float>::infinity());
+    std::fill_n(second.get(), padded * lanes, std::numeric_limits<float>::infinity());
+    std::fill_n(section.get(), padded * lanes, 0);
 }
 
 template <class Value>

@@ -92,6 +92,7 @@ double sweep_tiles(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int 
 template <class Value>
 ScanError sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
                 const CodeFrame<Value>& frame, const ScanKernel& kernel, Precision precision) {
+    rows.clear_lanes();
     BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
     if (precision.products == 0) {
         sweep_floats(rows, begin, end, section_blocks, packer, kernel);
