@@ -11,32 +11,35 @@ class CodeTree {
   public:
     CodeTree() = default;
 
-    // Reorders `order` (rows of points [K, D]) so that, but for a few, every `block` of them in a row is a leaf.
-    // Large nodes are split at the median of a sample, which is quick; small ones exactly, between blocks.
+    // Reorders `order` (rows of points [K, D]) so that every `block` of them in a row is a leaf.
     CodeTree(const float* points, std::int64_t dim, int block, std::vector<std::int32_t>& order, int threads);
 
     bool empty() const { return nodes_.empty(); }
 
     // the block whose cell a point lies in
     std::int32_t home(const float* point) const {
-        std::int32_t at = 0;
-        while (nodes_[at].child) at = nodes_[at].child + (point[nodes_[at].axis] < nodes_[at].plane ? 0 : 1);
-        return nodes_[at].first / block_;
+        std::int32_t first = 0;
+        for (std::size_t at = 0; nodes_[at].middle;) {
+            const bool upper = point[nodes_[at].axis] >= nodes_[at].plane;
+            if (upper) first = nodes_[at].middle;
+            at = 2 * at + 1 + upper;
+        }
+        return first / block_;
     }
 
   private:
+    // node i has the children 2 i + 1 and 2 i + 2
     struct Node {
-        std::int32_t first, last;  // places in the order
-        std::int32_t child = 0;    // the left one; the right one follows it. 0: a leaf
-        std::int32_t axis = 0;
         float plane = 0;
+        std::int32_t axis = 0;
+        std::int32_t middle = 0;  // where in the order the upper half begins, a multiple of the block; 0: a leaf
     };
+    struct Span {
+        std::size_t node;
+        std::int32_t first, last;  // places in the order
+    };
+    struct Builder;
 
-    std::int32_t widest_axis(const std::int32_t* members, std::int64_t count) const;
-    std::int32_t split(Node& node, std::int32_t* order) const;
-
-    const float* points_ = nullptr;
-    std::int64_t dim_ = 0;
     std::int32_t block_ = 1;
     std::vector<Node> nodes_;
 };

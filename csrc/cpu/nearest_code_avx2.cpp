@@ -67,6 +67,10 @@ struct Avx2 {
     static std::uint32_t at_most(F a, float limit) {
         return std::uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_set1_ps(limit), _CMP_LE_OQ)));
     }
+    // the numbers of the lanes in `kept`, counted from `first`; W places are written
+    static int pick(std::uint32_t kept, std::int32_t first, std::int32_t* numbers) {
+        return pick_lanes<Avx2>(kept, first, numbers);
+    }
     static I where_less(F a, F b, I yes, I no) {
         return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
     }

@@ -60,6 +60,12 @@ struct Avx512 {
     static std::uint32_t at_most(F a, float limit) {
         return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_LE_OQ);
     }
+    // the numbers of the lanes in `kept`, counted from `first`; W places are written
+    static int pick(std::uint32_t kept, std::int32_t first, std::int32_t* numbers) {
+        const I lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        store(numbers, _mm512_maskz_compress_epi32(__mmask16(kept), _mm512_add_epi32(lanes, broadcast(first))));
+        return __builtin_popcount(kept);
+    }
     static I where_less(F a, F b, I yes, I no) {
         return _mm512_mask_mov_epi32(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
     }

@@ -91,12 +91,19 @@ void OrderedCodes<Value>::pack(int threads) {
 
 template <class Value>
 void OrderedCodes<Value>::box_leaf(std::int64_t b) {
+    constexpr int width = 8;  // divides every kernel's block; so many at a time the compiler makes vectors of
     const std::int64_t dim = frame.dim;
     const float* codes = packed_.front().codes(b);
     float* box = leaves_.get() + b / lanes_ * 2 * dim * lanes_ + b % lanes_;
     for (std::int64_t d = 0; d < dim; ++d, codes += block_) {
-        box[(2 * d) * lanes_] = *std::min_element(codes, codes + block_);
-        box[(2 * d + 1) * lanes_] = -*std::max_element(codes, codes + block_);
+        float low[width], high[width];
+        for (int i = 0; i < width; ++i) low[i] = high[i] = codes[i];
+        for (int j = width; j < block_; j += width) {
+            for (int i = 0; i < width; ++i) low[i] = codes[j + i] < low[i] ? codes[j + i] : low[i];
+            for (int i = 0; i < width; ++i) high[i] = codes[j + i] > high[i] ? codes[j + i] : high[i];
+        }
+        box[(2 * d) * lanes_] = *std::min_element(low, low + width);
+        box[(2 * d + 1) * lanes_] = -*std::max_element(high, high + width);
     }
 }
 
@@ -142,8 +149,9 @@ double scan_near(Rows<Value>& rows, const std::int32_t* home, const OrderedCodes
         if (!rows.scannable(r)) continue;
         reach[r] = 4 * tolerance(rows.length[r], rows.x_norm(r), 0) + rows.length[r] * rows.length[r] + lacking;
     }
+    std::vector<std::int32_t> list(std::size_t(codes.view().blocks + rows.lanes));
     const std::int64_t scored = kernel.scan_near(rows.negated.get(), rows.count, codes.view(), codes.boxes(), home,
-                                                 reach.data(), rows.state(0));
+                                                 reach.data(), list.data(), rows.state(0));
     return double(scored) / (double(rows.count) * double(codes.view().blocks));
 }
 

@@ -77,6 +77,10 @@ struct Portable {
         for (int i = 0; i < W; ++i) mask |= std::uint32_t(a.lane[i] <= limit) << i;
         return mask;
     }
+    // the numbers of the lanes in `kept`, counted from `first`; W places are written
+    static int pick(std::uint32_t kept, std::int32_t first, std::int32_t* numbers) {
+        return pick_lanes<Portable>(kept, first, numbers);
+    }
     static I where_less(F a, F b, I yes, I no) {
         for (int i = 0; i < W; ++i) no.lane[i] = a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i];
         return no;

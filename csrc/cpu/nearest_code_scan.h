@@ -101,9 +101,10 @@ struct ScanKernel {
 
     // Like scan, but each query only against the blocks that can hold its nearest code; sections are single blocks.
     // Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best is the
-    // lowest score it has met; a negative reach: nothing. Returns how many blocks were scored, over all queries.
+    // lowest score it has met; a negative reach: nothing. `list` has room for all blocks and W more. Returns how many
+    // blocks were scored, over all queries.
     std::int64_t (*scan_near)(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
-                              const std::int32_t* home, const double* reach, LaneState state);
+                              const std::int32_t* home, const double* reach, std::int32_t* list, LaneState state);
 
     // `band` [rows]: how far above the lowest score the nearest code's may be; negative: the row is passed over.
     // Returns the number of hits.

@@ -149,6 +149,14 @@ void scan_levels(const ScanLevel* levels, int count, bool squared, int rows, int
     scan_sections<Simd, Q, V>(rows, blocks, section_blocks, 0, state, unsquared_scores);
 }
 
+// Simd::pick where there is no instruction for it; bit l of `kept`: lane l
+template <class Simd>
+int pick_lanes(std::uint32_t kept, std::int32_t first, std::int32_t* numbers) {
+    int count = 0;
+    for (; kept; kept &= kept - 1) numbers[count++] = first + __builtin_ctz(kept);
+    return count;
+}
+
 // Squared distances of a query to the W boxes of one group.
 template <class Simd>
 inline typename Simd::F box_distances(const float* negated, int dim, const float* box) {
@@ -163,7 +171,8 @@ inline typename Simd::F box_distances(const float* negated, int dim, const float
 }
 
 // One query on its way through the boxes. Alone, because queries that share a home in several dimensions still need
-// different blocks: tiles of them were measured slower.
+// different blocks: tiles of them were measured slower. Blocks are listed first and visited after, so that the
+// processor works on many at a time: whatever waits for the limit waits for the latency of all that went before.
 template <class Simd, int V>
 struct NearQuery {
     static constexpr int W = Simd::W;
@@ -172,6 +181,7 @@ struct NearQuery {
     const BoxTree& boxes;
     const std::int64_t home;
     const double reach;
+    std::int32_t* list;
     Lanes<Simd> lanes;
     float limit = 0;  // no box farther away matters
     std::int64_t visited = 0;
@@ -190,42 +200,46 @@ struct NearQuery {
         limit = within < 0 ? 0.0f : to_float(within * (1.0 + (codes.dim + 4) * 0x1p-22));
     }
 
-    // bit l: box l of a group is near enough
-    std::uint32_t near(const float* group) const {
-        return Simd::at_most(box_distances<Simd>(negated, codes.dim, group), limit);
-    }
-
-    void visit_group(std::int64_t group) {
-        const std::int64_t before = visited;
-        for (auto mask = near(boxes.leaves + group * 2 * codes.dim * W); mask; mask &= mask - 1) {
-            const std::int64_t block = group * W + __builtin_ctz(mask);
-            if (block != home) visit(block);
+    // visits the blocks but `home` whose boxes are farther than `from` and no farther than `to`
+    void visit_between(float from, float to) {
+        const int size = 2 * codes.dim * W;
+        int listed = 0;
+        for (std::int64_t begin = 0; begin * W < boxes.blocks; begin += W) {
+            const auto distance = box_distances<Simd>(negated, codes.dim, boxes.groups + begin / W * size);
+            for (auto mask = Simd::at_most(distance, to); mask; mask &= mask - 1) {
+                const std::int64_t group = begin + __builtin_ctz(mask);
+                const auto leaf = box_distances<Simd>(negated, codes.dim, boxes.leaves + group * size);
+                auto kept = Simd::at_most(leaf, to) & ~Simd::at_most(leaf, from);
+                if (group == home / W) kept &= ~(1u << home % W);
+                listed += Simd::pick(kept, std::int32_t(group * W), list + listed);
+            }
         }
-        if (visited != before) tighten();
+        for (int i = 0; i < listed; ++i) visit(list[i]);
+        tighten();
     }
 
     void run() {
         visit(home);
         tighten();
-        // the surroundings of home first: they lower the limit most
-        const std::int64_t nearest = home / W, all = (boxes.blocks + W - 1) / W;
-        visit_group(nearest);
-        for (std::int64_t begin = 0; begin < all; begin += W) {
-            for (auto mask = near(boxes.groups + begin / W * 2 * codes.dim * W); mask; mask &= mask - 1) {
-                const std::int64_t group = begin + __builtin_ctz(mask);
-                if (group != nearest) visit_group(group);
-            }
+        float nearer = -1.0f;
+        // Where many blocks are to be visited, the nearest first, because they lower the limit most; an eighth
+        // did as well as a quarter.
+        if (codes.dim > 4 && boxes.blocks > 4 * W) {
+            nearer = limit / 8;
+            visit_between(-1.0f, nearer);
         }
+        visit_between(nearer, limit);
     }
 };
 
 template <class Simd, int V>
 std::int64_t scan_near(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
-                       const std::int32_t* home, const double* reach, LaneState state) {
+                       const std::int32_t* home, const double* reach, std::int32_t* list, LaneState state) {
     std::int64_t visited = 0;
     for (int row = 0; row < rows; ++row) {
         if (reach[row] < 0) continue;
-        NearQuery<Simd, V> query{negated + std::int64_t(row) * codes.dim, codes, boxes, home[row], reach[row], {}};
+        NearQuery<Simd, V> query{
+            negated + std::int64_t(row) * codes.dim, codes, boxes, home[row], reach[row], list, {}};
         query.run();
         query.lanes.store(state, row);
         visited += query.visited;
