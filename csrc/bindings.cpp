@@ -71,10 +71,10 @@ double tile_peak(int threads, double seconds) {
     return tiles ? peak(tiles->spin, threads, seconds) : 0.0;
 }
 
-// The scores of n negated vectors [N, D] against 16 codes of bias [16] as the matrix unit computes them, [N, 16], and
-// the squared remainders, [N] and the largest of the codes: what the error bound of the lookup is about.
-float tile_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int products,
-                  address scores, address rest) {
+// Lower bounds [N, 16] of the scores of n negated vectors [N, D] against 16 codes of bias [16] as the matrix unit
+// computes them.
+void tile_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int products,
+                 address scores) {
     const vqk::ScanKernel& kernel = vqk::scan_kernel(vqk::Isa::amx);
     const vqk::TileScan& tiles = *kernel.tiles;
     const std::int64_t steps = vqk::TileScan::steps(d, products), block = kernel.block_codes, lanes = kernel.lanes;
@@ -93,15 +93,13 @@ float tile_scores(address negated, std::int64_t n, address codes, address bias, 
     };
     const auto packed_codes = zeros(block * steps * vqk::TileScan::slots);
     const auto packed_rows = zeros((n + 2 * vqk::TileScan::rows) * steps * vqk::TileScan::slots);
-    const float code_rest =
-        tiles.pack_codes(block_codes.data(), block_bias.data(), int(d), products, packed_codes.get());
-    tiles.pack_rows(pointer<const float>(negated), int(n), int(d), products, packed_rows.get(), pointer<float>(rest));
+    tiles.pack_codes(block_codes.data(), block_bias.data(), int(d), products, packed_codes.get());
+    tiles.pack_rows(pointer<const float>(negated), int(n), int(d), products, packed_rows.get());
     std::vector<float> second(n * lanes);
     std::vector<std::int32_t> section(n * lanes);
     std::fill_n(pointer<float>(scores), n * lanes, std::numeric_limits<float>::infinity());
     tiles.scan(packed_rows.get(), int(n), packed_codes.get(), 1, int(steps), 1, 0,
                {pointer<float>(scores), second.data(), section.data()});
-    return code_rest;
 }
 
 }  // namespace
@@ -119,7 +117,6 @@ PYBIND11_MODULE(_C, m) {
     m.def("tile_peak", &tile_peak, py::arg("threads"), py::arg("seconds") = 0.3, release());
     m.def("tile_scores", &tile_scores, release());
     m.def("tile_error", &vqk::tile_error);
-    m.def("left_out", &vqk::left_out);
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
     m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
 

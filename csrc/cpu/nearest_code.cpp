@@ -96,8 +96,8 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
         const std::vector<std::int32_t> home =
             sorted ? std::vector(group.home.begin() + first, group.home.begin() + last) : find_homes(rows, codes);
         scored[task] = rows.count * scan_near(rows, home.data(), codes, kernel);
-        const Decision decision = decide(rows, group.frame, kernel, {float_error(call.d), codes.radius}, 1,
-                                         codes.order.data(), std::int64_t(codes.order.size()));
+        const Decision decision = decide(rows, group.frame, kernel, {codes.radius}, 1, codes.order.data(),
+                                         std::int64_t(codes.order.size()));
         group.write(rows, decision.winners);
         for (const int r : decision.open) open[task].push_back({rows.ids[r], decision.threshold[r]});
     });

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #if defined(__linux__)
@@ -40,65 +41,114 @@ inline __m512 high_part(__m512 v) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16));
 }
 
-// what a slot of 16 codes holds, before it is rounded to bfloat16
-inline __m512 slot_of_codes(const float* codes, const float* bias, int dim, int products, int slot) {
-    if (slot < products * dim) {
-        const __m512 v = _mm512_loadu_ps(codes + slot % dim * V * W);
-        return slot / dim == 1 ? _mm512_sub_ps(v, high_part(v)) : v;
-    }
-    if (slot >= products * dim + 3) return _mm512_setzero_ps();
-    __m512 rest = _mm512_min_ps(_mm512_loadu_ps(bias), _mm512_set1_ps(TileScan::absent));
-    for (int part = slot - products * dim; part > 0; --part) rest = _mm512_sub_ps(rest, high_part(rest));
-    return rest;
-}
+// A vector's length and that of its remainder, in every lane, both a little more than they are: by more than their
+// own errors and that of rounding them to bfloat16. A square may underflow, or a part of it: then sqrt(D) times the
+// largest entry stands in for the length, and 2^-8 of it for the remainder's. A larger vector's E |x| covers what is
+// lost of its remainder, with 2^-22 |x| to spare.
+struct Lengths {
+    __m512 square = _mm512_setzero_ps(), rest_square = _mm512_setzero_ps(), largest = _mm512_setzero_ps();
 
-float pack_codes(const float* codes, const float* bias, int dim, int products, std::uint16_t* out) {
+    // of entries and their remainders
+    void add(__m512 entry, __m512 rest) {
+        square = _mm512_fmadd_ps(entry, entry, square);
+        rest_square = _mm512_fmadd_ps(rest, rest, rest_square);
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(entry));
+    }
+    // lanes are dimensions of one vector, not vectors
+    void reduce() {
+        square = _mm512_set1_ps(_mm512_reduce_add_ps(square));
+        rest_square = _mm512_set1_ps(_mm512_reduce_add_ps(rest_square));
+        largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    }
+    struct Pair {
+        __m512 length, rest;
+    };
+    Pair widened(int dim) const {
+        const __mmask16 tiny = _mm512_cmp_ps_mask(square, _mm512_set1_ps(0x1p-80f), _CMP_LT_OQ);
+        const __m512 most = _mm512_mul_ps(largest, _mm512_set1_ps(std::sqrt(float(dim))));
+        const __m512 length = _mm512_mask_mov_ps(_mm512_sqrt_ps(square), tiny, most);
+        const __m512 least_rest = _mm512_mul_ps(length, _mm512_set1_ps(0x1p-22f));
+        const __m512 rest = _mm512_mask_mul_ps(_mm512_max_ps(_mm512_sqrt_ps(rest_square), least_rest), tiny, most,
+                                               _mm512_set1_ps(0x1p-8f));
+        const __m512 wider = _mm512_set1_ps(1.0f + 0x1p-7f + float(dim) * 0x1p-24f);
+        return {_mm512_mul_ps(length, wider), _mm512_mul_ps(rest, wider)};
+    }
+};
+
+// 16 codes of a block
+struct Lane16 {
+    const float *codes, *bias;  // [D][V*W], [V*W]
+    int dim, products;
+    Lengths::Pair lengths;
+
+    Lane16(const float* codes, const float* bias, int dim, int products)
+        : codes(codes), bias(bias), dim(dim), products(products) {
+        Lengths found;
+        for (int d = 0; d < dim; ++d) {
+            const __m512 entry = _mm512_loadu_ps(codes + d * V * W);
+            found.add(entry, _mm512_sub_ps(entry, high_part(entry)));
+        }
+        lengths = found.widened(dim);
+    }
+
+    // what a slot holds, before it is rounded to bfloat16
+    __m512 slot(int number) const {
+        if (number < products * dim) {
+            const __m512 v = _mm512_loadu_ps(codes + number % dim * V * W);
+            return number / dim == 1 ? _mm512_sub_ps(v, high_part(v)) : v;
+        }
+        number -= products * dim;
+        if (number == 3) return lengths.length;
+        if (number == 4) return lengths.rest;
+        if (number > 4) return _mm512_setzero_ps();
+        // less, by what it may be wrong by and the rounding of this
+        const float less = 1.0f - float(tile_error(dim, products)) - 0x1p-22f;
+        __m512 part = _mm512_mul_ps(_mm512_loadu_ps(bias), _mm512_set1_ps(less));
+        part = _mm512_min_ps(part, _mm512_set1_ps(TileScan::absent));
+        for (; number > 0; --number) part = _mm512_sub_ps(part, high_part(part));
+        return part;
+    }
+};
+
+void pack_codes(const float* codes, const float* bias, int dim, int products, std::uint16_t* out) {
     // a row of a tile of codes holds two slots of each of 16 codes, side by side
     alignas(64) std::uint16_t places[32];
     for (int i = 0; i < 32; ++i) places[i] = std::uint16_t(i / 2 + i % 2 * 16);
     const __m512i side_by_side = _mm512_load_si512(places);
     const int slots = TileScan::steps(dim, products) * TileScan::slots;
     for (int v = 0; v < V; ++v) {
+        const Lane16 lane(codes + v * W, bias + v * W, dim, products);
         for (int slot = 0; slot < slots; slot += 2, out += 2 * W) {
-            const __m512 even = slot_of_codes(codes + v * W, bias + v * W, dim, products, slot);
-            const __m512 odd = slot_of_codes(codes + v * W, bias + v * W, dim, products, slot + 1);
-            const auto both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+            const auto both = (__m512i)_mm512_cvtne2ps_pbh(lane.slot(slot + 1), lane.slot(slot));
             _mm512_storeu_si512(out, _mm512_permutexvar_epi16(side_by_side, both));
         }
     }
-    __m512 largest = _mm512_setzero_ps();
-    for (int v = 0; v < V; ++v) {
-        __m512 square = _mm512_setzero_ps();
-        for (int d = 0; d < dim; ++d) {
-            const __m512 entry = _mm512_loadu_ps(codes + (d * V + v) * W);
-            const __m512 rest = _mm512_sub_ps(entry, high_part(entry));
-            square = _mm512_fmadd_ps(rest, rest, square);
-        }
-        largest = _mm512_max_ps(largest, square);
-    }
-    return _mm512_reduce_max_ps(largest);
 }
 
-void pack_rows(const float* negated, int count, int dim, int products, std::uint16_t* out, float* rest) {
+void pack_rows(const float* negated, int count, int dim, int products, std::uint16_t* out) {
     constexpr std::uint16_t one = 0x3f80;
     const int steps = TileScan::steps(dim, products), slots = steps * TileScan::slots;
     std::uint16_t* line = static_cast<std::uint16_t*>(_mm_malloc(std::size_t(slots + W) * 2, 64));
     std::fill_n(line, slots + W, std::uint16_t(0));
     for (int r = 0; r < count; ++r, negated += dim) {
-        __m512 square = _mm512_setzero_ps();
+        Lengths found;
         for (int d = 0; d < dim; d += W) {
             const __mmask16 there = d + W <= dim ? 0xffff : __mmask16((1u << (dim - d)) - 1);
             const __m512 v = _mm512_maskz_loadu_ps(there, negated + d);
             const auto high = (__m256i)_mm512_cvtneps_pbh(v);
             const __m512 low = _mm512_sub_ps(v, high_part(v));
-            square = _mm512_fmadd_ps(low, low, square);
+            found.add(v, low);
             _mm256_mask_storeu_epi16(line + d, there, high);
             if (products == 1) continue;
             _mm256_mask_storeu_epi16(line + dim + d, there, high);
             _mm256_mask_storeu_epi16(line + 2 * dim + d, there, (__m256i)_mm512_cvtneps_pbh(low));
         }
-        rest[r] = _mm512_reduce_add_ps(square);
         std::fill_n(line + products * dim, 3, one);
+        found.reduce();
+        const auto [length, rest] = found.widened(dim);
+        const auto [of_code, of_rest] = margins(dim, products, _mm512_cvtss_f32(length), _mm512_cvtss_f32(rest));
+        const __m512 less = _mm512_mask_mov_ps(_mm512_set1_ps(-float(of_rest)), 1, _mm512_set1_ps(-float(of_code)));
+        _mm256_mask_storeu_epi16(line + products * dim + 3, 3, (__m256i)_mm512_cvtneps_pbh(less));
         std::uint16_t* tile =
             out + std::int64_t(r / TileScan::rows) * steps * TileScan::tile + r % TileScan::rows * TileScan::slots;
         for (int step = 0; step < steps; ++step) {

@@ -163,42 +163,45 @@ inline double float_error(std::int64_t dim) {
     return 1.001 * (1.25 * double(dim) + 16) * 0x1p-24;
 }
 
-// How a scan computes scores, and what it knows of the codes it has met.
-struct ScanError {
-    double relative;       // float_error or tile_error
-    double radius;         // no code is longer
-    int products = 0;      // on tiles (cpu/tile_scan.h); 0: in float32
-    double code_rest = 0;  // no remainder of a code is longer
+// What a scan has left in the lanes.
+struct Scores {
+    double radius;              // no code is longer
+    bool lower_bounds = false;  // scores less all that they may be wrong by (cpu/tile_scan.h)
 };
 
-// Half the width of the band in which a scan cannot tell codes apart: |score - true score| <= tolerance for vectors
-// of length |x'|. The canonical evaluation itself is off by a like share of |x - c|^2 (l2), or of |x||c| before any
-// shift. The last two terms are gradual underflow, of the scan and of the canonical evaluation.
+// Half the width of the band in which a float32 scan cannot tell codes apart: |score - true score| <= tolerance for
+// vectors of length |x'|.
 class Tolerance {
   public:
     template <class Value>
-    Tolerance(const CodeFrame<Value>& frame, const ScanError& scan)
-        : scan_(scan), cosine_(frame.metric == Metric::cosine), l2_(frame.metric == Metric::l2) {
+    Tolerance(const CodeFrame<Value>& frame, double radius)
+        : radius_(radius),
+          relative_(float_error(frame.dim)),
+          cosine_(frame.metric == Metric::cosine),
+          l2_(frame.metric == Metric::l2) {
         terms_ = double(frame.dim) + 8;
-        reach_ = scan.radius + frame.shift_norm;
+        reach_ = radius + frame.shift_norm;
         unit_ = cosine_ ? 1 / frame.shortest : frame.scale * frame.scale;
     }
-    // `x_norm`: the length of x itself, if the metric is cosine. `rest`: of the remainder of x', on tiles
-    double operator()(double length, double x_norm, double rest) const {
-        const double radius = scan_.radius;
-        const double canonical = l2_ ? (length + radius) * (length + radius) : length * reach_;
+    // `x_norm`: the length of x itself, if the metric is cosine
+    double operator()(double length, double x_norm) const {
+        return relative_ * radius_ * (0.5 * radius_ + length) + canonical(length, x_norm);
+    }
+    // The share of it that every score has: the canonical evaluation itself is off by a like share of |x - c|^2 (l2),
+    // or of |x||c| before any shift. The last two terms are gradual underflow, of the scan and of the canonical
+    // evaluation.
+    double canonical(double length, double x_norm) const {
+        const double size = l2_ ? (length + radius_) * (length + radius_) : length * reach_;
         // what 1 in the canonical sum is in the score, or more
         const double unit = cosine_ ? unit_ / x_norm : unit_;
-        if (canonical > 0x1p1020 * unit) return HUGE_VAL;
-        const double out = scan_.products ? left_out(scan_.products, length, rest, radius, scan_.code_rest) : 0;
+        if (size > 0x1p1020 * unit) return HUGE_VAL;
         // D + 8 terms that underflow lose less than 2^-1000 in all: a subnormal number here would cost a hundred
         // cycles
-        return scan_.relative * radius * (0.5 * radius + length) + out + 2 * terms_ * 0x1p-53 * canonical +
-               terms_ * 0x1p-120 * (1 + length) + 0x1p-1000 * unit;
+        return 2 * terms_ * 0x1p-53 * size + terms_ * 0x1p-120 * (1 + length) + 0x1p-1000 * unit;
     }
 
   private:
-    ScanError scan_;
+    double radius_, relative_;
     bool cosine_, l2_;
     double terms_, reach_, unit_;
 };

@@ -141,13 +141,13 @@ std::vector<std::int32_t> find_homes(const Rows<Value>& rows, const OrderedCodes
 template <class Value>
 double scan_near(Rows<Value>& rows, const std::int32_t* home, const OrderedCodes<Value>& codes,
                  const ScanKernel& kernel) {
-    const Tolerance tolerance(codes.frame, {float_error(codes.frame.dim), codes.radius});
+    const Tolerance tolerance(codes.frame, codes.radius);
     std::vector<double> reach(rows.count, -1.0);
     // |x'-c'|^2 = 2 score + |x'|^2, plus |c'|^2 where the score lacks it
     const double lacking = codes.frame.metric == Metric::l2 ? 0.0 : codes.radius * codes.radius;
     for (int r = 0; r < rows.count; ++r) {
         if (!rows.scannable(r)) continue;
-        reach[r] = 4 * tolerance(rows.length[r], rows.x_norm(r), 0) + rows.length[r] * rows.length[r] + lacking;
+        reach[r] = 4 * tolerance(rows.length[r], rows.x_norm(r)) + rows.length[r] * rows.length[r] + lacking;
     }
     std::vector<std::int32_t> list(std::size_t(codes.view().blocks + rows.lanes));
     const std::int64_t scored = kernel.scan_near(rows.negated.get(), rows.count, codes.view(), codes.boxes(), home,

@@ -157,7 +157,7 @@ template <class Value, class Input>
 void scan_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, int threads, Precision way) {
     struct Scanned {
         std::unique_ptr<Rows<Value>> rows;
-        ScanError error;
+        Scores scores;
     };
     using Part = Part<Group<Value, Input>>;
     const Lookup& call = groups.front()->call;
@@ -166,18 +166,17 @@ void scan_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups,
         blocks_of_section((call.k + kernel.block_codes - 1) / kernel.block_codes, call.d, kernel);
     const auto scan = [&](const Part& part, std::int64_t begin, std::int64_t end) {
         Scanned found{std::make_unique<Rows<Value>>(part.group->load(part.ids)), {}};
-        found.error = sweep(*found.rows, begin, end, section_blocks, part.group->frame, kernel, way);
+        found.scores = sweep(*found.rows, begin, end, section_blocks, part.group->frame, kernel, way);
         return found;
     };
     const auto finish = [&](Part& part, std::vector<Scanned>& found) {
         Rows<Value>& rows = *found.front().rows;
-        ScanError error = found.front().error;
+        Scores scores = found.front().scores;
         for (std::size_t c = 1; c < found.size(); ++c) {
             rows.merge(*found[c].rows);
-            error.radius = std::max(error.radius, found[c].error.radius);
-            error.code_rest = std::max(error.code_rest, found[c].error.code_rest);
+            scores.radius = std::max(scores.radius, found[c].scores.radius);
         }
-        const Decision decision = decide(rows, part.group->frame, kernel, error, section_blocks, nullptr, call.k);
+        const Decision decision = decide(rows, part.group->frame, kernel, scores, section_blocks, nullptr, call.k);
         part.group->write(rows, decision.winners);
         for (const int r : decision.open) part.open.push_back({rows.ids[r], decision.threshold[r]});
     };

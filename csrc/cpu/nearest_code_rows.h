@@ -45,14 +45,13 @@ class Rows {
     const std::vector<std::int64_t> ids;
     const int count, padded, lanes;
     const std::int64_t dim;
-    std::vector<const Value*> given;   // [rows] the vectors themselves, in x or in `widened`
-    std::vector<Value> widened;        // [rows][D], if x is not of type Value
-    AlignedArray<float> negated;       // [padded][D] -x'; zero where a row is not scannable
-    std::vector<double> norm;          // [rows] canonical |x|, cosine only
-    std::vector<double> length;        // [rows] |x'|, or a little more
-    std::vector<double> rest;          // [rows] length of the remainder of x', or a little more; scans on tiles only
-    std::vector<std::uint8_t> finite;  // [rows]
-    AlignedArray<float> best, second;  // [padded][W]
+    std::vector<const Value*> given;     // [rows] the vectors themselves, in x or in `widened`
+    std::vector<Value> widened;          // [rows][D], if x is not of type Value
+    AlignedArray<float> negated;         // [padded][D] -x'; zero where a row is not scannable
+    std::vector<double> norm;            // [rows] canonical |x|, cosine only
+    std::vector<double> length;          // [rows] |x'|, or a little more
+    std::vector<std::uint8_t> finite;    // [rows]
+    AlignedArray<float> best, second;    // [padded][W]
     AlignedArray<std::int32_t> section;  // [padded][W]
 
   private:
@@ -114,7 +113,9 @@ void Rows<Value>::transform(int r, const CodeFrame<Value>& frame, const ScanKern
         const double* shift = frame.metric == Metric::l2 ? frame.shift.data() : frame.unshifted.data();
         square = affine_row(given[r], shift, -frame.factor(x_norm), dim, out);
     }
-    length[r] = std::sqrt(square) * (1 + double(dim + 16) * 0x1p-24);
+    // squares of smaller vectors underflow
+    const double least = std::sqrt(double(dim)) * 0x1p-62;
+    length[r] = std::max(least, std::sqrt(square) * (1 + double(dim + 16) * 0x1p-24));
     if (length[r] < length_limit && std::isfinite(x_norm)) return;
     // an entry that is not finite makes the length so, but so does a float overflow: look again
     finite[r] = std::isfinite(x_norm) && std::isfinite(largest_magnitude(kernel, given[r], dim));
@@ -214,43 +215,87 @@ void collect_all(const Rows<Value>& rows, const float* threshold, std::int64_t b
     evaluator.flush();
 }
 
+// no less than `value` + `more`, but for the largest number there is
+inline float raised(float value, double more) {
+    constexpr float most = std::numeric_limits<float>::max();
+    const double sum = double(value) + more;
+    return sum < double(most) ? std::nextafter(float(sum), most) : most;
+}
+
+// The true score of a code with this canonical key, up to rounding in float64: (|x' - c'|^2 - |x'|^2) / 2 (l2), x.c
+// less what the shift of the codes takes off it (dot).
+template <class Value>
+double true_score(const Rows<Value>& rows, int r, const CodeFrame<Value>& frame, double key) {
+    if (frame.metric == Metric::cosine) return key / rows.x_norm(r);
+    constexpr int width = 4;  // sums that do not wait for each other
+    double sums[width] = {};
+    const double s = frame.scale;
+    for (std::int64_t d = 0; d < frame.dim; ++d) {
+        const double x = double(rows.given[r][d]) * s, m = double(frame.offset[d]);
+        sums[d % width] += frame.metric == Metric::l2 ? (x - m) * (x - m) : x * m;
+    }
+    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]), scaled = key * s * s;
+    return frame.metric == Metric::l2 ? 0.5 * (scaled - sum) : scaled + sum;
+}
+
 // What the lanes of some rows tell: the nearest code of every row, but for those that need a closer look.
 struct Decision {
     std::vector<Winner> winners;   // [rows]
     std::vector<int> open;         // rows that have candidates their lanes do not name
-    std::vector<float> threshold;  // [rows] no code with a higher score can be the nearest
+    std::vector<float> threshold;  // [rows] no code with a higher float32 score can be the nearest
 };
 
 // `order`: code of a packed position, if not the position itself; it holds
 // `positions`.
 template <class Value>
 Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel,
-                const ScanError& scan, int section_blocks, const std::int32_t* order, std::int64_t positions) {
+                const Scores& scores, int section_blocks, const std::int32_t* order, std::int64_t positions) {
     Decision decision{std::vector<Winner>(rows.count), {}, std::vector<float>(rows.count)};
     if (frame.empty()) return decision;
     auto& [winners, open, threshold] = decision;
     Evaluator evaluator(rows, frame, kernel,
                         [&](int r, double key, std::int64_t code) { winners[r].offer(key, code); });
-    const Tolerance tolerance(frame, scan);
-    std::vector<double> band(rows.count, -1.0);
-    for (int r = 0; r < rows.count; ++r) {
-        const double rest = rows.rest.empty() ? 0.0 : rows.rest[r];
-        if (rows.scannable(r)) band[r] = 2 * tolerance(rows.length[r], rows.x_norm(r), rest);
-    }
-    std::vector<std::uint8_t> ambiguous(rows.count);
-    std::vector<std::int32_t> hits(std::size_t(rows.count) * rows.lanes);
-    const int count =
-        kernel.shortlist(rows.state(0), rows.count, band.data(), {threshold.data(), ambiguous.data(), hits.data()});
     const std::int64_t size = std::int64_t(section_blocks) * kernel.block_codes;
-    for (int h = 0; h < count; ++h) {
-        const int r = hits[h] / rows.lanes, lane = hits[h] % rows.lanes;
-        if (ambiguous[r]) continue;
-        const std::int64_t begin = std::int64_t(rows.section[hits[h]]) * size,
+    // the codes of the section that a lane names
+    const auto evaluate = [&](int r, int lane) {
+        const std::int64_t begin = std::int64_t(rows.state(r).section[lane]) * size,
                            end = std::min(positions, begin + size);
         for (std::int64_t i = begin + lane; i < end; i += rows.lanes) {
             const std::int64_t code = order ? order[i] : i;
             if (frame.usable(code)) evaluator.add(r, code);
         }
+    };
+    const Tolerance tolerance(frame, scores.radius);
+    std::vector<double> band(rows.count, -1.0);
+    std::vector<int> first(rows.count, -1);  // lane that has been evaluated
+    if (scores.lower_bounds) {
+        for (int r = 0; r < rows.count; ++r) {
+            if (!rows.scannable(r)) continue;
+            const float* best = rows.state(r).best;
+            first[r] = int(std::min_element(best, best + rows.lanes) - best);
+            evaluate(r, first[r]);
+        }
+        evaluator.flush();
+    }
+    for (int r = 0; r < rows.count; ++r) {
+        if (!rows.scannable(r)) continue;
+        const double length = rows.length[r], norm = rows.x_norm(r);
+        if (!scores.lower_bounds) {
+            band[r] = 2 * tolerance(length, norm);
+            continue;
+        }
+        // the nearest so far is as near as this
+        const double reached = true_score(rows, r, frame, winners[r].key) + 2 * tolerance.canonical(length, norm);
+        const double above = reached - double(rows.state(r).best[first[r]]);
+        band[r] = std::isnan(above) ? HUGE_VAL : std::max(0.0, above);
+    }
+    std::vector<std::uint8_t> ambiguous(rows.count);
+    std::vector<std::int32_t> hits(std::size_t(rows.count) * rows.lanes);
+    const int count =
+        kernel.shortlist(rows.state(0), rows.count, band.data(), {threshold.data(), ambiguous.data(), hits.data()});
+    for (int h = 0; h < count; ++h) {
+        const int r = hits[h] / rows.lanes, lane = hits[h] % rows.lanes;
+        if (!ambiguous[r] && lane != first[r]) evaluate(r, lane);
     }
     evaluator.flush();
     for (int r = 0; r < rows.count; ++r) {
@@ -259,7 +304,11 @@ Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const Sc
             ambiguous[r] = 1;
             threshold[r] = std::numeric_limits<float>::max();
         }
-        if (ambiguous[r]) open.push_back(r);
+        if (ambiguous[r]) {
+            open.push_back(r);
+            // a true score is below it; computed in float32, it may be above
+            if (scores.lower_bounds) threshold[r] = raised(threshold[r], tolerance(rows.length[r], rows.x_norm(r)));
+        }
         // a zero vector is equally far from every code
         if (!rows.norm.empty() && rows.norm[r] == 0) winners[r] = {0.0, frame.first_usable};
     }

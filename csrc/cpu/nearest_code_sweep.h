@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -29,9 +28,8 @@ inline double pair_cost(std::int64_t dim, Precision precision) {
 
 // the ways worth their time, coarse to fine
 inline std::vector<Precision> precisions(std::int64_t dim, const ScanKernel& kernel) {
-    constexpr std::int64_t coarse_dim = 64;  // from here on one product saves more than it leaves undecided
     if (!kernel.tiles || pair_cost(dim, {3}) > pair_cost(dim, {0})) return {{0}};
-    if (dim < coarse_dim) return {{3}, {0}};
+    if (TileScan::steps(dim, 1) == TileScan::steps(dim, 3)) return {{3}, {0}};
     return {{1}, {3}, {0}};
 }
 
@@ -51,22 +49,16 @@ void sweep_floats(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int s
         });
 }
 
-// returns the length of the longest remainder of a code
 template <class Value>
-double sweep_tiles(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
-                   BlockPacker<Value>& packer, const ScanKernel& kernel, int products) {
+void sweep_tiles(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
+                 BlockPacker<Value>& packer, const ScanKernel& kernel, int products) {
     constexpr std::int64_t chunk_numbers = 192 * 1024;  // bfloat16 numbers that the L2 cache keeps
     const TileScan& tiles = *kernel.tiles;
     const int dim = int(rows.dim), steps = TileScan::steps(dim, products);
     constexpr int pair = 2 * TileScan::rows;  // tiles of rows are scanned two by two
     const std::int64_t tile_rows = (rows.count + pair - 1) / pair * 2;
     const auto packed_rows = make_aligned<std::uint16_t>(std::size_t(tile_rows * steps * TileScan::tile));
-    std::vector<float> rest(rows.count);
-    tiles.pack_rows(rows.negated.get(), rows.count, dim, products, packed_rows.get(), rest.data());
-    // a computed square is off by a little
-    const auto length = [&](float square) { return std::sqrt(double(square)) * (1 + double(dim + 16) * 0x1p-24); };
-    rows.rest.resize(rows.count);
-    std::transform(rest.begin(), rest.end(), rows.rest.begin(), length);
+    tiles.pack_rows(rows.negated.get(), rows.count, dim, products, packed_rows.get());
 
     const std::int64_t block_numbers = std::int64_t(kernel.block_codes) * steps * TileScan::slots;
     const std::int64_t section_numbers = section_blocks * block_numbers;
@@ -74,32 +66,29 @@ double sweep_tiles(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int 
                                        std::max<std::int64_t>(end - begin, 1));
     const auto packed = make_aligned<std::uint16_t>(std::size_t(step * block_numbers));
     BlockBuffer block(1, dim, kernel);
-    float longest = 0;
     for (std::int64_t first = begin; first < end; first += step) {
         const std::int64_t blocks = std::min(step, end - first);
         for (std::int64_t b = 0; b < blocks; ++b) {
             packer.pack(first + b, block.codes(0), block.bias(0));
-            std::uint16_t* out = packed.get() + b * block_numbers;
-            longest = std::max(longest, tiles.pack_codes(block.codes(0), block.bias(0), dim, products, out));
+            tiles.pack_codes(block.codes(0), block.bias(0), dim, products, packed.get() + b * block_numbers);
         }
         tiles.scan(packed_rows.get(), rows.count, packed.get(), blocks, steps, section_blocks,
                    std::int32_t(first / section_blocks), rows.state(0));
     }
-    return length(longest);
 }
 
-// returns what bounds the error of the scores
+// returns what is known of the scores
 template <class Value>
-ScanError sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
-                const CodeFrame<Value>& frame, const ScanKernel& kernel, Precision precision) {
+Scores sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
+             const CodeFrame<Value>& frame, const ScanKernel& kernel, Precision precision) {
     rows.clear_lanes();
     BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
     if (precision.products == 0) {
         sweep_floats(rows, begin, end, section_blocks, packer, kernel);
-        return {float_error(frame.dim), packer.radius()};
+    } else {
+        sweep_tiles(rows, begin, end, section_blocks, packer, kernel, precision.products);
     }
-    const double rest = sweep_tiles(rows, begin, end, section_blocks, packer, kernel, precision.products);
-    return {tile_error(frame.dim, precision.products), packer.radius(), precision.products, rest};
+    return {packer.radius(), precision.products > 0};
 }
 
 }  // namespace vqk

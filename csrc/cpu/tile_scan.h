@@ -1,10 +1,12 @@
 // The scan of cpu/nearest_code_scan.h by a matrix unit that multiplies tiles of bfloat16 and adds in float32.
 //
-// A coordinate v is split into bfloat16 parts: h the nearest to v, l the nearest to v - h. A score is one sum of
-// products over *slots*, 32 to a tile:
+// A coordinate v is split into bfloat16 parts: h the nearest to v, l the nearest to v - h. What the scan computes is
+// one sum of products over *slots*, 32 to a tile, a score less all that it may be wrong by: a *lower bound* of the
+// score.
 //
-//   products = 1    x_h c_h                          and  1 b_0 + 1 b_1 + 1 b_2, the three parts of the bias
-//   products = 3    x_h c_h + x_h c_l + x_l c_h           likewise
+//   products = 1    x_h c_h
+//   products = 3    x_h c_h + x_h c_l + x_l c_h
+//   either          1 b_0 + 1 b_1 + 1 b_2, the three parts of the bias    - A |c| - B |c - c_h|
 #pragma once
 
 #include <cstdint>
@@ -18,16 +20,15 @@ struct TileScan {
     static constexpr int tile = rows * slots;                     // its bfloat16 numbers; a tile of codes has as many
     static constexpr float absent = 3e38f;                        // a bias of +inf would make NaNs of its parts
     static constexpr int steps(std::int64_t dim, int products) {  // tiles a score takes
-        return int((products * dim + 3 + slots - 1) / slots);
+        return int((products * dim + 5 + slots - 1) / slots);
     }
 
-    // Packs a block of codes as ScanKernel packs it, [D][V*W] and [V*W], to out [V][steps] tiles. Returns the largest
-    // |c - c_h|^2 among them with a relative error of at most (D + 6) 2^-24.
-    float (*pack_codes)(const float* codes, const float* bias, int dim, int products, std::uint16_t* out);
+    // Packs a block of codes as ScanKernel packs it, [D][V*W] and [V*W], to out [V][steps] tiles.
+    void (*pack_codes)(const float* codes, const float* bias, int dim, int products, std::uint16_t* out);
 
     // Packs `count` negated vectors [count][D] to out [ceil(count / rows)][steps] tiles; rows behind the last are not
-    // written. rest [count]: |x - x_h|^2 with a relative error of at most (D + 6) 2^-24.
-    void (*pack_rows)(const float* negated, int count, int dim, int products, std::uint16_t* out, float* rest);
+    // written.
+    void (*pack_rows)(const float* negated, int count, int dim, int products, std::uint16_t* out);
 
     // ScanKernel::scan over packed tiles of `count` rows and `blocks` blocks
     void (*scan)(const std::uint16_t* rows, int count, const std::uint16_t* codes, std::int64_t blocks, int steps,
@@ -42,15 +43,19 @@ struct TileScan {
 // terms is the hardware's own, (n - 1)u for any, doubled in case a step does not round to nearest; the parts of a
 // bias lose u of it. The rest is as in a float32 scan: 2u for rounding x' and c', (D/4 + 7)u for |c'|^2/2.
 inline double tile_error(std::int64_t dim, int products) {
-    return 1.001 * 1.02 * (2.0 * double(products * dim + 3) + 0.25 * double(dim) + 16) * 0x1p-24;
+    return 1.001 * 1.04 * (2.0 * double(products * dim + 5) + 0.25 * double(dim) + 16) * 0x1p-24;
 }
 
-// What is left out of a score: with remainders x_r = x' - x_h and c_r = c' - c_h, one product leaves out
-// x_r c' + x_h c_r; three leave out x_r c_r and what l leaves of either remainder, 2^-8 of it, times the other side.
-// `x_rest` >= |x_r|, `c_rest` >= |c_r| and `radius` >= |c'| for all codes.
-inline double left_out(int products, double length, double x_rest, double radius, double c_rest) {
-    if (products == 1) return x_rest * radius + (length + x_rest) * c_rest;
-    return x_rest * c_rest + 1.01 * 0x1p-8 * (x_rest * radius + length * c_rest);
+// A and B of a vector: the score of any code errs by at most A |c'| + B |c_r| + tile_error |c'|^2/2. With remainders
+// x_r = x' - x_h and c_r = c' - c_h, one product leaves out x_r c' + x_h c_r; three leave out x_r c_r and what l
+// leaves of either remainder, 2^-8 of it, times the other side. `rest` >= |x_r|.
+struct Margins {
+    double of_code, of_rest;
+};
+inline Margins margins(std::int64_t dim, int products, double length, double rest) {
+    const double rounding = tile_error(dim, products) * length, part = 1.01 * 0x1p-8;
+    if (products == 1) return {rest + rounding, length + rest};
+    return {part * rest + rounding, rest + part * length};
 }
 
 }  // namespace vqk

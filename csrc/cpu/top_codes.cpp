@@ -138,11 +138,11 @@ struct Panel {
           count(rows.padded),
           capacity(search.capacity),
           list(make_aligned<Candidate>(std::size_t(rows.padded * capacity))) {
-        const Tolerance tolerance(search.frame, {float_error(search.frame.dim), search.radius});
+        const Tolerance tolerance(search.frame, search.radius);
         for (int r = 0; r < rows.count; ++r) {
             // rows that cannot be scanned never get a candidate
             if (!rows.scannable(r)) continue;
-            band[r] = 2 * tolerance(rows.length[r], rows.x_norm(r), 0);
+            band[r] = 2 * tolerance(rows.length[r], rows.x_norm(r));
             threshold[r] = FLT_MAX;
         }
     }

@@ -142,6 +142,18 @@ def test_float64_beyond_the_range_of_its_squares(
 
 
 @each_variant
+@pytest.mark.parametrize("scale", [1e-18, 1e-24, 1e-30])
+def test_dot_products_of_vectors_whose_squares_underflow(
+    scale: float, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    x, codebook = lookup_problem("gaussian", 200, 700, 16)
+    for vectors, codes in ((x * scale, codebook), (x, torch.cat([-x.abs().amax(0)[None], codebook * scale]))):
+        expected = nearest_code(vectors, codes, metric="dot", backend="reference")
+        assert_same_bits(look_up(vectors, codes, "dot", backend), expected)
+
+
+@each_variant
 def test_float64_cosine_of_products_that_underflow(backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
     x, codebook = lookup_problem("gaussian", 60, 3000, 3, dtype=torch.float64)
