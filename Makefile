@@ -25,10 +25,10 @@ demo: $(BUILT)
 
 # a worker per core, each with whole files: what a file compiles, it compiles once
 test: $(BUILT)
-	$(BIN)/python -m pytest -q -n logical --dist loadfile
+	$(BIN)/python -m pytest -q -n logical --dist loadfile --complete
 
 test-slow: $(BUILT)
-	$(BIN)/python -m pytest -q -n logical --dist loadfile -m "not gpu"
+	$(BIN)/python -m pytest -q -n logical --dist loadfile --complete -m "not gpu"
 
 bench: $(BUILT)
 	$(BIN)/python -m bench.run --op nearest_code

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeVar
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
 
-from vqkernels.testing import backend_device, usable_backends
+from vqkernels.testing import backend_device, interpreted, usable_backends
+
+Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 # read by Triton when it is imported, and by the registry when it is asked
 if not torch.cuda.is_available():
@@ -42,6 +44,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         backend = callspec.params.get("backend") if callspec else None
         if backend is not None and backend_device(backend).type == "cuda":
             item.add_marker(pytest.mark.gpu)
+        if backend is not None and item.get_closest_marker("slow_interpreted") and interpreted(backend):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--complete", action="store_true", help="tests may be skipped for what the machine lacks only")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _complete(collector.config, (yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _complete(item.config, (yield))
+
+
+def _complete(config: pytest.Config, report: Report) -> Report:
+    """The report, of a failure if it is of a skip that ``--complete`` does not allow."""
+    if report.skipped and config.getoption("--complete"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "expected to fail"
+        if not reason.startswith("Skipped: the machine"):
+            report.outcome, report.longrepr = "failed", f"--complete allows no such skip. {reason}"
+    return report
 
 
 @pytest.fixture(autouse=True)

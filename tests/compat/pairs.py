@@ -6,14 +6,14 @@ import copy
 import importlib
 from typing import Any, NamedTuple
 
-import pytest
 import torch
+from needs import import_library
 from torch import nn
 
 import vqkernels.compat.vector_quantize_pytorch as adapters
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget
 
-originals = pytest.importorskip("vector_quantize_pytorch", reason="the original is not installed")
+originals = import_library("vector_quantize_pytorch")
 
 
 class Outcome(NamedTuple):

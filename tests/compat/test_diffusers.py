@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from needs import import_library
 from vqp_oracle import assert_trains_alike
 
 from vqkernels.compat.diffusers import VectorQuantizer
 from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup, peak_memory_growth
 
-vae = pytest.importorskip("diffusers.models.autoencoders.vae", reason="the original is not installed")
+vae = import_library("diffusers.models.autoencoders.vae")
 
 USED = [3, 1, 15, 7, 8, 3, 0, 12]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from originals import encodec
+from needs import encodec
 from vqp_oracle import assert_trains_alike
 
 from vqkernels.compat.encodec.quantization import ResidualVectorQuantizer

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from needs import needs_extension
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -24,7 +25,6 @@ from vqkernels.testing import (
     assert_exact_lookup,
     assert_within_budget,
     peak_memory_growth,
-    usable_backends,
 )
 
 NEAREST: dict[str, Callable[..., torch.nn.Module]] = {
@@ -405,10 +405,7 @@ SIZES = {
 }
 
 
-@pytest.mark.skipif(
-    "cpu" not in usable_backends("nearest_code", "code_stats", "gather_codes", "soft_assignment_entropy"),
-    reason="the compiled extension is absent; the reference backend trades memory for clarity",
-)
+@needs_extension
 @pytest.mark.parametrize(
     "build", [pytest.param(build, marks=pytest.mark.slow) if "Gumbel" in build else build for build in SIZES]
 )

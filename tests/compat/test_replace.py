@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import vector_quantize_pytorch
-from originals import encodec
+from needs import encodec, import_library
 from pairs import assert_same_results
 from torch import nn
 from vqp_oracle import assert_trains_alike
@@ -23,8 +22,8 @@ from vqkernels.compat.replace import ReplacedQuantizers
 from vqkernels.compat.vector_quantize_pytorch import ResidualVQ
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget
 
-diffusers = pytest.importorskip("diffusers", reason="the original is not installed")
-vae = pytest.importorskip("diffusers.models.autoencoders.vae")
+diffusers, vector_quantize_pytorch = import_library("diffusers"), import_library("vector_quantize_pytorch")
+vae = import_library("diffusers.models.autoencoders.vae")
 
 LEARNED: dict[str, Any] = {"learnable_codebook": True, "ema_update": False}
 

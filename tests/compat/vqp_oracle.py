@@ -11,12 +11,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import pytest
 import torch
+from needs import import_library
 
 from vqkernels.testing import assert_within_budget
 
-original = pytest.importorskip("vector_quantize_pytorch", reason="the original is not installed")
+original = import_library("vector_quantize_pytorch")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ tried on an op whose backends are written here, then on the real registry.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import needs_extension
 
 import vqkernels
 from vqkernels import explain, nearest_code, use_backend
@@ -166,14 +166,14 @@ def test_registration_is_checked(register: Callable[..., None]) -> None:
         explain("probe", backend="gpu")
 
 
-@pytest.mark.skipif(os.environ.get("VQKERNELS_BUILD") == "none", reason="built without the extension on purpose")
+@needs_extension
 @pytest.mark.parametrize("op", [op for op in dispatch.registered_ops() if "cpu" in dispatch.registered_backends(op)])
 def test_the_compiled_backend_is_tested_and_selected(op: str) -> None:
     assert "cpu" in usable_backends(op)
     assert [choice.backend for choice in explain(op) if choice.selected] == ["cpu"]
 
 
-@pytest.mark.skipif(os.environ.get("VQKERNELS_BUILD") == "none", reason="built without the extension on purpose")
+@needs_extension
 def test_the_compiled_backend_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from vqkernels._core import extension
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from needs import needs_extension
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +93,7 @@ print(vqkernels.nearest_code(torch.zeros(2, 3), torch.ones(4, 3), backend="refer
     assert output.strip() == "[0, 0]"
 
 
-@pytest.mark.skipif(os.environ.get("VQKERNELS_BUILD") == "none", reason="built without the extension on purpose")
+@needs_extension
 def test_the_extension_is_built() -> None:
     """Without it the suite would test the reference backend against itself and look green."""
     from vqkernels._core import extension

@@ -36,7 +36,7 @@ def test_same_bits_on_every_backend(backend: str, init: str, metric: str) -> Non
 def test_a_hundred_thousand_centers_on_a_million_vectors() -> None:
     n, k, d = 1_000_000, 100_000, 256
     if torch.cuda.get_device_properties(0).total_memory < 16 * n * d:
-        pytest.skip("needs 4 GB of device memory")
+        pytest.skip("the machine has less than 4 GB of device memory")
     generator = torch.Generator("cuda").manual_seed(0)
     centers = torch.randn(k, d, device="cuda", generator=generator)
     # five rows and more per center: every cluster of the first pass has rows

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import vqkernels
 from vqkernels.kmeans import command
@@ -53,11 +54,10 @@ def without_times(path: Path) -> dict[str, Any]:
 
 
 def test_the_result_is_that_of_the_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
     rows, out = features(tmp_path / "rows"), tmp_path / "codes.safetensors"
     assert main([str(rows), "--k", "30", "--out", str(out), "--metric", "cosine", "--max-iter", "3"]) == 0
     want = vqkernels.kmeans(rows, 30, metric="cosine", max_iter=3)
-    written = safetensors.load_file(out)
+    written = load_file(out)
     assert_bitwise_equal(written["centroids"], want.centroids)
     assert_bitwise_equal(written["count"], want.count)
     printed, told = capsys.readouterr()

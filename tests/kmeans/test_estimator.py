@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.estimator_checks import check_estimator
 
 import vqkernels
 from vqkernels import KMeans, kmeans
@@ -19,8 +20,7 @@ NOT_EQUIVALENT = "check_sample_weight_equivalence_on_dense_data"
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn_pass() -> None:
-    checks = pytest.importorskip("sklearn.utils.estimator_checks")
-    results = checks.check_estimator(
+    results = check_estimator(
         KMeans(n_clusters=3), on_fail=None, expected_failed_checks={NOT_EQUIVALENT: "rows are drawn, not weights"}
     )
     failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}

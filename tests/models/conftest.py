@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+# its configurations; a machine for GPU tests may lack it
+pytest.importorskip("tyro", reason="tyro is not installed")
+
 from models.config import OptimizerConfig, PatchConfig, QuantizerConfig, TrainConfig
 from models.data import embedded_photos
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import vqkernels
 from models import extract_features
@@ -16,7 +17,6 @@ from models.command import UserError
 from models.extract_features import extract, load_encoder, to_square
 from vqkernels.testing import assert_bitwise_equal
 
-transformers = pytest.importorskip("transformers")
 OPTIONS: dict[str, Any] = {"grid": 2, "batch_size": 3, "shard_images": 4, "device": "cpu"}
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from needs import needs_extension
 
-from vqkernels.testing import peak_memory_growth, usable_backends
+from vqkernels.testing import peak_memory_growth
 
 MIB = 1 << 20
 # allocator arenas, thread stacks and code pages loaded late: what two threads need whatever the sizes
 FIXED = 32 * MIB
-
-needs_cpu = pytest.mark.skipif(
-    "cpu" not in usable_backends("nearest_code", "code_stats", "gather_codes", "ema_update_"),
-    reason="the compiled extension is absent; the reference backend trades memory for clarity",
-)
 
 SETUP = """
 import torch, vqkernels
@@ -43,7 +39,7 @@ KINDS = {
 }
 
 
-@needs_cpu
+@needs_extension
 @pytest.mark.parametrize(
     "kind",
     [kind if kind in ("learned", "ema-revived") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],

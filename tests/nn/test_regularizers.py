@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from needs import import_library
 from torch.distributed.nn.functional import all_reduce
 
 from vqkernels import soft_assignment_entropy
@@ -90,7 +91,7 @@ def test_a_preset_is_the_published_loss(name: str) -> None:
 
 
 def test_lfq_as_installed() -> None:
-    lfq = pytest.importorskip("vector_quantize_pytorch").LFQ(codebook_size=64, dim=6)
+    lfq = import_library("vector_quantize_pytorch").LFQ(codebook_size=64, dim=6)
     x = 0.02 * torch.randn(2, 50, 6)
     _, breakdown = lfq(x, inv_temperature=100.0, return_loss_breakdown=True)
     sample = dataclasses.replace(LFQ_ENTROPY, usage_weight=0.0)(x, sign_codes(6))

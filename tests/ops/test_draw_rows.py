@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from needs import needs_extension
 from variants import variants
 
 from vqkernels._core.canonical import canonical_log
@@ -128,7 +129,6 @@ CAPABILITIES = (pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_triton_kernel_compiles_to_canonical_arithmetic(capability: int) -> None:
     """Oracle: what the compiler and the disassembler say."""
-    pytest.importorskip("triton")
     pointers = {"x": "*fp32", "codes": "*fp32", "weights": "*fp64", "usable": "*i1", "keys": "*fp64"}
     pointers |= dict.fromkeys(("row_numbers", "code_numbers", "rows"), "*i64")
     signature = {**pointers, "num_rows": "i32", "num_codes": "i32"}
@@ -148,7 +148,7 @@ def test_the_triton_kernel_compiles_to_canonical_arithmetic(capability: int) -> 
         assert "fma.rn.f64" not in report.ptx
 
 
-@pytest.mark.skipif(not variants("draw_rows"), reason="the reference backend trades memory for clarity")
+@needs_extension
 def test_no_memory_per_pair() -> None:
     n, k, d = 4096, 262144, 4
     setup = f"""

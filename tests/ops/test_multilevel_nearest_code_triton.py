@@ -117,7 +117,6 @@ def decide_build(capability: int, squared: bool) -> KernelBuild:
 
 def test_compiled_kernels() -> None:
     """On three architectures: no spills to speak of, a scan loop of arithmetic without shuffles, exact roots."""
-    pytest.importorskip("triton")
     builds = [make(capability, False) for make in (scan_build, decide_build) for capability in (80, 90, 100)]
     reports: list[KernelReport] = compile_reports(*builds)
     for scan in reports[:3]:

@@ -77,17 +77,10 @@ def test_large_codebook(metric: str, backend: str) -> None:
     check(*lookup_problem("gaussian", 12, 1 << 17, 4), metric, backend)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("problem", ["gaussian", "near-ties"])
 def test_a_million_codes(problem: str, backend: str) -> None:
-    if interpreted(backend):
-        pytest.skip("minutes in the interpreter: among the slow tests")
     check(*lookup_problem(problem, 3, 1 << 20, 2), "l2", backend)
-
-
-@pytest.mark.slow
-def test_a_million_codes_in_the_interpreter(backend: str) -> None:
-    if interpreted(backend):
-        check(*lookup_problem("gaussian", 3, 1 << 20, 2), "l2", backend)
 
 
 @pytest.mark.parametrize("metric", METRICS)

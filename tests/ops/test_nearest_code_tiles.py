@@ -10,10 +10,15 @@ from itertools import product
 
 import pytest
 import torch
+from needs import needs_extension
+from variants import processor_isas
 
-from tests.ops.variants import ISA_FLAGS, processor_flags
+from vqkernels._core.extension import extension
 
-pytestmark = pytest.mark.skipif(not ISA_FLAGS["amx"] <= processor_flags(), reason="needs a processor with AMX")
+pytestmark = [
+    needs_extension,
+    pytest.mark.skipif("amx" not in processor_isas(), reason="the machine's processor has no AMX"),
+]
 
 DIMS = (1, 4, 8, 9, 10, 16, 31, 32, 64, 255, 256, 770)
 LANES = 16
@@ -21,11 +26,10 @@ LANES = 16
 
 def tile_scores(negated: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, products: int) -> torch.Tensor:
     """Lower bounds of scores ``[N, 16]``."""
-    kernels = pytest.importorskip("vqkernels._C")
     n, d = negated.shape
     scores = torch.empty(n, LANES)
     x, c, b, out = (t.data_ptr() for t in (negated, codes, bias, scores))
-    kernels.tile_scores(x, n, c, b, d, products, out)
+    extension().tile_scores(x, n, c, b, d, products, out)
     return scores
 
 
@@ -56,7 +60,7 @@ def problem(kind: str, n: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def allowed(x: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, products: int) -> torch.Tensor:
     """What a score may be off by, ``[N, 16]``: what the parts leave out, by Cauchy-Schwarz, and rounding."""
-    rounding = pytest.importorskip("vqkernels._C").tile_error(x.shape[1], products)
+    rounding = extension().tile_error(x.shape[1], products)
     (length, rest), (code_length, code_rest) = (
         (t.double().norm(dim=1), (t.double() - t.bfloat16().double()).norm(dim=1)) for t in (x, codes)
     )

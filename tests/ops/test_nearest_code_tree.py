@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from needs import needs_extension
 
 import vqkernels
 from vqkernels._core.env import ISA_CODES
-from vqkernels._core.extension import METRIC_CODES, build_info, extension
+from vqkernels._core.extension import METRIC_CODES, extension
 
-pytestmark = pytest.mark.skipif(not build_info(), reason="the compiled extension is not built")
+pytestmark = needs_extension
 
 
 def lookup(x: torch.Tensor, codebook: torch.Tensor, metric: str) -> tuple[torch.Tensor, torch.Tensor, float]:

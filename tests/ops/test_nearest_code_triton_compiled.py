@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton")
-
 from vqkernels.ops.nearest_code import triton as launcher
 from vqkernels.testing.triton_report import TENSOR_CORE, KernelBuild, KernelReport, compile_reports
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from needs import needs_extension
 
 from vqkernels import nearest_code
-from vqkernels.testing import peak_memory_growth, usable_backends
+from vqkernels.testing import backend_device, peak_memory_growth, usable_backends
 
 MIB = 1 << 20
 # allocator arenas, thread stacks and code pages loaded late: what two threads need whatever the sizes
 FIXED = 16 * MIB
-
-needs_cpu = pytest.mark.skipif(
-    "cpu" not in usable_backends("nearest_code", "code_stats"),
-    reason="the reference backend trades memory for clarity; this bound is for the C++ kernels",
-)
 
 SETUP = """
 import torch, vqkernels
@@ -33,7 +29,7 @@ def growth(n: int, k: int, d: int, step: str) -> int:
     return peak_memory_growth(SETUP.format(n=n, k=k, d=d, step=step), "step(x, codebook)")
 
 
-@needs_cpu
+@needs_extension
 def test_lookup_of_4096_vectors_in_262144_codes() -> None:
     n, k, d = 4096, 262144, 4
     # one float64 copy of the inputs and eight numbers of bookkeeping per vector and per code
@@ -42,7 +38,7 @@ def test_lookup_of_4096_vectors_in_262144_codes() -> None:
     assert growth(n, k, d, "return vqkernels.nearest_code(x, codebook, backend='cpu')") < budget
 
 
-@needs_cpu
+@needs_extension
 def test_lookup_of_16384_vectors_in_more_dimensions() -> None:
     n, k, d = 16384, 262144, 16
     budget = 8 * (n + k) * (d + 8) + FIXED
@@ -51,16 +47,14 @@ def test_lookup_of_16384_vectors_in_more_dimensions() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
-def test_lookup_of_65536_vectors_on_a_device(backend: str) -> None:
-    if backend not in usable_backends("nearest_code"):
-        pytest.skip(f"the {backend} backend cannot run here")
+@pytest.mark.parametrize("kernel", [b for b in usable_backends("nearest_code") if backend_device(b).type == "cuda"])
+def test_lookup_of_65536_vectors_on_a_device(kernel: str) -> None:
     n, k, d = 65536, 262144, 8
     x, codebook = torch.randn(n, d, device="cuda"), torch.randn(k, d, device="cuda")
-    nearest_code(x[:100], codebook[:100], backend=backend)
+    nearest_code(x[:100], codebook[:100], backend=kernel)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    nearest_code(x, codebook, backend=backend)
+    nearest_code(x, codebook, backend=kernel)
     grown = torch.cuda.max_memory_allocated() - before
     # packed copies of both sides, at most four numbers a coordinate; results and 100 bytes of bookkeeping per vector
     budget = 8 * (n + k) * (4 * d + 8) + 120 * n
@@ -68,7 +62,7 @@ def test_lookup_of_65536_vectors_on_a_device(backend: str) -> None:
     assert grown < budget
 
 
-@needs_cpu
+@needs_extension
 def test_the_64_nearest_of_262144_codes() -> None:
     n, k, d, m = 4096, 262144, 4, 64
     # beyond the lookup above: the result, and lists of candidates for every thread
@@ -77,7 +71,7 @@ def test_the_64_nearest_of_262144_codes() -> None:
     assert growth(n, k, d, f"return vqkernels.top_codes(x, codebook, {m}, backend='cpu')") < budget
 
 
-@needs_cpu
+@needs_extension
 def test_lookup_in_two_levels_of_262144_codes() -> None:
     n, k, d = 8192, 262144, 8
     # a copy of the inputs as given, the scan's, and eight numbers of bookkeeping per vector and per code
@@ -90,7 +84,7 @@ def test_lookup_in_two_levels_of_262144_codes() -> None:
     assert growth(n, k, d, step) < budget
 
 
-@needs_cpu
+@needs_extension
 def test_training_step_of_16384_vectors_with_100000_codes() -> None:
     n, k, d = 16384, 100000, 8
     step = """
@@ -115,7 +109,7 @@ def entropy_budget(n: int, k: int, d: int) -> int:
     return 8 * (n + k) * (d + 12) + FIXED
 
 
-@needs_cpu
+@needs_extension
 def test_entropy_of_2048_vectors_with_65536_codes() -> None:
     n, k, d = 2048, 65536, 4
     budget = entropy_budget(n, k, d)
@@ -123,7 +117,7 @@ def test_entropy_of_2048_vectors_with_65536_codes() -> None:
     assert growth(n, k, d, ENTROPY_STEP) < budget
 
 
-@needs_cpu
+@needs_extension
 @pytest.mark.slow
 def test_entropy_of_8192_vectors_with_262144_codes() -> None:
     n, k, d = 8192, 262144, 8

@@ -6,7 +6,6 @@ cores at their worst.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from typing import TypeAlias
 
@@ -19,7 +18,6 @@ from vqkernels.ops.soft_assignment_entropy import triton as launcher
 from vqkernels.ops.soft_assignment_entropy.op import Problem
 from vqkernels.testing.triton_report import TENSOR_CORE, KernelBuild, compile_reports
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 Array: TypeAlias = npt.NDArray[np.float32]
 Wide: TypeAlias = npt.NDArray[np.float64]
 PASSES = "vqkernels.ops.soft_assignment_entropy.triton_passes"

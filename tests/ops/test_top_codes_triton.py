@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from vqkernels import top_codes
-from vqkernels.testing import assert_bitwise_equal, call_on, usable_backends
-
-pytest.importorskip("triton")
 from vqkernels.ops.top_codes.triton import ELEMENTS, lanes
+from vqkernels.testing import assert_bitwise_equal, call_on, usable_backends
 from vqkernels.testing.triton_report import KernelBuild, compile_reports
 
 each = pytest.mark.parametrize

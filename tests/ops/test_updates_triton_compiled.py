@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton")
-
 from vqkernels.testing.triton_report import KernelBuild, compile_reports
 
 CAPABILITIES = (pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow))

@@ -16,16 +16,18 @@ ISA_FLAGS = {
 OPS_ON_TILES = {"nearest_code"}  # other ops do on AMX what they do on AVX-512
 
 
-def processor_flags() -> set[str]:
-    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
-        return set()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return set(next(line for line in lines if line.startswith("flags")).split())
+def processor_isas() -> list[str]:
+    """The instruction sets that this processor has, the best last."""
+    flags = set()
+    if platform.machine() == "x86_64" and Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = set(next(line for line in lines if line.startswith("flags")).split())
+    return [isa for isa, needed in ISA_FLAGS.items() if needed <= flags]
 
 
 def variants(op: str) -> list[tuple[str, str]]:
     """Backends but the definition itself, each with its instruction sets."""
-    isas = [isa for isa, needed in ISA_FLAGS.items() if needed <= processor_flags()]
+    isas = processor_isas()
     return [
         (backend, isa)
         for backend in usable_backends(op)
