@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 import torch
 
 from vqkernels._core.backend import check_backend
@@ -12,6 +15,12 @@ METRICS = ("l2", "cosine", "dot")
 def check_metric(metric: str) -> None:
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+
+
+def tensors_among(args: Iterable[object]) -> list[torch.Tensor]:
+    """The tensors among the arguments of an operator, and in lists among them."""
+    flat = chain.from_iterable(arg if isinstance(arg, (list, tuple)) else [arg] for arg in args)
+    return [arg for arg in flat if isinstance(arg, torch.Tensor)]
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from vqkernels._core.checks import tensors_among
 
 try:
     from vqkernels import _C as _loaded
@@ -57,9 +58,7 @@ def cuda_unsupported_reasons(*args: object) -> list[str]:
 
 def _unsupported_reasons(device: str, args: tuple[object, ...]) -> list[str]:
     reasons = [] if _module is not None else [f"compiled extension not available ({load_error})"]
-    for tensor in chain.from_iterable(arg if isinstance(arg, (list, tuple)) else [arg] for arg in args):
-        if not isinstance(tensor, torch.Tensor):
-            continue
+    for tensor in tensors_among(args):
         if tensor.device.type != device:
             reasons.append(f"tensor on {tensor.device}, this backend needs {device}")
         if tensor.is_floating_point() and tensor.dtype not in DTYPE_CODES:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from vqkernels._core.checks import tensors_among
 from vqkernels._core.env import triton_interpreted
 
 OLDEST_CAPABILITY = (8, 0)
@@ -34,7 +35,7 @@ def load_error() -> str:
 def triton_unsupported_reasons(*args: object) -> list[str]:
     """Why Triton kernels cannot run on the tensors among these arguments; without tensors, on this machine."""
     reasons: list[str] = []
-    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    tensors = tensors_among(args)
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype not in DTYPES:
             reasons.append(f"dtype {tensor.dtype} not supported")

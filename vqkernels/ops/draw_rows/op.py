@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import NamedTuple
+
 import torch
 
 from vqkernels._core.backend import register_backends, select
@@ -14,6 +17,32 @@ register_backends(
     cpu="vqkernels.ops.draw_rows.cpu",
     reference="vqkernels.ops.draw_rows.reference",
 )
+
+
+class Problem(NamedTuple):
+    """What a backend works on: codes and vectors, and the numbers that they draw with."""
+
+    codes: list[torch.Tensor]  # L of [K, D_l]
+    x: list[torch.Tensor]  # L of [N, D_l]
+    weights: list[float]  # [L]
+    metric: str
+    usable: torch.Tensor  # [N] bool
+    row_number: torch.Tensor  # [N] int64
+    code_number: torch.Tensor  # [K] int64
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """One dtype for codes and vectors, at least float32: widening is exact."""
+        return reduce(torch.promote_types, (level.dtype for level in (*self.codes, *self.x)), torch.float32)
+
+    @property
+    def dims(self) -> list[int]:  # [L]
+        return [level.shape[1] for level in self.x]
+
+    def nothing_drawn(self) -> tuple[torch.Tensor, torch.Tensor]:  # [K] int64, [K] float64
+        """The result where there is no vector to draw."""
+        rows = torch.zeros_like(self.code_number)
+        return rows, torch.full_like(rows, torch.inf, dtype=torch.float64)
 
 
 def _draw_rows(
@@ -31,8 +60,8 @@ def _draw_rows(
     for level, its_seed in zip(x[1:], seeds[1:], strict=True):
         row_number = scattered_sum(row_number, row_numbers(its_seed, level))
     code_number = random_integers(-seed, (codes[0].shape[0],), usable.device)  # the sign keeps these draws apart
-    args = (codes, x, weights, metric, usable, row_number, code_number)
-    rows, key = select("draw_rows", backend, *args).run(*args)
+    problem = Problem(codes, x, weights, metric, usable, row_number, code_number)
+    rows, key = select("draw_rows", backend, *problem).run(problem)
     return rows, key
 
 

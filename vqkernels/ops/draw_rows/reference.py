@@ -16,31 +16,24 @@ from vqkernels._core.canonical import (
     without_last_bits,
 )
 from vqkernels._core.random import scattered_sum
+from vqkernels.ops.draw_rows.op import Problem
 
 
 def unsupported_reasons(*args: object) -> list[str]:
     return []
 
 
-def run(
-    codes: list[torch.Tensor],  # L of [K, D_l]
-    x: list[torch.Tensor],  # L of [N, D_l]
-    weights: list[float],  # [L]
-    metric: str,
-    usable: torch.Tensor,  # [N] bool
-    row_number: torch.Tensor,  # [N] int64
-    code_number: torch.Tensor,  # [K] int64
-) -> tuple[torch.Tensor, torch.Tensor]:
-    k, n = codes[0].shape[0], x[0].shape[0]
-    rows = torch.zeros(k, dtype=torch.int64, device=usable.device)
-    key = torch.full((k,), torch.inf, dtype=torch.float64, device=usable.device)
+def run(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, key = problem.nothing_drawn()
+    n, k = len(problem.row_number), len(problem.code_number)
     if n == 0:
         return rows, key
-    points = [level.double() for level in x]
+    points = [level.double() for level in problem.x]
     for part in code_chunks(n, k):
-        distance = _distance([level[part].double() for level in codes], points, weights, metric)
-        keys = distance - gumbel_noise(row_number, code_number[part, None])
-        keys = torch.where(usable & distance.isfinite(), without_last_bits(keys), torch.inf)
+        codes = [level[part].double() for level in problem.codes]
+        distance = _distance(codes, points, problem.weights, problem.metric)
+        keys = distance - gumbel_noise(problem.row_number, problem.code_number[part, None])
+        keys = torch.where(problem.usable & distance.isfinite(), without_last_bits(keys), torch.inf)
         key[part], rows[part] = keys.min(dim=1)
     return torch.where(key.isfinite(), rows, 0), key
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import reduce
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -35,7 +34,7 @@ INTERPRETER = Config(256, 256, 256, 256)
 
 
 def unsupported_reasons(*args: object) -> list[str]:
-    return triton_unsupported_reasons(*chain.from_iterable(a if isinstance(a, (list, tuple)) else [a] for a in args))
+    return triton_unsupported_reasons(*args)
 
 
 def by_name_only_reasons(*args: object) -> list[str]:
