@@ -6,6 +6,7 @@ codebook does not depend on the number of processes is tested with real numbers 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nn_oracle import compose
 from torch.nn.parallel import DistributedDataParallel
 
 import vqkernels
+from vqkernels.nn import SEQGAN_ENTROPY, Regularizer
 from vqkernels.testing import assert_bitwise_equal
 
 STEPS = 5
@@ -131,6 +133,38 @@ def test_drawn_vectors_come_from_both_processes(kind: str, results: list[dict[st
 @pytest.mark.parametrize("kind", COLLECTIVES)
 def test_number_of_collectives(kind: str, results: list[dict[str, Any]]) -> None:
     assert [r[kind]["calls"] for r in results] == [COLLECTIVES[kind]] * 2
+
+
+def entropy_step(x: torch.Tensor) -> dict[str, torch.Tensor]:  # [N, D]
+    """The entropy over all processes, and the gradient that DistributedDataParallel makes of those of its parts."""
+    torch.manual_seed(3)
+    over_all = functools.partial(SEQGAN_ENTROPY, reduce=vqkernels.distributed.sum_with_gradient)
+    entropy = Regularizer(name="entropy", loss=over_all, weight=0.01)
+    quantizer = vqkernels.VectorQuantizer(4, 16, codebook=KINDS["learned"], regularizers=[entropy]).double()
+    loss = quantizer(x).losses["entropy"]
+    loss.backward()
+    gradient = quantizer.table.weight.grad
+    if dist.is_initialized():
+        dist.all_reduce(gradient)
+        gradient /= dist.get_world_size()
+    return {"loss": loss.detach(), "gradient": gradient}
+
+
+def entropy_worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(entropy_step(batch(0, rank)[0].double()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.multiproc
+def test_an_entropy_over_two_processes_is_that_of_both_batches(tmp_path: Path) -> None:
+    mp.spawn(entropy_worker, args=(str(tmp_path),), nprocs=2)
+    expected = entropy_step(torch.cat([batch(0, 0)[0], batch(0, 1)[0]]).double())
+    assert float(expected["gradient"].norm()) > 0
+    for rank in range(2):
+        # in float64: sums in another order, and nothing else
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
 
 
 WORLD_INDEPENDENT: dict[str, Any] = {

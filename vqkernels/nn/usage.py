@@ -36,7 +36,7 @@ class UsageStatistics(nn.Module):
     def update(self, count: torch.Tensor) -> None:  # [G, K]
         """Fold in how often each code was used this step."""
         seen = count.sum(dim=1, keepdim=True)
-        share = torch.lerp(self.frequency, count / seen.clamp(min=1), 1 / self.window)
+        share = torch.lerp(self.frequency, (count / seen.clamp(min=1)).to(self.frequency), 1 / self.window)
         self.frequency.copy_(torch.where(seen > 0, share, self.frequency))
         self.step.add_((seen > 0).any())
         self.last_used.copy_(torch.where(count > 0, self.step, self.last_used))

@@ -64,7 +64,7 @@ def soft_assignment_entropy(
             in both (the LFQ of vector-quantize-pytorch).
         eps: of ``smoothing``, between 0 and 1.
         reduce: sums a tensor over processes, differentiably, so that means are over all of them: usually
-            ``torch.distributed.nn.functional.all_reduce``. Called once. Its gradients are right where they are
+            ``vqkernels.distributed.sum_with_gradient``. Called once. Its gradients are right where they are
             averaged over processes, as DistributedDataParallel does.
         backend: a backend by name, or None.
 
