@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from vqkernels.ops.code_range import code_range
+from vqkernels.ops.code_range import code_range, joint_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
 
@@ -101,7 +101,7 @@ def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]
     best, of_each = _largest_of_all(bid, _in_own_slot(found))
     key = (_in_order(~best >> _RANK_BITS) << _RANK_BITS).view(torch.float64)
     won = (bid == best) & key.isfinite()
-    return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), _combined(of_each)
+    return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), joint_range(of_each)
 
 
 def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -117,10 +117,6 @@ def _in_own_slot(found: torch.Tensor) -> torch.Tensor:  # [G, 4] -> [processes, 
     slots = found.new_full((processes, *found.shape), torch.iinfo(torch.int64).min)
     slots[rank] = found
     return slots
-
-
-def _combined(of_each: torch.Tensor) -> torch.Tensor:  # [processes, G, 4] -> [G, 4]
-    return torch.cat([of_each[..., :2].amax(dim=0), of_each[..., 2:].sum(dim=0)], dim=-1)
 
 
 def _in_order(bits: torch.Tensor) -> torch.Tensor:

@@ -234,8 +234,8 @@ def test_no_random_number_without_dropout(name: str) -> None:
 
 
 def test_depth_dropout_rounds_up() -> None:
-    depths = {DepthDropout(6, True, 1, 4).last_layer(seed) for seed in range(50)}
-    assert depths == {3, 7}
+    depths = {DepthDropout(6, True, 1, 4).depth(seed) for seed in range(50)}
+    assert depths == {4, 6}
 
 
 # latent quantization, perturbation, evolution

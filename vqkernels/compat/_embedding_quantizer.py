@@ -71,17 +71,7 @@ class Renamed(nn.Module):
 
 
 class EmbeddingQuantizer(Renamed):
-    """Maps ``[B, D, H, W]`` to their nearest codes, with a loss that trains codes and encoder.
-
-    Args:
-        n_e: K.
-        dim: D.
-        beta: weight of one of the two terms: the one of the codes with ``legacy``, else the one of the encoder.
-        remap: path of an ``.npy`` file with the indices in use.
-        unknown_index: what others become, see :class:`Renamed`.
-        sane_index_shape: indices ``[B, H, W]`` instead of one dimension.
-        legacy: see ``beta``.
-    """
+    """What is one quantizer in taming-transformers and in diffusers: see ``VectorQuantizer2``."""
 
     def __init__(
         self,
@@ -98,8 +88,11 @@ class EmbeddingQuantizer(Renamed):
         self.embedding = nn.Embedding(n_e, dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_e, 1.0 / n_e)
 
-    def quantize_map(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``(z_q [B, D, H, W], loss [], indices)`` of ``z [B, D, H, W]``."""
+    def forward(
+        self,
+        z: torch.Tensor,  # [B, D, H, W]
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[None, None, torch.Tensor]]:
+        """``(z_q, loss, (None, None, indices))``: perplexity and one-hots are not computed, as in the originals."""
         found = match(z, self.embedding.weight)
         encoder, codebook = found.encoder_loss, found.codebook_loss
         loss = encoder + self.beta * codebook if self.legacy else self.beta * encoder + codebook
@@ -107,7 +100,8 @@ class EmbeddingQuantizer(Renamed):
         if self.remap is not None:
             indices = self.remap_to_used(indices)
         flat = (-1,) if self.remap is None else (-1, 1)
-        return found.quantized(), loss, indices.reshape(found.shape if self.sane_index_shape else flat)
+        indices = indices.reshape(found.shape if self.sane_index_shape else flat)
+        return found.quantized(), loss, (None, None, indices)
 
     def get_codebook_entry(
         self,

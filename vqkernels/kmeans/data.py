@@ -15,8 +15,8 @@ from vqkernels._core.checks import check_floating
 from vqkernels._core.random import uniform_at
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.source import Source
-from vqkernels.kmeans.sums import exact_bins, joint_range, rounded_sum, weighted
-from vqkernels.ops.code_range import code_range
+from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
+from vqkernels.ops.code_range import code_range, joint_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 
@@ -65,7 +65,8 @@ class Data:
             self.device = rows.device
             shape = torch.maximum(shape, torch.tensor([rows.shape[1], rows.dtype == torch.float64]))
             nowhere = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
-            within = joint_range(within, code_range(rows, nowhere, weight=chunk.weight, backend=self.backend).cpu())
+            of_chunk = code_range(rows, nowhere, weight=chunk.weight, backend=self.backend).cpu()
+            within = joint_range(torch.stack([within, of_chunk]))
             squares += exact_bins(weighted(by_pieces(squared_lengths, rows), chunk.weight)).cpu()
         local = int(within[2])
         lengths = self.processes.of_each(local, self.device)

@@ -44,9 +44,3 @@ def exact_sum(values: torch.Tensor) -> float:  # [...] float64
 
 def weighted(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:  # [n], [n] -> [n] float64
     return values.double() if weight is None else values.double() * weight
-
-
-def joint_range(*ranges: torch.Tensor) -> torch.Tensor:  # [4] each -> [4]
-    """The :func:`vqkernels.code_range` of the rows of several."""
-    of_each = torch.stack(ranges)
-    return torch.cat([of_each[:, :2].amax(dim=0), of_each[:, 2:].sum(dim=0)])

@@ -17,7 +17,7 @@ from vqkernels.distributed import stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
 from vqkernels.ops.code_stats import CodeStats, code_stats
-from vqkernels.ops.ema_update import ema_update_
+from vqkernels.ops.ema_update import ema_update_, no_step_if_empty
 from vqkernels.ops.reanchor import Anchors, blend_, choose_anchors, random_vectors
 
 _JITTER = 1e-3  # largest change of an entry of a revived code, relative to it; if it is zero, to the rms
@@ -197,13 +197,11 @@ class EmaCodebook(Codebook):
     def _move(self, count: torch.Tensor, total: torch.Tensor) -> None:
         if self.accumulate > 1:
             count, total = self._accumulated(count, total)
-        # a step without any vector is no step: a count that is no number leaves the state as it is
-        count = torch.where(count.sum(dim=1, keepdim=True) > 0, count, torch.nan)
         ema_update_(
             self.weight,
             self.cluster_size,
             self.embed_sum,
-            count,
+            no_step_if_empty(count),
             total,
             decay=self.decay,
             eps=self.eps,

@@ -13,7 +13,7 @@ from vqkernels._core.checks import check_indices
 from vqkernels._core.random import random_integers
 from vqkernels.nn.codebook import next_seed
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
-from vqkernels.nn.rows import finite_rows
+from vqkernels.nn.rows import without_nonfinite
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
 
@@ -96,9 +96,8 @@ class ResidualQuantizer(nn.Module):
             ``QuantizerOutput(quantized, indices, loss, losses)``: indices ``[..., Q]``, or ``[..., Q, G]`` for
             stages of several groups; losses summed over the stages.
         """
-        rows = x.movedim(self._dim, -1)
-        usable = finite_rows(rows)
-        x = torch.where(usable[..., None], rows, 0).movedim(-1, self._dim)
+        rows, usable = without_nonfinite(x.movedim(self._dim, -1))
+        x = rows.movedim(-1, self._dim)
         taking_part = usable if mask is None else usable & mask
         depth = self._depth(usable.shape) if self.training and self.dropout > 0 else None
         steps = self._stages()[0].statistics.step.clone()
@@ -114,7 +113,7 @@ class ResidualQuantizer(nn.Module):
         if depth is not None:
             self.draws.add_(self._stages()[0].statistics.step - steps)
         losses = {name: torch.stack([r.losses[name] for r in results]).sum() for name in results[0].losses}
-        quantized = estimate_gradient(x.movedim(self._dim, -1), total.movedim(self._dim, -1), self.gradient)
+        quantized = estimate_gradient(rows, total.movedim(self._dim, -1), self.gradient)
         quantized = torch.where(taking_part[..., None], quantized, 0).movedim(-1, self._dim)
         indices = torch.stack([r.indices for r in results], dim=self._stage_dim)
         return QuantizerOutput(quantized, indices, torch.stack([r.loss for r in results]).sum(), losses)
@@ -122,9 +121,8 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [..., Q] or [..., Q, G]
         """Indices as :meth:`forward` returns them in evaluation mode; updates nothing in any mode."""
-        rows = x.movedim(self._dim, -1)
-        usable = finite_rows(rows)
-        residual = torch.where(usable[..., None], rows, 0).movedim(-1, self._dim)
+        rows, usable = without_nonfinite(x.movedim(self._dim, -1))
+        residual = rows.movedim(-1, self._dim)
         mask, columns = usable if mask is None else usable & mask, []
         for stage in self._stages():
             columns.append(stage.encode(residual, mask))

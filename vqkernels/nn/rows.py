@@ -16,6 +16,15 @@ def masked_mean_square(
     return (error * usable).sum() / (usable.sum().clamp(min=1) * a.shape[2])
 
 
+def without_nonfinite(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> the same, [...] bool
+    """Zeros in place of the vectors that are not finite, and which vectors are.
+
+    To be called before anything is computed from them, so that no backward multiplies a NaN by zero.
+    """
+    finite = finite_rows(x)
+    return torch.where(finite[..., None], x, 0), finite
+
+
 def finite_rows(x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...] bool
     # false for NaN too, and two passes where isfinite takes five
     return x.detach().abs().amax(dim=-1) < torch.inf

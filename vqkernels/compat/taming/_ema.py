@@ -11,6 +11,7 @@ from vqkernels.compat._embedding_quantizer import Renamed
 from vqkernels.compat._feature_maps import OneHot, match
 from vqkernels.compat._running_means import State, move_
 from vqkernels.distributed import stats_of_all
+from vqkernels.ops.ema_update import no_step_if_empty
 from vqkernels.ops.gather_codes import gather_codes
 
 
@@ -61,9 +62,7 @@ class EmbeddingEMA(nn.Module):
     def take_in_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, D], [N]
         """One training step with the vectors of all processes; -1 leaves a vector out."""
         (count, total), _ = stats_of_all(x[:, None], indices[:, None], len(self.weight))
-        # a step without any vector is no step: a count that is no number leaves the state as it is
-        count = torch.where(count.sum() > 0, count, torch.nan)
-        self._move_(count, total, self.decay)
+        self._move_(no_step_if_empty(count), total, self.decay)
 
     def _move_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:  # [1, K], [1, K, D]
         state = State(*(tensor.detach()[None] for tensor in (self.weight, self.cluster_size, self.embed_avg)))

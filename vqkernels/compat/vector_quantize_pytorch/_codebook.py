@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vqkernels.compat._running_means import RunningMeans, State
+from vqkernels.ops.ema_update import no_step_if_empty
 
 UpdateWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -120,8 +121,7 @@ class Codebook(RunningMeans):
         if accum_ema_update:
             return
         rebuild = ema_update and not self.manual_ema_update
-        # a batch without any vector is no step: a count that is no number leaves the state as it is
-        count = torch.where(count.sum(dim=1, keepdim=True) > 0, count, torch.nan)
+        count = no_step_if_empty(count)
         if rebuild and ema_update_weight is None:
             self._ema_(count, total, self.decay)
         else:

@@ -12,7 +12,7 @@ from vqkernels._core.checks import check_floating, check_indices
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
 from vqkernels.distributed import sum_with_gradient, world
-from vqkernels.nn.rows import finite_rows
+from vqkernels.nn.rows import finite_rows, without_nonfinite
 from vqkernels.ops.gather_codes import gather_codes
 
 
@@ -118,10 +118,8 @@ class QuantizerInterface(nn.Module):
         dim = self._channel_dim(x.dim())
         if x.dim() < 2 or x.shape[dim] != self.dim:
             raise ValueError(f"x: expected dim={self.dim} along dimension {dim}, got shape {list(x.shape)}")
-        x = x.movedim(dim, -1)
-        usable = finite_rows(x)
-        # zeroed before anything is computed from them, so that no backward multiplies a NaN by zero
-        x = self.project_in(x.where(usable[..., None], 0))
+        x, usable = without_nonfinite(x.movedim(dim, -1))
+        x = self.project_in(x)
         if mask is not None:
             if mask.shape != usable.shape:
                 raise ValueError(f"mask: expected shape {list(usable.shape)}, got {list(mask.shape)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from vqkernels.compat.vector_quantize_pytorch._tensors import check_dim, full_precision, project, projection
 from vqkernels.distributed import sum_of_all
@@ -38,10 +39,28 @@ class DepthDropout:
     def is_active(self, training: bool) -> bool:
         return self.wanted and training and torch.is_grad_enabled()
 
-    def last_layer(self, seed: int) -> int:
-        """Index of the last layer that runs; it can lie past the stack."""
-        last = random.Random(seed).randrange(self.cutoff, self.layers)
-        return math.ceil((last + 1) / self.multiple_of) * self.multiple_of - 1
+    def depth(self, seed: int) -> int:
+        """How many layers run."""
+        least = random.Random(seed).randrange(self.cutoff, self.layers) + 1
+        return min(self.layers, math.ceil(least / self.multiple_of) * self.multiple_of)
+
+    def of_all_layers(self, indices: torch.Tensor) -> torch.Tensor:  # [..., q] -> [..., Q]
+        """Indices with -1 for the layers that were left out."""
+        given = indices.shape[-1]
+        if given > self.layers or (given < self.layers and not self.wanted):
+            fewer = "at most " if self.wanted else ""
+            raise ValueError(f"indices: expected [..., Q] with Q {fewer}{self.layers}, got Q = {given}")
+        return F.pad(indices, (0, self.layers - given), value=-1)
+
+
+def per_layer(
+    columns: list[torch.Tensor],  # q of [...]
+    losses: list[torch.Tensor],  # q of []
+    layers: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # [..., Q], [Q]
+    """Indices and losses by layer; -1 and 0 for those that did not run."""
+    missing = layers - len(columns)
+    return F.pad(torch.stack(columns, dim=-1), (0, missing), value=-1), F.pad(torch.stack(losses), (0, missing))
 
 
 class ResidualStack(nn.Module):
@@ -85,38 +104,30 @@ class ResidualStack(nn.Module):
         seed: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [..., dim], [..., Q], [Q]
         x = self.project_in(x)
-        last = self.num_quantizers - 1
+        depth = self.num_quantizers
         if self._dropout.is_active(self.training):
-            last = min(last, self._dropout.last_layer(shared_seed(x.device) if seed is None else seed))
+            depth = self._dropout.depth(shared_seed(x.device) if seed is None else seed)
         with full_precision(x):
             # one exact chain of residuals, whatever the precision around it
             rows = x.reshape(1, -1, x.shape[-1])
             residual = self._bound(rows.to(torch.promote_types(x.dtype, torch.float32)))
             quantized = torch.zeros_like(residual)
             indices, losses = [], []
-            for number in range(last + 1):
+            for number in range(depth):
                 code, index, loss = self._encode_layer(number, residual, mask)
                 residual = residual - code.detach()
                 quantized = quantized + code
                 indices.append(index.reshape(x.shape[:-1]))
                 losses.append(loss)
-            missing = self.num_quantizers - 1 - last
-            indices += [torch.full_like(indices[0], -1)] * missing
-            losses += [torch.zeros_like(losses[0])] * missing
         out = self.project_out(quantized.to(x.dtype).reshape(x.shape))
-        return out, torch.stack(indices, dim=-1), torch.stack(losses)
+        return out, *per_layer(indices, losses, self.num_quantizers)
 
     def _decode(self, indices: torch.Tensor) -> torch.Tensor:  # [..., up to Q] -> [Q, ..., D]
         """Each layer's share of the output before it is projected; zero for -1 and for layers that are not given."""
-        given = indices.shape[-1]
-        if given > self.num_quantizers or (given < self.num_quantizers and not self.quantize_dropout):
-            fewer = "at most " if self.quantize_dropout else ""
-            raise ValueError(f"indices: expected [..., Q] with Q {fewer}{self.num_quantizers}, got Q = {given}")
         codes = []
-        for number, index in enumerate(indices.unbind(-1)):
+        for number, index in enumerate(self._dropout.of_all_layers(indices).unbind(-1)):
             code = self._decode_layer(number, index.reshape(1, -1).clamp(min=0)).view(*index.shape, -1)
             codes.append(torch.where(index[..., None] < 0, 0.0, code))
-        codes += [torch.zeros_like(codes[0])] * (self.num_quantizers - given)
         return torch.stack(codes)
 
     def _output(self, codes: torch.Tensor) -> torch.Tensor:  # [Q, ..., D] -> [..., dim]

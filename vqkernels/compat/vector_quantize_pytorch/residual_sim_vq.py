@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, shared_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, per_layer, shared_seed
 from vqkernels.compat.vector_quantize_pytorch.sim_vq import SimVQ
 from vqkernels.ops.gather_codes import gather_codes
 
@@ -69,12 +68,8 @@ class ResidualSimVQ(nn.Module):
 
     def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [Q, B, ..., D]
         """The code of every quantizer, channels where the input has them; zeros for -1 and for those not given."""
-        given = indices.shape[-1]
-        if given > self.num_quantizers or (given < self.num_quantizers and not self.quantize_dropout):
-            raise ValueError(f"indices: expected [..., {self.num_quantizers}], got shape {list(indices.shape)}")
-        indices = F.pad(indices, (0, self.num_quantizers - given), value=-1)
-        books = self.codebooks
-        codes = torch.stack([gather_codes(book, i) for book, i in zip(books, indices.unbind(-1), strict=True)])
+        columns = self._dropout.of_all_layers(indices).unbind(-1)
+        codes = torch.stack([gather_codes(book, i) for book, i in zip(self.codebooks, columns, strict=True)])
         return codes.movedim(-1, 2) if self.channel_first else codes
 
     def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:
@@ -91,8 +86,7 @@ class ResidualSimVQ(nn.Module):
         depth = self.num_quantizers
         if self.training and self.quantize_dropout:
             seed = rand_quantize_dropout_fixed_seed
-            seed = shared_seed(x.device) if seed is None else seed
-            depth = min(depth, self._dropout.last_layer(seed) + 1)
+            depth = self._dropout.depth(shared_seed(x.device) if seed is None else seed)
         residual, quantized = x, torch.zeros_like(x)
         columns, losses = [], []
         for number in range(depth):
@@ -100,9 +94,8 @@ class ResidualSimVQ(nn.Module):
             residual, quantized = residual - value.detach(), quantized + value
             columns.append(index)
             losses.append(loss)
-        dropped = self.num_quantizers - depth
-        indices = F.pad(torch.stack(columns, dim=-1), (0, dropped), value=-1)
-        result = (quantized, indices, F.pad(torch.stack(losses), (0, dropped)))
+        indices, all_losses = per_layer(columns, losses, self.num_quantizers)
+        result = (quantized, indices, all_losses)
         return (*result, self.get_codes_from_indices(indices)) if return_all_codes else result
 
     def _layer(self, number: int) -> SimVQ:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
-from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, shared_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, per_layer, shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 from vqkernels.ops.gather_codes import gather_codes
@@ -178,14 +178,9 @@ class ResidualVQ(nn.Module):
 
     def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [Q, B, ..., D]
         """The code of every quantizer; zeros for -1, and for quantizers past the ``q`` that are given."""
-        given = indices.shape[-1]
-        if given > self.num_quantizers or (given < self.num_quantizers and not self.quantize_dropout):
-            few = " or, with quantize_dropout, fewer" if given < self.num_quantizers else ""
-            raise ValueError(f"indices: expected [..., {self.num_quantizers}]{few}, got shape {list(indices.shape)}")
-        indices = F.pad(indices, (0, self.num_quantizers - given), value=-1)
         quantized: torch.Tensor | None = None
         codes = []
-        for number, index in enumerate(indices.unbind(-1)):
+        for number, index in enumerate(self._dropout.of_all_layers(indices).unbind(-1)):
             code = gather_codes(self._layer(number)._codebook.codes()[0], index)
             if quantized is not None and (mlp := self._mlp(number)) is not None:
                 code = mlp.mix(code, quantized) * (index >= 0)[..., None]
@@ -232,8 +227,7 @@ class ResidualVQ(nn.Module):
         depth = self.num_quantizers
         if self.training and self.quantize_dropout and indices is None:
             seed = rand_quantize_dropout_fixed_seed
-            seed = shared_seed(x.device) if seed is None else seed
-            depth = min(depth, self._dropout.last_layer(seed) + 1)
+            depth = self._dropout.depth(shared_seed(x.device) if seed is None else seed)
         if indices is not None:
             given = torch.stack(indices) if isinstance(indices, list) else indices
             quantized, total = self._cross_entropy(start, given, mask, options)
@@ -250,9 +244,7 @@ class ResidualVQ(nn.Module):
             quantized, columns, losses, residuals = self._greedy(start, mask, depth, options)
         if self.training and self.shared_codebook and not freeze_codebook:
             self._update_shared(residuals, mask)
-        dropped = self.num_quantizers - depth
-        all_indices = F.pad(torch.stack(columns, dim=-1), (0, dropped), value=-1)
-        all_losses = F.pad(torch.stack(losses), (0, dropped))
+        all_indices, all_losses = per_layer(columns, losses, self.num_quantizers)
         result = (self._leave(quantized, start, last, mask), all_indices, all_losses)
         return (*result, self.get_codes_from_indices(all_indices)) if return_all_codes else result
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.checks import check_floating, check_indices
-from vqkernels.nn.rows import finite_rows, masked_mean_square
+from vqkernels.nn.rows import masked_mean_square, without_nonfinite
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import estimate_gradient
@@ -80,9 +80,8 @@ class SimVQ(nn.Module):
         """``(quantized, indices, loss)`` of ``x [B, ..., dim]`` or ``[B, dim, ...]``."""
         check_floating("x", x)
         dtype = x.dtype
-        x = x.movedim(1, -1) if self.channel_first else x
-        usable = finite_rows(x)
-        x = x.where(usable[..., None], 0).float()
+        x, usable = without_nonfinite(x.movedim(1, -1) if self.channel_first else x)
+        x = x.float()
         # once for lookup and values, so that they agree to the last bit
         codebook = self.codebook.float()
         indices = nearest_code(x, codebook).indices.where(usable, 0)

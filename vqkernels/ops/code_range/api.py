@@ -48,3 +48,8 @@ def code_range(
     rows, index, weight = check_assigned(x, indices, groups, weight, backend)
     found: torch.Tensor = code_range_op(rows, index, weight, True, backend)
     return found[0] if groups is None else found
+
+
+def joint_range(ranges: torch.Tensor) -> torch.Tensor:  # [B, ..., 4] -> [..., 4]
+    """The range of the vectors of B batches, of which each has been measured."""
+    return torch.cat([ranges[..., :2].amax(dim=0), ranges[..., 2:].sum(dim=0)], dim=-1)

@@ -9,6 +9,11 @@ from vqkernels._core.checks import check_codebook, check_floating, check_same_de
 from vqkernels.ops.ema_update.op import ema_update_op
 
 
+def no_step_if_empty(count: torch.Tensor) -> torch.Tensor:  # [..., K] -> [..., K]
+    """Counts by which :func:`ema_update_` leaves the state as it is where no vector was counted at all."""
+    return torch.where(count.sum(dim=-1, keepdim=True) > 0, count, torch.nan)
+
+
 @torch.no_grad()
 def ema_update_(
     codebook: torch.Tensor,  # [K, D] or [G, K, D], in place

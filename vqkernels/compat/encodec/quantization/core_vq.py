@@ -11,7 +11,8 @@ from torch import nn
 
 from vqkernels._core.checks import check_floating, check_indices
 from vqkernels.compat._running_means import RunningMeans, State
-from vqkernels.nn.rows import finite_rows, masked_mean_square
+from vqkernels.nn.rows import finite_rows, masked_mean_square, without_nonfinite
+from vqkernels.ops.ema_update import no_step_if_empty
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import estimate_gradient
@@ -135,8 +136,7 @@ class EuclideanCodebook(RunningMeans):
     def _step(self, rows: torch.Tensor, indices: torch.Tensor) -> None:  # [N, 1, D], [N, 1]
         anchors = self._candidates(rows, indices) if self.expires() else None
         (count, total), anchors = self._stats_of_all(rows, indices, anchors=anchors)
-        # a batch without any vector is no step: a count that is no number leaves the state as it is
-        self._ema_(count.where(count.sum() > 0, torch.nan), total, self.decay)
+        self._ema_(no_step_if_empty(count), total, self.decay)
         self._replace_(anchors)
 
 
@@ -202,10 +202,8 @@ class VectorQuantization(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [B, dim, N]
         """``(quantize [B, dim, N], embed_ind [B, N], loss [1])``; the loss is 0 in evaluation."""
-        x = _channels_last(x)
-        usable = finite_rows(x)
-        # zeroed before anything is computed from it, so that no backward multiplies a NaN by zero
-        x = self.project_in(x.where(usable[..., None], 0))
+        x, usable = without_nonfinite(_channels_last(x))
+        x = self.project_in(x)
         codes, index = self._codebook.look_up(x, usable)
         # to call backward on, whatever else it consists of
         loss = torch.zeros(1, device=x.device, requires_grad=self.training)
