@@ -1,7 +1,8 @@
-"""The README tells the truth: its Python runs, its commands and links exist."""
+"""The README tells the truth: its Python runs, its commands exist; links and tests named exist in all documents."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -22,6 +23,22 @@ class Block(NamedTuple):
     line: int
     language: str
     text: str
+
+
+DOCUMENTS = [
+    path
+    for path in sorted(ROOT.rglob("*.md"))
+    if not any(part.startswith(".") or part in ("build", "runs") for part in path.relative_to(ROOT).parts)
+]
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@functools.cache
+def existing_tests() -> set[str]:
+    """Functions and modules."""
+    modules = list((ROOT / "tests").rglob("test_*.py"))
+    functions = re.findall(r"^def (test_\w+)", "\n".join(path.read_text() for path in modules), re.MULTILINE)
+    return {*functions, *(path.stem for path in modules)}
 
 
 def blocks() -> list[Block]:
@@ -84,11 +101,17 @@ def test_commands_in_the_text_exist() -> None:
     assert missing("\n".join(inline)) == []
 
 
-def test_links_and_pictures_exist() -> None:
-    assert README.exists(), "README.md is missing"
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", README.read_text())
+@each_document
+def test_links_and_pictures_exist(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text())
     local = [target for target in targets if not target.startswith(("http://", "https://", "mailto:"))]
-    assert [target for target in local if not (ROOT / target).exists()] == []
+    assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+@each_document
+def test_tests_that_are_named_exist(document: Path) -> None:
+    named = set(re.findall(r"\btest_\w+", document.read_text()))
+    assert named <= existing_tests(), named - existing_tests()
 
 
 def test_backend_table_is_the_registry() -> None:

@@ -24,7 +24,7 @@ _PART = 1 << 16
 _MANY = 1 << 20
 
 
-def _mixture(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
+def mixture(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
     """A mixture of as many wide Gaussians as centroids; the start is rows of it."""
     n, k, d, iterations = (sizes[letter] for letter in "NKDI")
     generator = torch.Generator().manual_seed(seed)
@@ -33,7 +33,7 @@ def _mixture(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
     return ClusterProblem(x, x[torch.randperm(n, generator=generator)[:k]].clone(), iterations)
 
 
-def _photos(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
+def photos(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
     """Patches of photographs; the start is distinct rows of them."""
     n, k, d, iterations = (sizes[letter] for letter in "NKDI")
     x = patch_features(n, d, seed)
@@ -107,7 +107,7 @@ def _case(
         verify=verify,
         work=_work,
         smoke_sizes={"N": 600, "K": 20, "I": 2},
-        needs="sklearn" if inputs is _photos else "",
+        needs="sklearn" if inputs is photos else "",
         note=note,
     )
 
@@ -123,8 +123,8 @@ def _elkan(n: int, k: int) -> Implementation:
 def _both(name: str, sizes: tuple[int, int, int, int], note: str) -> tuple[OpCase, OpCase]:
     everyone = (*CONTESTANTS, _elkan(*sizes[:2]))
     return (
-        _case(name, sizes, _mixture, everyone, f"{note}; a mixture of K Gaussians"),
-        _case(f"{name}-photos", sizes, _photos, everyone, f"{note}; patches of photographs"),
+        _case(name, sizes, mixture, everyone, f"{note}; a mixture of K Gaussians"),
+        _case(f"{name}-photos", sizes, photos, everyone, f"{note}; patches of photographs"),
     )
 
 

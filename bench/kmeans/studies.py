@@ -1,0 +1,110 @@
+"""What ``vqkernels/kmeans/README.md`` says of seeding, of bounds and of memory: ``python -m bench.kmeans.studies``.
+
+Seconds there are those of one thread with AVX-512: ``VQKERNELS_ISA=avx512``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+import vqkernels
+from bench.kmeans.cases import mixture, photos
+from vqkernels.testing import peak_memory_growth
+
+INITS = ("k-means++", "hierarchical", "random")
+_ROWS = 1024  # of which every distance to a centroid is looked at
+
+
+def seeding(n: int, k: int, d: int, iterations: int) -> Iterator[str]:
+    """Seconds of a pass and of each way to start; the inertia some iterations later, of that of ``random``."""
+    x, start, _ = mixture({"N": n, "K": k, "D": d, "I": iterations}, 0)
+    _, pass_seconds = _timed(lambda: vqkernels.kmeans(x, k, init=start, max_iter=0))
+    yield f"{n} x {d}, K = {k}: a pass {pass_seconds:.3g} s"
+    inertia = {}
+    for init in INITS:
+        _, seconds = _timed(lambda init=init: vqkernels.kmeans(x, k, init=init, max_iter=0))
+        yield f"  {init}: {max(0.0, seconds - pass_seconds):.3g} s"
+        if iterations:
+            inertia[init] = vqkernels.kmeans(x, k, init=init, max_iter=iterations, tol=0.0).inertia
+    for init, value in inertia.items():
+        share = value / inertia["random"]
+        yield f"  inertia after {iterations} iterations from {init}: {share:.3f} of that from random"
+
+
+def bounds(n: int, k: int, d: int, iteration: int) -> Iterator[str]:
+    """What bounds on distances could spare in an iteration on patches of photographs."""
+    x, start, _ = photos({"N": n, "K": k, "D": d, "I": iteration}, 0)
+    before = vqkernels.kmeans(x, k, init=start, max_iter=iteration - 1, tol=0.0).centroids
+    after = vqkernels.kmeans(x, k, init=before, max_iter=1, tol=0.0).centroids
+    shift = (after - before).norm(dim=1)  # [K]
+    indices, distance = vqkernels.top_codes(x, before, 2)
+    nearest, second = distance.sqrt().unbind(1)
+    gap = second - nearest
+    spared = nearest + shift[indices[:, 0]] <= second - shift.max()
+    rows, own = x[:_ROWS], indices[:_ROWS, 0]
+    apart = torch.cdist(before[own], before)  # [n, K]
+    # Exponion: those within twice the distance and the way to the nearest other centroid
+    other = apart.scatter(1, own[:, None], torch.inf).amin(dim=1)
+    ball = apart <= (2 * (rows - before[own]).norm(dim=1) + other)[:, None]
+    yield f"{n} patches x {d}, K = {k}, iteration {iteration}: {_percent(shift > 0)} of the centroids move"
+    yield f"  the largest shift is {float(shift.max() / gap.median()):.0f} times the median gap to the second nearest"
+    yield f"  {_percent(shift > gap.median() / 10)} of the centroids move by more than a tenth of that gap"
+    yield f"  Hamerly's bound spares {_percent(spared)} of the rows"
+    yield f"  Exponion's ball around a centroid holds {_percent(ball)} of the others"
+
+
+_MEMORY = """
+import tempfile, numpy, torch, vqkernels
+torch.set_num_threads({threads})
+path = tempfile.mktemp(suffix=".npy")
+def run(n, k):
+    rows = numpy.lib.format.open_memmap(path, mode="w+", dtype="float32", shape=(n, {d}))
+    for start in range(0, n, 10000):
+        part = rows[start : start + 10000]
+        part[:] = numpy.random.default_rng(start).standard_normal(part.shape)
+    rows.flush()
+    del rows, part
+    init = torch.randn(k, {d})
+    return lambda: vqkernels.kmeans(numpy.load(path, mmap_mode="r"), k, init=init, max_iter=0)
+run(20000, 100)()
+measured = run({n}, {k})
+"""
+
+
+def memory(n: int, k: int, d: int) -> Iterator[str]:
+    """What a pass over rows on disk adds to a process."""
+    setup = _MEMORY.format(n=n, k=k, d=d, threads=torch.get_num_threads())
+    yield f"a pass over {n} x {d} in a memmap, K = {k}: {peak_memory_growth(setup, 'measured()') / 1e6:.0f} MB"
+
+
+def _timed(call: Callable[[], object]) -> tuple[object, float]:
+    began = time.perf_counter()
+    return call(), time.perf_counter() - began
+
+
+def _percent(which: torch.Tensor) -> str:
+    return f"{100 * float(which.double().mean()):.0f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=("seeding", "bounds", "memory"))
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    studies = {
+        "seeding": (seeding(200_000, 50_000, 8, 5), seeding(2_000_000, 100_000, 32, 0)),
+        "bounds": (bounds(100_000, 1000, 64, 9), bounds(100_000, 10_000, 16, 9)),
+        "memory": (memory(2_000_000, 100_000, 32),),
+    }
+    for study in studies[args.study]:
+        for line in study:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
