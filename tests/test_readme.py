@@ -1,4 +1,4 @@
-"""The README tells the truth: its Python runs, its commands exist; links and tests named exist in all documents."""
+"""The README tells the truth: its commands exist; in all documents Python runs, links and tests that are named exist."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ README = ROOT / "README.md"
 
 
 class Block(NamedTuple):
-    """A fenced block of the README."""
+    """A fenced block of a document."""
 
+    document: Path
     line: int
     language: str
     text: str
@@ -41,25 +42,25 @@ def existing_tests() -> set[str]:
     return {*functions, *(path.stem for path in modules)}
 
 
-def blocks() -> list[Block]:
-    if not README.exists():
-        return []
-    text = README.read_text()
+def blocks(document: Path) -> list[Block]:
+    text = document.read_text()
     fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [Block(text[: fence.start()].count("\n") + 1, fence[1], fence[2]) for fence in fences]
+    return [Block(document, text[: fence.start()].count("\n") + 1, fence[1], fence[2]) for fence in fences]
 
 
-PYTHON = [block for block in blocks() if block.language == "python"]
-SHELL = [block for block in blocks() if block.language in {"", "sh", "bash", "shell", "console"}]
+PYTHON = [block for document in DOCUMENTS for block in blocks(document) if block.language == "python"]
+SHELL = [block for block in blocks(README) if block.language in {"", "sh", "bash", "shell", "console"}]
 
 
 def each(chosen: list[Block]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("block", chosen, ids=[f"line {block.line}" for block in chosen])
+    return pytest.mark.parametrize(
+        "block", chosen, ids=[f"{block.document.parent.name} {block.line}" for block in chosen]
+    )
 
 
 def test_there_is_a_readme() -> None:
     assert README.exists(), "README.md is missing: the first page of the project, with snippets for these tests"
-    assert PYTHON, "README.md shows no python block"
+    assert any(block.document == README for block in PYTHON), "README.md shows no python block"
     assert SHELL, "README.md shows no command"
 
 
@@ -67,8 +68,8 @@ def test_there_is_a_readme() -> None:
 def test_python_runs(block: Block, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
-    source = "\n" * block.line + block.text  # tracebacks show the lines of the README
-    exec(compile(source, str(README), "exec"), {"__name__": "readme"})
+    source = "\n" * block.line + block.text  # tracebacks show the lines of the document
+    exec(compile(source, str(block.document), "exec"), {"__name__": "readme"})
 
 
 def make_targets() -> set[str]:

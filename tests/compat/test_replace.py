@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +94,6 @@ def test_a_vq_model_trains_on_with_its_optimizer() -> None:
             optimizer.zero_grad()
         states[kind] = torch.cat([value.flatten() for value in model.state_dict().values()])
     assert_within_budget(states["replaced"], states["exact"], states["original"], factor=4.0)
-
-
-def test_the_example_in_the_readme_runs() -> None:
-    text = (Path(vqkernels.__file__).parent / "compat" / "README.md").read_text()
-    examples = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert "replace_quantizers" in "".join(examples)
-    for example in examples:
-        exec(compile(example, "compat/README.md", "exec"), {})
 
 
 def test_a_remapped_quantizer_needs_its_file_no_more(tmp_path: Path) -> None:
@@ -402,78 +393,3 @@ def test_dtype_training_mode_and_random_numbers_stay(dtype: torch.dtype) -> None
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model] == [False, True]
     assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype, torch.bool}
-
-
-class Ours(vae.VectorQuantizer):  # type: ignore[misc]
-    """Somebody's own variant."""
-
-
-class TwoPartQuantizer(nn.Module):
-    """Somebody's own."""
-
-
-def test_what_is_not_known_is_left_and_reported() -> None:
-    fsp = vector_quantize_pytorch.FSP(levels=[3, 3])
-    model = nn.ModuleDict({"a": Ours(16, 8, 0.25), "b": TwoPartQuantizer(), "c": nn.Linear(2, 2), "d": fsp})
-    state = copy.deepcopy(model.state_dict())
-    replaced, left = replace_quantizers(model)
-    assert replaced == {}
-    assert left == {
-        "a": f"{__name__}.Ours",
-        "b": f"{__name__}.TwoPartQuantizer",
-        "d": "vector_quantize_pytorch.finite_scalar_perturbation.FSP",
-    }
-    assert model.state_dict().keys() == state.keys()
-
-
-def test_a_second_time_there_is_nothing_to_do() -> None:
-    model = nn.Sequential(
-        vae.VectorQuantizer(16, 8, 0.25), vector_quantize_pytorch.ResidualVQ(dim=8, num_quantizers=2, codebook_size=8)
-    )
-    replace_quantizers(model)
-    assert replace_quantizers(model) == ({}, {})
-
-
-def _another_forward(model: nn.Module) -> str:
-    model[1].forward = lambda z: z
-    return r"1: expected diffusers.+ as its library builds it, got one with another forward"
-
-
-def _another_parameter(model: nn.Module) -> str:
-    model[1].scale = nn.Parameter(torch.ones(()))
-    return r"1: expected .+, got one with other parameter scale"
-
-
-def _another_layer(model: nn.Module) -> str:
-    model[1].project = nn.Linear(8, 8)
-    return r"1: expected .+, got one with other project"
-
-
-def _another_version(model: nn.Module) -> str:
-    del model[1].legacy
-    return r"1: expected .+, got one that does not tell its legacy"
-
-
-class Variant(vector_quantize_pytorch.VectorQuantize):  # type: ignore[misc]
-    """Somebody's own variant."""
-
-
-def _another_class_inside(model: nn.Module) -> str:
-    model[1] = vector_quantize_pytorch.ResidualVQ(**PLAIN, num_quantizers=2)
-    model[1].layers[1] = Variant(**PLAIN)
-    return r"1: expected .+ResidualVQ as its library builds it, got one made of test_replace.Variant"
-
-
-@pytest.mark.parametrize(
-    "change", [_another_forward, _another_parameter, _another_layer, _another_version, _another_class_inside]
-)
-def test_a_known_class_that_is_not_as_it_was_built_raises(change: Any) -> None:
-    """One line, and the model stays as it was, also where it could have been swapped."""
-    model = nn.Sequential(vector_quantize_pytorch.VectorQuantize(8, 16), vae.VectorQuantizer(16, 8, 0.25))
-    message = change(model)
-    kinds = [type(module) for module in model.modules()]
-    with pytest.raises(NotImplementedError, match=message) as raised:
-        replace_quantizers(model)
-    assert "\n" not in str(raised.value)
-    assert [type(module) for module in model.modules()] == kinds
-    model[0](torch.randn(1, 5, 8))

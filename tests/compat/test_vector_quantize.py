@@ -11,6 +11,7 @@ import pytest
 import torch
 from vqp_oracle import assert_trains_alike, original
 
+import vqkernels.compat.vector_quantize_pytorch as adapters
 from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
 
 LEARNED: dict[str, Any] = {"learnable_codebook": True, "ema_update": False}
@@ -102,6 +103,40 @@ def test_trains_like_the_original(case: str) -> None:
     theirs = original.VectorQuantize(8, 32, **arguments)
     ours = VectorQuantize(8, 32, **arguments)
     assert_trains_alike(theirs, ours, shape, options)
+
+
+# layouts, pooling and draws of the original's own forward
+NOT_OFFERED = {
+    *("mask_from_channel", "mask_to_channel", "to_channel_first", "to_channel_last", "flatten_indices"),
+    *("flatten_spatial", "unflatten_spatial", "indices_to_spatial", "pool_residual", "upsample_to_full"),
+    "sample_nested_cutoff",
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "VectorQuantize": {},
+    "ResidualVQ": {"num_quantizers": 2},
+    "GroupedResidualVQ": {"num_quantizers": 2},
+    "SimVQ": {},
+    "ResidualSimVQ": {"num_quantizers": 2},
+    "RandomProjectionQuantizer": {"codebook_dim": 4},
+    "HierarchicalVQ": {"scales": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_other_code_reaches_for_is_there(name: str) -> None:
+    theirs, ours = (getattr(kind, name)(dim=8, codebook_size=16, **KINDS[name]) for kind in (original, adapters))
+    public = {attribute for attribute in dir(theirs) if not attribute.startswith("_")}
+    assert public - set(dir(ours)) <= NOT_OFFERED
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_heads_are_split_like_the_original_does(separate: bool) -> None:
+    options = {"heads": 2, "codebook_dim": 4, "separate_codebook_per_head": separate}
+    x = torch.randn(2, 5, 8)
+    want, got = (
+        kind.VectorQuantize(8, 32, **options).maybe_split_heads_from_input(x) for kind in (original, adapters)
+    )
+    assert torch.equal(got, want)
 
 
 def test_a_bridge_makes_the_codes() -> None:

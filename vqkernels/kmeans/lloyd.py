@@ -98,14 +98,8 @@ def repair(
     badness = found.count * distance
     worst = badness.sort(descending=True, stable=True).indices[: len(empty)]
     worst = worst[badness[worst] > 0]
-    rows = found.farthest.rows[worst]
-    if data.processes.group is not None:
-        # nobody else has anything but zero there
-        bits = rows.contiguous().view(torch.int32).long()
-        data.processes.add_(bits)
-        rows = bits.int().view(torch.float32)
     moved = empty[: len(worst)]
-    centroids[moved] = rows
+    centroids[moved] = data.processes.whoever_has(found.farthest.rows[worst])
     return moved
 
 

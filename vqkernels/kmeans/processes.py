@@ -39,6 +39,12 @@ class Processes:
         numbers: list[int] = slots.tolist()
         return numbers
 
+    def whoever_has(self, rows: torch.Tensor) -> torch.Tensor:  # [n, D] float32
+        """Rows that one process has, and all others have as zeros; to the bit."""
+        bits = rows.contiguous().view(torch.int32).long()
+        self.add_(bits)
+        return bits.int().view(torch.float32)
+
     def concatenate(self, rows: torch.Tensor) -> torch.Tensor:  # [n of this rank, ...] -> [n of all, ...]
         """Rows of all processes, by rank; all of one dtype. Minus zero becomes zero."""
         if self.group is None:

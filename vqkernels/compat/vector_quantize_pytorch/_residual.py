@@ -63,7 +63,23 @@ def per_layer(
     return F.pad(torch.stack(columns, dim=-1), (0, missing), value=-1), F.pad(torch.stack(losses), (0, missing))
 
 
-class ResidualStack(nn.Module):
+class DroppingStack(nn.Module):
+    """Layers of which a training step may leave out the last ones."""
+
+    def _set_dropout(self, dropout: DepthDropout) -> None:
+        self._dropout = dropout
+        self.num_quantizers, self.quantize_dropout = dropout.layers, dropout.wanted
+        self.quantize_dropout_cutoff_index = dropout.cutoff
+        self.quantize_dropout_multiple_of = dropout.multiple_of
+
+    def _depth(self, active: bool, seed: int | None, device: torch.device) -> int:
+        """How many layers run: all, or as many as the seed says; without one, as a draw that all processes share."""
+        if not active:
+            return self.num_quantizers
+        return self._dropout.depth(shared_seed(device) if seed is None else seed)
+
+
+class ResidualStack(DroppingStack):
     """Layers with implicit codebooks, one after the other, between two projections; vectors along the last dimension.
 
     A subclass fills ``layers`` and says what one of them does.
@@ -76,12 +92,8 @@ class ResidualStack(nn.Module):
         self.has_projections = codebook_dim != dim
         self.project_in = projection(dim, codebook_dim, self.has_projections)
         self.project_out = projection(codebook_dim, dim, self.has_projections)
-        self.num_quantizers = dropout.layers
-        self.quantize_dropout = dropout.wanted
-        self.quantize_dropout_cutoff_index = dropout.cutoff
-        self.quantize_dropout_multiple_of = dropout.multiple_of
         self.layers = nn.ModuleList()
-        self._dropout = dropout
+        self._set_dropout(dropout)
 
     def _bound(self, x: torch.Tensor) -> torch.Tensor:  # [1, N, D] -> [1, N, D]
         return x
@@ -104,9 +116,7 @@ class ResidualStack(nn.Module):
         seed: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [..., dim], [..., Q], [Q]
         x = self.project_in(x)
-        depth = self.num_quantizers
-        if self._dropout.is_active(self.training):
-            depth = self._dropout.depth(shared_seed(x.device) if seed is None else seed)
+        depth = self._depth(self._dropout.is_active(self.training), seed, x.device)
         with full_precision(x):
             # one exact chain of residuals, whatever the precision around it
             rows = x.reshape(1, -1, x.shape[-1])

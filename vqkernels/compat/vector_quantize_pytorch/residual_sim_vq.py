@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, per_layer, shared_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, DroppingStack, per_layer
 from vqkernels.compat.vector_quantize_pytorch.sim_vq import SimVQ
 from vqkernels.ops.gather_codes import gather_codes
 
 
-class ResidualSimVQ(nn.Module):
+class ResidualSimVQ(DroppingStack):
     """``ResidualSimVQ`` of vector-quantize-pytorch: same arguments, results and state dict.
 
     Args:
@@ -53,14 +53,13 @@ class ResidualSimVQ(nn.Module):
         super().__init__()
         if heads != 1:
             raise ValueError(f"heads: expected 1, got {heads}")
-        self.channel_first, self.num_quantizers, self.codebook_size = channel_first, num_quantizers, codebook_size
+        self.channel_first, self.codebook_dim, self.codebook_size = channel_first, dim, codebook_size
         self.layers = nn.ModuleList(
             SimVQ(dim, codebook_size, rotation_trick=rotation_trick, channel_first=channel_first, **sim_vq_kwargs)
             for _ in range(num_quantizers)
         )
         cutoff, multiple_of = quantize_dropout_cutoff_index, quantize_dropout_multiple_of
-        self._dropout = DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of)
-        self.quantize_dropout = self._dropout.wanted
+        self._set_dropout(DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of))
 
     @property
     def codebooks(self) -> torch.Tensor:  # [Q, K, D]
@@ -83,10 +82,7 @@ class ResidualSimVQ(nn.Module):
         rand_quantize_dropout_fixed_seed: int | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """``(quantized, indices [B, ..., Q], losses [Q])``, with ``return_all_codes`` the codes ``[Q, ...]`` too."""
-        depth = self.num_quantizers
-        if self.training and self.quantize_dropout:
-            seed = rand_quantize_dropout_fixed_seed
-            depth = self._dropout.depth(shared_seed(x.device) if seed is None else seed)
+        depth = self._depth(self.training and self.quantize_dropout, rand_quantize_dropout_fixed_seed, x.device)
         residual, quantized = x, torch.zeros_like(x)
         columns, losses = [], []
         for number in range(depth):

@@ -7,43 +7,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
-from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, per_layer, shared_seed
+from vqkernels.compat.vector_quantize_pytorch._mlp import MLP as MLP
+from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, DroppingStack, per_layer, shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 from vqkernels.ops.gather_codes import gather_codes
 
 
-class MLP(nn.Module):
-    """Codes made from base codes and what has been quantized so far (QINCo, Huijben et al. 2024)."""
-
-    def __init__(self, dim: int, dim_hidden: int | None = None, depth: int = 4, l2norm_output: bool = False) -> None:
-        super().__init__()
-        hidden = dim if dim_hidden is None else dim_hidden
-        self.proj_in = nn.Linear(2 * dim, dim)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, dim)) for _ in range(depth)
-        )
-        self.l2norm_output = l2norm_output
-
-    def forward(self, codes: torch.Tensor, *, condition: torch.Tensor) -> torch.Tensor:
-        """All codes for every token: ``[..., K, D], [B, ..., D] -> [..., B, N, K, D]``."""
-        condition = condition.reshape(condition.shape[0], -1, condition.shape[-1])
-        return self.mix(codes[..., None, None, :, :], condition[:, :, None])
-
-    def mix(self, codes: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """One code for one condition; both ``[..., D]``, broadcast."""
-        of_condition, of_codes = self.proj_in.weight.chunk(2, dim=1)
-        # the halves of the layer apart: neither argument is copied for every value of the other
-        x = F.linear(condition, of_condition, self.proj_in.bias) + F.linear(codes, of_codes)
-        for layer in self.layers:
-            x = layer(x) + x
-        return F.normalize(x, dim=-1) if self.l2norm_output else x
-
-
-class ResidualVQ(nn.Module):
+class ResidualVQ(DroppingStack):
     """``ResidualVQ`` of vector-quantize-pytorch: quantizers, each on what the ones before left.
 
     Equivalent to::
@@ -145,14 +118,13 @@ class ResidualVQ(nn.Module):
         if diveq:
             vq_kwargs |= {"learnable_codebook": True, "ema_update": False}
             vq_kwargs |= {"route_gradients_to_input": False, "commitment_weight": 0.0}
-        self.num_quantizers, self.codebook_sizes = num_quantizers, sizes
+        self.codebook_sizes = sizes
         self.uniform_codebook_size = len(set(sizes)) == 1
         self.layers = nn.ModuleList(VectorQuantize(self.codebook_dim, size, **vq_kwargs) for size in sizes)
         self.vq_is_ema_updating = self._layer(0).ema_update
 
         cutoff, multiple_of = quantize_dropout_cutoff_index, quantize_dropout_multiple_of
-        self._dropout = DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of)
-        self.quantize_dropout = self._dropout.wanted
+        self._set_dropout(DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of))
         self.quant_grad_frac = 1.0 if diveq else quant_grad_frac
         self.beam_size, self.eval_beam_size = beam_size, beam_size if eval_beam_size is None else eval_beam_size
         self.register_buffer("beam_score_weights", torch.tensor(weights), persistent=False)
@@ -224,10 +196,8 @@ class ResidualVQ(nn.Module):
         options: dict[str, Any] = {"sample_codebook_temp": sample_codebook_temp, "freeze_codebook": freeze_codebook}
         default_beam = self.beam_size if self.training else self.eval_beam_size
         beam_size = default_beam if beam_size is None else beam_size
-        depth = self.num_quantizers
-        if self.training and self.quantize_dropout and indices is None:
-            seed = rand_quantize_dropout_fixed_seed
-            depth = self._dropout.depth(shared_seed(x.device) if seed is None else seed)
+        drops = self.training and self.quantize_dropout and indices is None
+        depth = self._depth(drops, rand_quantize_dropout_fixed_seed, x.device)
         if indices is not None:
             given = torch.stack(indices) if isinstance(indices, list) else indices
             quantized, total = self._cross_entropy(start, given, mask, options)
