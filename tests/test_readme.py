@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands exist; in all documents Python runs, links and tests that are named exist."""
+"""The README tells the truth: its commands exist. In all documents, Python runs, links and tests named exist."""
 
 from __future__ import annotations
 
@@ -53,9 +53,8 @@ SHELL = [block for block in blocks(README) if block.language in {"", "sh", "bash
 
 
 def each(chosen: list[Block]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "block", chosen, ids=[f"{block.document.parent.name} {block.line}" for block in chosen]
-    )
+    names = [f"{block.document.relative_to(ROOT)} line {block.line}" for block in chosen]
+    return pytest.mark.parametrize("block", chosen, ids=names)
 
 
 def test_there_is_a_readme() -> None:
