@@ -223,8 +223,7 @@ template <class Value>
 struct Scan {
     const RowDraw& call;
     const Judge<Value>& judge;
-    double error;               // of a scanned distance
-    std::vector<float>& bound;  // [K padded]
+    double error;  // of a scanned distance
 
     static float offer(void* self, std::int64_t k, std::int64_t n) {
         const Scan& scan = *static_cast<Scan*>(self);
@@ -272,7 +271,7 @@ void draw(const RowDraw& call) {
             }
             return;
         }
-        Scan<Value> scan{call, judge, error, bound};
+        Scan<Value> scan{call, judge, error};
         for (std::int64_t from = 0; from < blocks; from += section) {
             kernel.scan(pass, begin, end, from, std::min(blocks, from + section), bound.data(), Scan<Value>::offer,
                         &scan);
