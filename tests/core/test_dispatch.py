@@ -173,6 +173,14 @@ def test_the_compiled_backend_is_tested_and_selected(op: str) -> None:
     assert [choice.backend for choice in explain(op) if choice.selected] == ["cpu"]
 
 
+@pytest.mark.parametrize(
+    "op", [op for op in dispatch.registered_ops() if "triton" in dispatch.registered_backends(op)]
+)
+def test_the_triton_backend_is_tested(op: str) -> None:
+    """Without it, tests that run once per backend would be fewer and look green."""
+    assert "triton" in usable_backends(op)
+
+
 @needs_extension
 def test_the_compiled_backend_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from vqkernels._core import extension
