@@ -28,8 +28,13 @@ class Recipe(NamedTuple):
     internal: bool = False  # a part of a quantizer, which is not reported by itself
 
 
-def _always(value: Any) -> Read:
-    return lambda module: value
+def _given(**values: Any) -> dict[str, Read]:
+    """Arguments that are not read off the original."""
+
+    def always(value: Any) -> Read:
+        return lambda module: value
+
+    return {name: always(value) for name, value in values.items()}
 
 
 def _at(path: str, names: Iterable[str]) -> dict[str, Read]:
@@ -70,36 +75,36 @@ def _channels_first(side_by_side: Any) -> None:
 
 _VQ = "vector_quantize_pytorch"
 _CODEBOOK: dict[str, Read] = {
+    **_given(kmeans_init=False),
     "dim": lambda codebook: codebook.embed.shape[-1],
-    "kmeans_init": _always(False),
     "use_ddp": _synchronised,
     "sync_kmeans": _synchronised_kmeans,
 }
 _QUANTIZER: dict[str, Read] = {
     **_at("_codebook", ("decay", "kmeans_iters", "threshold_ema_dead_code", "sample_codebook_temp")),
     **_at("_codebook", ("manual_ema_update", "vq_bridge", "affine_param")),
+    **_given(layernorm_after_project_in=False, kmeans_init=False, in_place_codebook_optimizer=None),
+    **_given(sync_affine_param=False, affine_param_batch_decay=0.99, affine_param_codebook_decay=0.9),
     "codebook_dim": lambda module: module._codebook.embed.shape[-1],
-    "layernorm_after_project_in": _always(False),
-    "kmeans_init": _always(False),
     "sync_kmeans": lambda module: _synchronised_kmeans(module._codebook),
     "sync_codebook": lambda module: _synchronised(module._codebook),
-    "sync_affine_param": _always(False),
-    "affine_param_batch_decay": _always(0.99),
-    "affine_param_codebook_decay": _always(0.9),
     "stochastic_sample_codes": lambda module: module._codebook.gumbel_sample.keywords["stochastic"],
     "straight_through": lambda module: module._codebook.gumbel_sample.keywords["straight_through"],
-    "in_place_codebook_optimizer": _always(None),
 }
 _STACK: dict[str, Read] = {
+    **_given(heads=1, mlp_kwargs=None),
     "dim": _outer_dim,
     "codebook_size": attrgetter("codebook_sizes"),
-    "heads": _always(1),
-    "mlp_kwargs": _always(None),
     "beam_score_quantizer_weights": lambda module: module.beam_score_weights.tolist(),
     "channel_last": lambda module: module.layers[0].channel_last,
     "accept_3d_fmap": lambda module: module.layers[0].accept_3d_fmap,
 }
 _SCALES: dict[str, Read] = {
+    # options of the quantizers inside, which come with them
+    **_given(decay=1.0, commitment_weight=1.0, rotation_trick=False, sync_codebook=None, quant_resi=1.0),
+    **_given(kmeans_init=False, kmeans_iters=0, threshold_ema_dead_code=0),
+    **_given(stochastic_sample_codes=False, sample_codebook_temp=1.0),
+    **_given(orthogonal_reg_weight=0, orthogonal_reg_max_codes=None, orthogonal_reg_active_codes_only=False),
     "codebook_size": attrgetter("codebook_sizes"),
     "scales": attrgetter("level_shapes"),
     "shared_codebook": lambda module: module.vq is not None,
@@ -107,17 +112,9 @@ _SCALES: dict[str, Read] = {
     "accept_image_fmap": lambda module: module.spatial_dims == 2,
     "accept_3d_fmap": lambda module: module.spatial_dims == 3,
 }
-# options of the quantizers inside, which come with them
-for _option, _any in (
-    *dict.fromkeys(("stochastic_sample_codes", "rotation_trick", "orthogonal_reg_active_codes_only"), False).items(),
-    *dict.fromkeys(("decay", "commitment_weight", "sample_codebook_temp", "quant_resi"), 1.0).items(),
-    *dict.fromkeys(("kmeans_init", "kmeans_iters", "threshold_ema_dead_code", "orthogonal_reg_weight"), 0).items(),
-    *dict.fromkeys(("sync_codebook", "orthogonal_reg_max_codes"), None).items(),
-):
-    _SCALES[_option] = _always(_any)
 _FSQ: dict[str, Read] = {
+    **_given(projection_has_bias=True),
     "levels": lambda module: module._levels.tolist(),
-    "projection_has_bias": _always(True),
 }
 _FSQ_STACK: dict[str, Read] = {
     "dim": lambda module: getattr(module.project_in, "in_features", len(module.levels)),
@@ -127,10 +124,8 @@ _FSQ_STACK: dict[str, Read] = {
     ),
 }
 _LFQ: dict[str, Read] = {
+    **_given(projection_has_bias=True, cosine_sim_project_in=False, cosine_sim_project_in_scale=None),
     "straight_through_activation": attrgetter("activation"),
-    "projection_has_bias": _always(True),
-    "cosine_sim_project_in": _always(False),
-    "cosine_sim_project_in_scale": _always(None),
 }
 _COSINES: dict[str, Read] = {
     "dim_in": lambda module: module.weight.shape[0],
@@ -138,29 +133,29 @@ _COSINES: dict[str, Read] = {
 }
 _LFQ_STACK: dict[str, Read] = {
     "dim": lambda module: getattr(module.project_in, "in_features", module.layers[0].codebook_dim),
-    "soft_clamp_input_value": _always(None),
+    **_given(soft_clamp_input_value=None),
     "codebook_size": lambda module: module.layers[0].codebook_size,
     "channel_first": lambda module: module.layers[0].channel_first,
 }
 _MLP: dict[str, Read] = {
+    **_given(dim_hidden=None),
     "dim": attrgetter("proj_in.out_features"),
-    "dim_hidden": _always(None),
     "depth": lambda module: len(module.layers),
 }
 _PHI: dict[str, Read] = {
     "dim": attrgetter("conv.in_channels"),
     "spatial_dims": lambda module: len(module.conv.kernel_size),
 }
-_EUCLIDEAN: dict[str, Read] = {"dim": lambda codebook: codebook.embed.shape[1], "kmeans_init": _always(False)}
+_EUCLIDEAN: dict[str, Read] = {**_given(kmeans_init=False), "dim": lambda codebook: codebook.embed.shape[1]}
 _CODEC_LAYER: dict[str, Read] = {
     **_at("_codebook", ("decay", "kmeans_iters", "threshold_ema_dead_code")),
     "dim": lambda module: getattr(module.project_in, "in_features", module._codebook.embed.shape[1]),
+    **_given(kmeans_init=False),
     "codebook_dim": lambda module: module._codebook.embed.shape[1],
-    "kmeans_init": _always(False),
 }
 _REMAPPED = ("remap", "re_embed", "unknown_index")
 # the file with the indices in use was read by the original
-_FILE: dict[str, Read] = {"remap": _always(None), "unknown_index": _always("random")}
+_FILE = _given(remap=None, unknown_index="random")
 _TAMING = "taming.modules.vqvae.quantize"
 _EMBEDDING_EMA: dict[str, Read] = {
     "num_tokens": lambda embedding: embedding.weight.shape[0],
@@ -195,7 +190,7 @@ RECIPES = {
     ),
     "encodec.quantization.core_vq.ResidualVectorQuantization": Recipe(
         "encodec.quantization.core_vq:ResidualVectorQuantization",
-        {"num_quantizers": _always(0)},
+        _given(num_quantizers=0),
     ),
     "encodec.quantization.vq.ResidualVectorQuantizer": Recipe("encodec.quantization.vq:ResidualVectorQuantizer"),
     f"{_VQ}.{_VQ}.VectorQuantize": Recipe(
@@ -208,13 +203,13 @@ RECIPES = {
     f"{_VQ}.residual_vq.MLP": Recipe(f"{_VQ}.residual_vq:MLP", _MLP, internal=True),
     f"{_VQ}.residual_vq.GroupedResidualVQ": Recipe(
         f"{_VQ}.residual_vq:GroupedResidualVQ",
-        {"num_quantizers": _always(1), "codebook_size": _always(1)},
+        _given(num_quantizers=1, codebook_size=1),
     ),
     f"{_VQ}.finite_scalar_quantization.FSQ": Recipe(f"{_VQ}.finite_scalar_quantization:FSQ", _FSQ),
     f"{_VQ}.residual_fsq.ResidualFSQ": Recipe(f"{_VQ}.residual_fsq:ResidualFSQ", _FSQ_STACK),
     f"{_VQ}.residual_fsq.GroupedResidualFSQ": Recipe(
         f"{_VQ}.residual_fsq:GroupedResidualFSQ",
-        {"levels": _always([3]), "num_quantizers": _always(1)},
+        _given(levels=[3], num_quantizers=1),
         settle=_channels_first,
     ),
     f"{_VQ}.lookup_free_quantization.LFQ": Recipe(f"{_VQ}.lookup_free_quantization:LFQ", _LFQ),
@@ -224,30 +219,29 @@ RECIPES = {
     f"{_VQ}.residual_lfq.ResidualLFQ": Recipe(f"{_VQ}.residual_lfq:ResidualLFQ", _LFQ_STACK, settle=_channels_last),
     f"{_VQ}.residual_lfq.GroupedResidualLFQ": Recipe(
         f"{_VQ}.residual_lfq:GroupedResidualLFQ",
-        {"codebook_size": _always(2), "num_quantizers": _always(1)},
+        _given(codebook_size=2, num_quantizers=1),
         settle=_channels_first,
     ),
     f"{_VQ}.binary_mapper.BinaryMapper": Recipe(f"{_VQ}.binary_mapper:BinaryMapper"),
     f"{_VQ}.sim_vq.SimVQ": Recipe(
         f"{_VQ}.sim_vq:SimVQ",
         {
+            **_given(frozen_codebook_dim=None, init_fn=lambda codes: codes),
             "dim": lambda module: module.frozen_codebook.shape[1],
-            "frozen_codebook_dim": _always(None),
             "codebook_transform": attrgetter("code_transform"),
-            "init_fn": _always(lambda codes: codes),
         },
     ),
     f"{_VQ}.residual_sim_vq.ResidualSimVQ": Recipe(
         f"{_VQ}.residual_sim_vq:ResidualSimVQ",
-        {"dim": _always(1), "heads": _always(1), "rotation_trick": _always(True)},
+        _given(dim=1, heads=1, rotation_trick=True),
     ),
     f"{_VQ}.random_projection_quantizer.RandomProjectionQuantizer": Recipe(
         f"{_VQ}.random_projection_quantizer:RandomProjectionQuantizer",
         {
             "dim": lambda module: module.rand_projs.shape[1],
             "codebook_dim": lambda module: module.rand_projs.shape[2],
+            **_given(norm=False),
             "codebook_size": attrgetter("vq.codebook_size"),
-            "norm": _always(False),
         },
     ),
     f"{_VQ}.hierarchical_vq.HierarchicalVQ": Recipe(f"{_VQ}.hierarchical_vq:HierarchicalVQ", _SCALES),
