@@ -6,6 +6,7 @@ Seconds are of processor time; those in the README of one thread with AVX-512: `
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -58,9 +59,9 @@ def bounds(n: int, k: int, d: int, iteration: int) -> Iterator[str]:
 
 
 _MEMORY = """
-import tempfile, numpy, torch, vqkernels
+import numpy, torch, vqkernels
 torch.set_num_threads({threads})
-path = tempfile.mktemp(suffix=".npy")
+path = {path!r}
 def run(n, k):
     rows = numpy.lib.format.open_memmap(path, mode="w+", dtype="float32", shape=(n, {d}))
     for start in range(0, n, 10000):
@@ -77,8 +78,10 @@ measured = run({n}, {k})
 
 def memory(n: int, k: int, d: int) -> Iterator[str]:
     """What a pass over rows on disk adds to a process."""
-    setup = _MEMORY.format(n=n, k=k, d=d, threads=torch.get_num_threads())
-    yield f"a pass over {n} x {d} in a memmap, K = {k}: {peak_memory_growth(setup, 'measured()') / 1e6:.0f} MB"
+    with tempfile.TemporaryDirectory(prefix="vqkernels-bench-") as folder:
+        setup = _MEMORY.format(n=n, k=k, d=d, threads=torch.get_num_threads(), path=f"{folder}/rows.npy")
+        growth = peak_memory_growth(setup, "measured()")
+    yield f"a pass over {n} x {d} in a memmap, K = {k}: {growth / 1e6:.1f} MB"
 
 
 def _seconds(call: Callable[[], object]) -> float:
