@@ -110,6 +110,7 @@ class OpCase:
     smoke_sizes: Mapping[str, int]
     true_sizes: Mapping[str, int] = field(default_factory=dict)  # where they differ from `sizes`
     cuda_sizes: Mapping[str, int] = field(default_factory=dict)  # where a GPU cannot take the true ones either
+    devices: tuple[str, ...] = DEVICES  # where it is measured
     needs: str = ""  # import name of a package that the inputs come from
     note: str = ""
 

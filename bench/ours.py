@@ -13,8 +13,11 @@ OURS = "vqkernels"  # the default backend: what a user gets, and what the headli
 # backend -> the arithmetic that does most of its work, for "% peak"
 _ARITHMETIC = {"triton": "fp16", "cuda": "fp32", "cpu": "fp32", "reference": "fp32"}
 _GPU_BACKENDS = ("cuda", "triton")
-# a function that is no op itself -> the op whose backends do its work
-_SERVED_BY = {"kmeans": "nearest_code"}
+# what is no op itself -> the ops it is made of, the one that does most of its work first
+_MADE_OF = {
+    "kmeans": ("nearest_code", "code_stats", "code_range"),
+    "train_step": ("nearest_code", "gather_codes", "code_range", "code_stats", "ema_update_"),
+}
 
 
 def ours(
@@ -25,8 +28,9 @@ def ours(
     """The contestants of an op.
 
     Args:
-        op: name of a public function whose positional arguments are the fields of the problem.
-        canonical: problem -> what the op's backends receive, for :func:`vqkernels.explain`.
+        op: name of a public function whose positional arguments are the fields of the problem, or of what is made of
+            several.
+        canonical: problem -> what the backends of the op (of its first part) receive, for :func:`vqkernels.explain`.
         prepare: backend, problem -> the call; without it, of the function by this name, for its indices.
     """
     prepare = prepare or partial(_prepare, op)
@@ -56,19 +60,25 @@ def ours(
     return (default, *named)
 
 
+def made_of(op: str) -> tuple[str, ...]:
+    """The registered ops that do the work of what is benchmarked under this name."""
+    return _MADE_OF.get(op, (op,))
+
+
 def op_obstacle(op: str, _: str = "") -> str:
     """Why an op cannot run at all, or the empty string."""
-    return "" if hasattr(vqkernels, op) else f"vqkernels.{op} does not exist yet"
+    return "; ".join(f"vqkernels.{part} does not exist yet" for part in made_of(op) if not hasattr(vqkernels, part))
 
 
 def backend_obstacle(op: str, backend: str, _: str = "") -> str:
     """Why a backend of an op cannot run on this machine, or the empty string."""
     if obstacle := op_obstacle(op):
         return obstacle
-    choice = next((choice for choice in vqkernels.explain(_SERVED_BY.get(op, op)) if choice.backend == backend), None)
-    if choice is None:
-        return f"vqkernels.{op} has no backend {backend!r} yet"
-    return "; ".join(choice.reasons)
+    reasons = []
+    for part in made_of(op):
+        choices = {choice.backend: choice.reasons for choice in vqkernels.explain(part)}
+        reasons += choices.get(backend, [f"vqkernels.{part} has no backend {backend!r} yet"])
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def _prepare(op: str, backend: str | None, problem: Any) -> Call:
@@ -77,6 +87,7 @@ def _prepare(op: str, backend: str | None, problem: Any) -> Call:
 
 
 def chosen(op: str, canonical: Callable[[Any], Sequence[Any]], problem: Any) -> Setting:
-    choices = vqkernels.explain(_SERVED_BY.get(op, op), *canonical(problem))
+    """The backend that the default one of an op is, for what does most of the work."""
+    choices = vqkernels.explain(made_of(op)[0], *canonical(problem))
     backend = next(choice.backend for choice in choices if choice.selected)
     return {"backend": backend, "arithmetic": _ARITHMETIC[backend]}

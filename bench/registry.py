@@ -20,5 +20,10 @@ OPS: dict[str, tuple[OpCase, ...]] = {
 }
 
 
+def cases_on(op: str, device: str) -> list[OpCase]:
+    """The cases of an op that one kind of device measures, at their sizes there."""
+    return [case.on(device) for case in OPS[op] if device in case.devices]
+
+
 def find_case(op: str, name: str) -> OpCase:
     return next(case for case in OPS[op] if case.name == name)

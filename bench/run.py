@@ -20,7 +20,7 @@ from bench.ceiling import Ceiling, middle
 from bench.device import Device, device_for
 from bench.machine import ROOT, environment, limited_threads
 from bench.ours import OURS
-from bench.registry import OPS
+from bench.registry import OPS, cases_on
 from bench.timing import Timing, measure
 
 _EPILOG = """\
@@ -67,9 +67,10 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
-    cases = [case.on(args.device) for case in OPS[args.op] if args.case in case.name]
+    everything = cases_on(args.op, args.device)
+    cases = [case for case in everything if args.case in case.name]
     if not cases:
-        parser.error(f"--case: expected part of one of {', '.join(c.name for c in OPS[args.op])}, got {args.case!r}")
+        parser.error(f"--case: expected part of one of {', '.join(c.name for c in everything)}, got {args.case!r}")
     if args.list:
         _list(cases, args.device)
         return 0
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.smoke:
         cases = [case.smoke() for case in cases]
         options = options.rehearsal()
-    whole = not args.smoke and len(cases) == len(OPS[args.op])
+    whole = not args.smoke and len(cases) == len(everything)
     try:
         device = device_for(args.device, args.threads, 0.0 if args.smoke else 0.05)
     except ValueError as error:

@@ -13,7 +13,7 @@ from functools import partial
 from bench.gpu import probes
 from bench.gpu.context import Context, Unavailable
 from bench.machine import ROOT
-from bench.registry import OPS
+from bench.registry import OPS, cases_on
 from bench.run import execute
 
 _NO_TESTS = 5  # exit code of pytest when it has selected none
@@ -51,7 +51,7 @@ def _ceilings(context: Context) -> None:
 
 def _cases(op: str, context: Context) -> None:
     context.require_gpu_backend(op)
-    cases = [case.on("cuda") for case in OPS[op]]
+    cases = cases_on(op, "cuda")
     if context.smoke:
         cases = [case.smoke() for case in cases[:1]]
     path = context.out / f"{op}.json"

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 import vqkernels
-from bench.case import Implementation, OpCase, Verdict, Work
-from bench.kmeans.contestants import CONTESTANTS, ELKAN, OURS
+from bench.case import Implementation, OpCase, Verdict, Work, needs_cuda
+from bench.kmeans.contestants import CONTESTANTS, ELKAN, FAST_PYTORCH, OURS
 from bench.kmeans.photos import patch_features
 from bench.kmeans.problem import ClusterProblem
 
 _ALLOWED = 1.005  # times the least inertia
 _PART = 1 << 16
 _MANY = 1 << 20
+_LARGE = (1_000_000, 100_000, 256, 3)
 
 
 def mixture(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
@@ -29,7 +30,10 @@ def mixture(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
     n, k, d, iterations = (sizes[letter] for letter in "NKDI")
     generator = torch.Generator().manual_seed(seed)
     centers = 2.0 * torch.randn(k, d, generator=generator)
-    x = centers[torch.randint(k, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+    x = torch.empty(n, d)
+    # a part at a time: beside the vectors nothing of their size exists
+    for part, ids in zip(x.split(_PART), torch.randint(k, (n,), generator=generator).split(_PART), strict=True):
+        torch.add(centers[ids], torch.randn(part.shape, generator=generator), out=part)
     return ClusterProblem(x, x[torch.randperm(n, generator=generator)[:k]].clone(), iterations)
 
 
@@ -120,8 +124,25 @@ def _elkan(n: int, k: int) -> Implementation:
     return replace(ELKAN, obstacle=lambda _: reason)
 
 
+def _masked(n: int, k: int) -> Implementation:
+    """Only where its mask, as bool and as float32, fits into the device's memory."""
+    needs = 5 * n * k
+
+    def obstacle(device: str) -> str:
+        if reason := needs_cuda(device):
+            return reason
+        free = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        return f"its K x N masks need {needs / 1e9:.0f} GB of {free / 1e9:.0f} GB" if needs > 0.9 * free else ""
+
+    return replace(FAST_PYTORCH, obstacle=obstacle)
+
+
+def _everyone(n: int, k: int) -> tuple[Implementation, ...]:
+    return (*CONTESTANTS, _elkan(n, k), _masked(n, k))
+
+
 def _both(name: str, sizes: tuple[int, int, int, int], note: str) -> tuple[OpCase, OpCase]:
-    everyone = (*CONTESTANTS, _elkan(*sizes[:2]))
+    everyone = _everyone(*sizes[:2])
     return (
         _case(name, sizes, mixture, everyone, f"{note}; a mixture of K Gaussians"),
         _case(f"{name}-photos", sizes, photos, everyone, f"{note}; patches of photographs"),
@@ -141,5 +162,15 @@ CASES = (
             "from a memory-mapped file; an iteration, and the inertia of its result: two passes",
         ),
         work=_and_the_result,
+    ),
+    replace(
+        _case(
+            "k100000-d256",
+            _LARGE,
+            _mixture,
+            _everyone(*_LARGE[:2]),
+            "ten vectors per centroid, 1e11 pairs per iteration; a mixture of K Gaussians",
+        ),
+        devices=("cuda",),
     ),
 )

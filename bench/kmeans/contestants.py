@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import vqkernels
-from bench.case import DEVICES, Call, Implementation
+from bench.case import DEVICES, Call, Implementation, needs_cuda
 from bench.chunks import CUDA_CHUNKS, Expanded, chunk_rows, chunked
 from bench.kmeans.problem import ClusterProblem
 from bench.ours import ours
@@ -61,6 +61,31 @@ def _sklearn(problem: ClusterProblem, *, algorithm: str) -> Call:
     return call
 
 
+def _flash_kmeans(problem: ClusterProblem, *, dtype: str) -> Call:
+    flash = importlib.import_module("flash_kmeans")
+    rounded = getattr(torch, dtype)
+
+    def call() -> torch.Tensor:
+        x, start = (tensor.to(rounded)[None] for tensor in (problem.x, problem.start))
+        options = {"max_iters": problem.iterations, "tol": 0.0, "init_centroids": start}
+        centroids: torch.Tensor = flash.batch_kmeans_Euclid(x, len(problem.start), **options)[1]
+        return centroids[0].float()
+
+    return call
+
+
+def _fast_pytorch_kmeans(problem: ClusterProblem) -> Call:
+    peer = importlib.import_module("fast_pytorch_kmeans")
+
+    def call() -> torch.Tensor:
+        model = peer.KMeans(len(problem.start), max_iter=problem.iterations, tol=-1.0)  # it never stops early
+        model.fit(problem.x, problem.start)
+        centroids: torch.Tensor = model.centroids
+        return centroids
+
+    return call
+
+
 def _torch(problem: ClusterProblem, *, pairs: int) -> Call:
     """The usual code: chunks of distances in one buffer, minimum, index_add_."""
     rows = chunk_rows(problem.x, problem.start, pairs)
@@ -86,6 +111,13 @@ def _torch(problem: ClusterProblem, *, pairs: int) -> Call:
 
 OURS = ours("kmeans", _canonical, _ours)  # one pass more than iterations, for the inertia of the result
 ELKAN = Implementation("sklearn elkan", "sklearn", _sklearn, ({"algorithm": "elkan"},), note="N x K bounds")
+FAST_PYTORCH = Implementation(
+    "fast-pytorch-kmeans",
+    "fast_pytorch_kmeans",
+    _fast_pytorch_kmeans,
+    note="float32; sums by a K x N mask",
+    devices=("cuda",),
+)
 CONTESTANTS = (
     *OURS,
     Implementation("faiss.Kmeans", "faiss", _faiss, note="without its subsampling"),
@@ -98,5 +130,25 @@ CONTESTANTS = (
         chunked(*CUDA_CHUNKS),
         note="as flash-kmeans does, without its kernels",
         devices=DEVICES,
+    ),
+    Implementation(
+        "flash-kmeans fp32",
+        "flash_kmeans",
+        _flash_kmeans,
+        ({"dtype": "float32"},),
+        note="batch_kmeans_Euclid on float32: its products are TF32",
+        devices=("cuda",),
+        arithmetic="tf32",
+        obstacle=needs_cuda,
+    ),
+    Implementation(
+        "flash-kmeans fp16",
+        "flash_kmeans",
+        _flash_kmeans,
+        ({"dtype": "float16"},),
+        note="batch_kmeans_Euclid on vectors and centroids rounded to float16",
+        devices=("cuda",),
+        arithmetic="fp16",
+        obstacle=needs_cuda,
     ),
 )

@@ -6,6 +6,7 @@ An answer is all that a step leaves: indices, loss, gradient of the vectors, cod
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 
 import vqkernels
 from bench.case import Call, Implementation
-from bench.ours import OURS, chosen
+from bench.ours import ours
 
 DECAY, EPS = 0.99, 1e-5
 
@@ -68,16 +69,18 @@ def _original() -> Any:
     return VectorQuantize
 
 
+def _drop_in(backend: str | None, problem: Problem) -> Call:
+    step = _prepare(lambda: vqkernels.VectorQuantize, problem)
+
+    def call() -> torch.Tensor:
+        with vqkernels.use_backend(backend) if backend else nullcontext():
+            return step()
+
+    return call
+
+
 STEPS = (
-    Implementation(
-        OURS,
-        "vqkernels",
-        partial(_prepare, lambda: vqkernels.VectorQuantize),
-        ours=True,
-        devices=("cpu", "cuda"),
-        describe=partial(chosen, "nearest_code", lambda problem: (problem.x[:, None], problem.codebook[None], "l2")),
-        note="the drop-in",
-    ),
+    *ours("train_step", lambda problem: (problem.x[:, None], problem.codebook[None], "l2"), _drop_in),
     Implementation(
         "vector-quantize-pytorch",
         "vector_quantize_pytorch",
