@@ -1,6 +1,7 @@
-"""Micro-kernels that find the rate of one instruction; Triton, so that they also run in its interpreter.
+"""Micro-kernels that find the rate of one instruction, and one that shows the scores of a lookup; Triton, so that
+they also run in its interpreter.
 
-Everything stays in registers. What is counted is in the loop; what else the loop holds goes to other pipes, so
+What is timed stays in registers. What is counted is in the loop; what else the loop holds goes to other pipes, so
 that the counted instruction is what limits it. Look at the recorded instruction counts before believing a rate.
 """
 # mypy: ignore-errors
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from vqkernels.ops.nearest_code.triton_search import _tile_scores
 
 MIN_INPUTS = 12  # per element of a tile and round of `min_rate`: six minima of three, two new inputs each
 EXPONENTIALS = 4  # the same of `exp_rate`
@@ -61,3 +64,25 @@ def exp_rate(
     for _ in range(rounds):
         a, b, c, d = tl.exp2(-a), tl.exp2(-b), tl.exp2(-c), tl.exp2(-d)
     tl.store(out + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), a + b + c + d)
+
+
+@triton.jit
+def lookup_scores(
+    rows,  # [N rounded up to ROWS, COLUMNS] float16
+    codes,  # [BLOCK_K, COLUMNS] float16
+    out,  # [N rounded up to ROWS, BLOCK_K] float32 out
+    WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    TAIL: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The scores that ``scan_listed`` compares with its limits, stored."""
+    COLUMNS: tl.constexpr = WIDTH * CHUNKS + TAIL
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = rows + n[:, None] * COLUMNS
+    code = codes + tl.arange(0, BLOCK_K)[:, None] * COLUMNS
+    held = tl.load(row + tl.arange(0, WIDTH)[None, :])
+    held_tail = tl.load(row + WIDTH * CHUNKS + tl.arange(0, TAIL)[None, :]) if TAIL > 0 else held
+    scores = _tile_scores(row, code, held, held_tail, WIDTH, CHUNKS, TAIL)
+    tl.store(out + n[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :], scores)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bench.gpu import probes
+import torch
+
+from bench.gpu import bounds, probes, recipe, tools
 from bench.gpu.context import Context, Unavailable
-from bench.machine import ROOT
+from bench.ours import backend_obstacle
 from bench.registry import OPS, cases_on
 from bench.run import execute
-
-_NO_TESTS = 5  # exit code of pytest when it has selected none
 
 
 @dataclass(frozen=True)
@@ -29,24 +26,25 @@ class Step:
     run: Callable[[Context], None]
 
 
-def _tests(context: Context) -> None:
-    arguments = ["--collect-only", "tests/test_bench_gpu.py"] if context.smoke else []
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout, flush=True)
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
-    context.record("pytest -m gpu", {"exit code": done.returncode, "summary": lines[-1:], "failed": failed})
-    if done.returncode == _NO_TESTS:
-        raise Unavailable("no test is marked gpu")
-    if done.returncode:
-        raise RuntimeError(f"pytest -m gpu: {lines[-1] if lines else 'no output'}")
-
-
 def _ceilings(context: Context) -> None:
     context.record("before", context.device.state())
     context.record("ceiling", dataclasses.asdict(context.device.ceiling(0.02 if context.smoke else 0.5)))
     context.record("after", context.device.state())
+
+
+def _bounds(context: Context) -> None:
+    if obstacle := backend_obstacle("nearest_code", "triton"):
+        raise Unavailable(f"Triton kernels cannot run here: {obstacle}")
+    device = context.device.place(torch.empty(0)).device
+    broken = []
+    for name, (kernel, dims) in bounds.KERNELS.items():
+        for d in dims[:1] if context.smoke else dims:
+            sums = kernel(d, device)
+            share, row = sums.share
+            context.record(f"{name} D={d}", {"length": sums.length, "share of the bound": share, "row": row})
+            broken += [f"{name} D={d}: {share:.2f} of the bound"] if not share < 1 else []
+    if broken:
+        raise RuntimeError("; ".join(broken))
 
 
 def _cases(op: str, context: Context) -> None:
@@ -65,7 +63,9 @@ def _cases(op: str, context: Context) -> None:
 
 
 STEPS = (
-    Step("tests", "does everything marked gpu pass?", 240, _tests),
+    Step("tests", "does everything marked gpu pass?", 480, tools.tests),
+    Step("sanitizers", "does any kernel touch what it must not?", 240, tools.sanitizers),
+    Step("bounds", "do tensor cores add as exactly as the proofs assume?", 90, _bounds),
     Step("ceilings", "matrix products in four arithmetics, copy", 30, _ceilings),
     Step("rates", "integer minima of three, float minima, exponentials", 60, probes.instruction_rates),
     Step("lookup", "lookup against flash-kmeans over D and K", 300, probes.lookup_against_flash_kmeans),
@@ -74,5 +74,7 @@ STEPS = (
     Step("ambiguity", "what coarse passes leave undecided", 90, probes.ambiguity),
     Step("updates", "sums per code under uniform and Zipf usage", 120, probes.updates),
     Step("entropy", "soft assignment entropy against a lookup", 120, probes.entropy),
+    Step("counters", "which unit limits each kernel, by the profiler", 300, tools.counters),
+    Step("recipe", "a tokenizer's training, and the quantizer's share of a step", 240, recipe.tokenizer_recipe),
     *(Step(op, f"all cases of {op}", 540, partial(_cases, op)) for op in OPS),
 )

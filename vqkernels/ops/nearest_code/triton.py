@@ -86,7 +86,12 @@ def choose(target: str, d: int) -> tuple[Layout, Config]:
 def score_error(packing: Layout) -> float:
     """Relative error of a score: the rounding of the halves and the accumulation, which may truncate."""
     inputs = 2.0**-20 if packing.pieces == 3 else 1.002 * 2.0**-10
-    return 1.01 * (inputs + 4 * packing.columns * 2.0**-23)
+    return 1.01 * (inputs + accumulation_error(packing))
+
+
+def accumulation_error(packing: Layout) -> float:
+    """The error of a sum of products on tensor cores, over the sum of their magnitudes."""
+    return 4 * packing.columns * 2.0**-23
 
 
 def unsupported_reasons(*args: object) -> list[str]:
