@@ -74,7 +74,7 @@ def backend_obstacle(op: str, backend: str, _: str = "") -> str:
     """Why a backend of an op cannot run on this machine, or the empty string."""
     if obstacle := op_obstacle(op):
         return obstacle
-    reasons = []
+    reasons: list[str] = []
     for part in made_of(op):
         choices = {choice.backend: choice.reasons for choice in vqkernels.explain(part)}
         reasons += choices.get(backend, [f"vqkernels.{part} has no backend {backend!r} yet"])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bench import gpu_suite, readme, run
-from bench.case import DEVICES, Implementation
+from bench.case import Implementation
 from bench.device import Rehearsal, moved
 from bench.gpu import kernels
 from bench.gpu.coarse import ARITHMETICS, undecided
@@ -24,8 +26,9 @@ from bench.gpu.probes import usage
 from bench.gpu.steps import STEPS, Step
 from bench.gpu_suite import run_step
 from bench.multilevel_nearest_code.problem import MultilevelProblem
-from bench.ours import backend_obstacle, op_obstacle
-from bench.registry import OPS
+from bench.ours import backend_obstacle, made_of, op_obstacle
+from bench.registry import OPS, cases_on
+from vqkernels._core import backend
 from vqkernels.testing.triton_report import KernelBuild, KernelReport, compile_reports
 
 ROOT = Path(__file__).parents[1]
@@ -39,16 +42,24 @@ def suite(out: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = suite(tmp_path)
     state = {name: step["state"] for name, step in found["steps"].items()}
     assert list(state) == [step.name for step in STEPS]
-    # what needs an op or a backend that does not exist says so; everything else was done
-    assert set(state.values()) <= {"done", "not available"}
-    assert all(found["steps"][name]["reason"] for name in state if state[name] == "not available")
-    assert {"tests", "ceilings", "rates", "ambiguity", "updates"} <= {name for name in state if state[name] == "done"}
-    for op in OPS:
-        assert (state[op] == "done") == (not all(backend_obstacle(op, name) for name in ("cuda", "triton")))
+    # in the interpreter everything runs; only the profiler needs a device
+    assert {name: state[name] for name in state if state[name] != "done"} == {"counters": "not available"}
+    assert found["steps"]["counters"]["reason"]
+    for op, case in ((op, cases_on(op, "cuda")[0]) for op in OPS):
+        measured = found["steps"][op]["findings"][case.name]
+        # what has a GPU backend of its own is measured by its name, too
+        named = [i.name for i in case.implementations if i.name == "vqkernels triton"]
+        assert {"vqkernels", *named} <= set(measured["seconds"])
+    assert found["steps"]["sanitizers"]["findings"]["triton alone"]["exit code"] == 0
+    assert all(part["share of the bound"] < 1 for part in found["steps"]["bounds"]["findings"].values())
+    recipe = found["steps"]["recipe"]["findings"]
+    assert all(recipe[name]["finite"] for name in ("recipe", "drop-in", "no quantizer"))
+    assert recipe["recipe"]["quantizer seconds"] > 10 * recipe["no quantizer"]["quantizer seconds"] > 0
     rates = found["steps"]["rates"]["findings"]
     assert all(rates[name]["per second"] > 0 for name in ("integer minimum", "float minimum", "exponential"))
     assert all(f["within rounding"] for name, f in found["steps"]["updates"]["findings"].items() if "torch" in name)
@@ -113,7 +124,9 @@ def test_a_gpu_gets_the_true_sizes() -> None:
         assert dict(full.sizes) == {**case.sizes, **case.true_sizes, **case.cuda_sizes}
         assert dict(full.true_sizes) == ({} if not case.cuda_sizes else dict(case.true_sizes))
         assert dict(case.on("cpu").sizes) == dict(case.sizes)
-        for device in DEVICES:
+        assert case.devices
+        for device in case.devices:
+            assert case.name in [placed.name for placed in cases_on(case.op, device)]
             able = case.on(device).implementations
             assert able
             assert all(device in i.devices for i in able)
@@ -130,6 +143,31 @@ def test_obstacles_have_reasons() -> None:
         ]
         assert peers
         assert all(peer.missing("cuda") for peer in peers)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_obstacles_are_those_of_the_ops_that_run(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of several ops says which; oracle: the backends that a call really asks for."""
+    case = next(case for case in cases_on(op, "cpu") if not case.missing()).smoke()
+    problem = case.inputs(case.sizes, 0)
+    asked: set[str] = set()
+    module = backend._module
+    monkeypatch.setattr(backend, "_module", lambda op, name: (asked.add(op), module(op, name))[1])
+    next(i for i in case.implementations if i.ours).prepare(problem)()
+    assert asked == set(made_of(op))
+
+
+def test_a_peer_runs_where_its_memory_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=139 << 30))
+    obstacles = {
+        case.name: next(i for i in case.implementations if i.name == "fast-pytorch-kmeans").obstacle("cuda")
+        for case in cases_on("kmeans", "cuda")
+        if not case.name.endswith("disk")
+    }
+    assert obstacles.pop("k100000-d256") == "its K x N masks need 500 GB of 149 GB"
+    assert not any(obstacles.values())
 
 
 def test_a_peer_that_dies_is_reported_and_the_others_measured() -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.gpu.adversary import Adversary, adversary, share
+from bench.gpu.context import Context, Unavailable
 
 LOOKUP_DIMS = (4, 8, 16, 32, 64, 128, 256, 768)  # one of every layout, and long sums
 ENTROPY_DIMS = (8, 32, 64, 256)
@@ -79,7 +80,10 @@ def entropy_scores(d: int, device: torch.device) -> Sums:
 
 
 def _launcher(op: str) -> Any:
-    return importlib.import_module(f"vqkernels.ops.{op}.triton")
+    launcher = importlib.import_module(f"vqkernels.ops.{op}.triton")
+    if reasons := launcher.unsupported_reasons():
+        raise Unavailable(f"Triton kernels cannot run here: {'; '.join(reasons)}")
+    return launcher
 
 
 def _packed_codes(launcher: Any, d: int, device: torch.device) -> tuple[Adversary, Any]:
@@ -102,3 +106,17 @@ KERNELS: dict[str, tuple[Callable[[int, torch.device], Sums], tuple[int, ...]]] 
     "lookup of listed vectors, halves": (lookup_listed, LOOKUP_DIMS),
     "entropy scores, three TF32 products": (entropy_scores, ENTROPY_DIMS),
 }
+
+
+def addition(context: Context) -> None:
+    """The greatest error of every kernel that adds on tensor cores, as a share of what its proof allows."""
+    device = context.device.place(torch.empty(0)).device
+    broken = []
+    for name, (kernel, dims) in KERNELS.items():
+        for d in dims[:1] if context.smoke else dims:
+            sums = kernel(d, device)
+            share, row = sums.share
+            context.record(f"{name} D={d}", {"length": sums.length, "share of the bound": share, "row": row})
+            broken += [f"{name} D={d}: {share:.2f} of the bound"] if not share < 1 else []
+    if broken:
+        raise RuntimeError("; ".join(broken))

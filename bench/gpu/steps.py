@@ -7,11 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from bench.gpu import bounds, probes, recipe, tools
-from bench.gpu.context import Context, Unavailable
-from bench.ours import backend_obstacle
+from bench.gpu.context import Context
 from bench.registry import OPS, cases_on
 from bench.run import execute
 
@@ -32,21 +29,6 @@ def _ceilings(context: Context) -> None:
     context.record("after", context.device.state())
 
 
-def _bounds(context: Context) -> None:
-    if obstacle := backend_obstacle("nearest_code", "triton"):
-        raise Unavailable(f"Triton kernels cannot run here: {obstacle}")
-    device = context.device.place(torch.empty(0)).device
-    broken = []
-    for name, (kernel, dims) in bounds.KERNELS.items():
-        for d in dims[:1] if context.smoke else dims:
-            sums = kernel(d, device)
-            share, row = sums.share
-            context.record(f"{name} D={d}", {"length": sums.length, "share of the bound": share, "row": row})
-            broken += [f"{name} D={d}: {share:.2f} of the bound"] if not share < 1 else []
-    if broken:
-        raise RuntimeError("; ".join(broken))
-
-
 def _cases(op: str, context: Context) -> None:
     context.require_gpu_backend(op)
     cases = cases_on(op, "cuda")
@@ -65,7 +47,7 @@ def _cases(op: str, context: Context) -> None:
 STEPS = (
     Step("tests", "does everything marked gpu pass?", 480, tools.tests),
     Step("sanitizers", "does any kernel touch what it must not?", 240, tools.sanitizers),
-    Step("bounds", "do tensor cores add as exactly as the proofs assume?", 90, _bounds),
+    Step("bounds", "do tensor cores add as exactly as the proofs assume?", 90, bounds.addition),
     Step("ceilings", "matrix products in four arithmetics, copy", 30, _ceilings),
     Step("rates", "integer minima of three, float minima, exponentials", 60, probes.instruction_rates),
     Step("lookup", "lookup against flash-kmeans over D and K", 300, probes.lookup_against_flash_kmeans),

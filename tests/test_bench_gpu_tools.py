@@ -1,0 +1,130 @@
+"""What programs around the GPU print, read back. Oracle: samples of their formats, with the numbers put in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.gpu import tools
+from bench.gpu.context import Context, Unavailable
+from bench.gpu.workload import WORKLOADS
+
+PROFILE = """\
+==PROF== Connected to process 4242 (/usr/bin/python3.12)
+a line of the program, with "quotes", and
+==PROF== Profiling "scan_codes" - 0: 0%....50%....100% - 12 passes
+==PROF== Disconnected from process 4242
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
+"dram__throughput.avg.pct_of_peak_sustained_elapsed","gpu__time_duration.sum","launch__registers_per_thread",\
+"lts__throughput.avg.pct_of_peak_sustained_elapsed","sm__inst_executed_pipe_alu.avg.pct_of_peak_sustained_active",\
+"sm__inst_executed_pipe_xu.avg.pct_of_peak_sustained_active","sm__pipe_alu_cycles_active.avg.pct_of_peak_sustained_active",\
+"sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active","sm__throughput.avg.pct_of_peak_sustained_elapsed",\
+"sm__warps_active.avg.pct_of_peak_sustained_active","smsp__issue_active.avg.pct_of_peak_sustained_active"
+"","","","","","","","","","","","%","ns","register/thread","%","%","%","%","%","%","%","%"
+"0","4242","python3.12","127.0.0.1","scan_codes","1","7","(128, 1, 1)","(512, 1, 1)","0","9.0",\
+"1.50","1,234,567","168","40.25","61.00","0.10","63.5","55.0","64.0","24.9","48.0"
+"1","4242","python3.12","127.0.0.1","void vqk::cuda::decide(Lookup, Workspace)","1","7","(128, 1, 1)","(9, 1, 1)",\
+"0","9.0","80.00","2,000","64","30.0","1.0","","2.0","0.0","12.0","50.0","3.0"
+"""
+
+
+def test_counters_name_what_limits_a_kernel() -> None:
+    scan, decide = (tools.limits(row) for row in tools.profiled(PROFILE))
+    assert (scan["kernel"], decide["kernel"]) == ("scan_codes", "void vqk::cuda::decide")
+    assert scan["seconds"] == pytest.approx(1.234567e-3)
+    assert (scan["registers"], scan["occupancy"]) == (168, 24.9)
+    # of two counters of one pipe the larger; the multiprocessor as a whole is no limit with a name
+    assert scan["busy"] == {
+        **{"multiprocessor": 64.0, "pipe alu": 63.5, "pipe tensor": 55.0, "issue": 48.0, "L2": 40.25},
+        **{"DRAM": 1.5, "pipe xu": 0.1},
+    }
+    assert (scan["bound by"], decide["bound by"]) == ("pipe alu", "DRAM")
+
+
+@pytest.mark.parametrize("output", ["", "==ERROR== ERR_NVGPUCTRPERM - The user has no permission\n", '"ID","a"\n'])
+def test_no_counters_no_rows(output: str) -> None:
+    assert tools.profiled(output) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "errors", "first"),
+    [
+        ("========= COMPUTE-SANITIZER\nours\n========= ERROR SUMMARY: 0 errors\n", 0, ""),
+        (
+            "========= COMPUTE-SANITIZER\n========= Invalid __global__ write of size 4 bytes\n=========     at scan\n"
+            "========= ERROR SUMMARY: 3 errors\n",
+            3,
+            "Invalid __global__ write of size 4 bytes",
+        ),
+        ("========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)\n", 2, ""),
+    ],
+)
+def test_a_sanitizer_is_understood(output: str, errors: int, first: str) -> None:
+    found = tools.sanitizer_summary(output)
+    assert (found["errors"], found["first"]) == (errors, first)
+
+
+def test_a_sanitizer_that_did_not_run_is_no_success() -> None:
+    assert tools.sanitizer_summary("nothing")["not available"]
+    refused = "========= COMPUTE-SANITIZER\n========= Error: Device not supported\n"
+    assert tools.sanitizer_summary(refused) == {"not available": "Error: Device not supported"}
+
+
+def on_the_path(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / name
+    program.write_text(f"#!{sys.executable}\n{script}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def context(folder: Path) -> Context:
+    return Context(folder, folder / "running.json", 60.0, smoke=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a device has is what counts there")
+def test_the_profiler_is_called_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Context, "require_gpu_backend", lambda self, op: ["triton"])
+    (tmp_path / "sample").write_text(PROFILE)
+    script = f"import sys; print(*sys.argv[1:]); print(open({str(tmp_path / 'sample')!r}).read())"
+    on_the_path(tmp_path, "ncu", script, monkeypatch)
+    found = context(tmp_path)
+    tools.counters(found)
+    assert list(found.findings) == list(WORKLOADS)
+    assert all(finding["kernels"][0]["bound by"] == "pipe alu" for finding in found.findings.values())
+    called = (tmp_path / "ncu-entropy-D=8.log").read_text().splitlines()[0]
+    assert called.endswith("-m bench.gpu.workload entropy D=8")
+    assert "--clock-control none" in called  # the clocks stay as they are
+    # counters that are refused are refused for good, with the reason
+    on_the_path(tmp_path, "ncu", "print('==ERROR== ERR_NVGPUCTRPERM - no permission')", monkeypatch)
+    with pytest.raises(Unavailable, match="ERR_NVGPUCTRPERM - no permission"):
+        tools.counters(context(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a device has is what counts there")
+def test_what_a_sanitizer_finds_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Context, "require_gpu_backend", lambda self, op: ["triton"])
+    ended = tools.run
+    monkeypatch.setattr(
+        tools,
+        "run",
+        # the workout itself is rehearsed elsewhere
+        lambda context, name, command, *rest, **more: (
+            tools.Ended(0, "fine") if name.startswith("workout") else ended(context, name, command, *rest, **more)
+        ),
+    )
+    script = "import sys; print('========= ERROR SUMMARY:', int('racecheck' in sys.argv), 'errors')"
+    on_the_path(tmp_path, "compute-sanitizer", script, monkeypatch)
+    found = context(tmp_path)
+    with pytest.raises(RuntimeError, match="triton racecheck: 1"):
+        tools.sanitizers(found)
+    errors = {name: finding["errors"] for name, finding in found.findings.items() if "errors" in finding}
+    assert errors == {f"triton {tool}": int(tool == "racecheck") for tool in tools.SANITIZERS}
+
+
+def test_a_program_that_takes_too_long_leaves_what_it_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"]
+    assert tools.run(context(tmp_path), "slow", command, 2.0) == (None, "so far\n")
