@@ -19,7 +19,7 @@ import torch
 from bench import gpu_suite, readme, run
 from bench.case import Implementation
 from bench.device import Rehearsal, moved
-from bench.gpu import kernels
+from bench.gpu import kernels, tuned
 from bench.gpu.coarse import ARITHMETICS, undecided
 from bench.gpu.context import Context, Unavailable
 from bench.gpu.probes import usage
@@ -27,8 +27,9 @@ from bench.gpu.steps import STEPS, Step
 from bench.gpu_suite import run_step
 from bench.multilevel_nearest_code.problem import MultilevelProblem
 from bench.ours import backend_obstacle, made_of, op_obstacle
-from bench.registry import OPS, cases_on
+from bench.registry import OPS, cases_on, find_case
 from vqkernels._core import backend
+from vqkernels.ops.nearest_code import triton as lookup
 from vqkernels.testing.triton_report import KernelBuild, KernelReport, compile_reports
 
 ROOT = Path(__file__).parents[1]
@@ -50,13 +51,17 @@ def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.Captur
     # in the interpreter everything runs; only the profiler needs a device
     assert {name: state[name] for name in state if state[name] != "done"} == {"counters": "not available"}
     assert found["steps"]["counters"]["reason"]
-    for op, case in ((op, cases_on(op, "cuda")[0]) for op in OPS):
-        measured = found["steps"][op]["findings"][case.name]
-        # what has a GPU backend of its own is measured by its name, too
-        named = [i.name for i in case.implementations if i.name == "vqkernels triton"]
-        assert {"vqkernels", *named} <= set(measured["seconds"])
+    for op in OPS:
+        ((name, measured),) = (item for item in found["steps"][op]["findings"].items() if item[0] != "cases")
+        # what can be asked for by name is measured by its name, too
+        offered = [i.name for i in find_case(op, name).on("cuda").implementations]
+        assert {"vqkernels", *(i for i in offered if i == "vqkernels triton")} <= set(measured["seconds"])
     assert found["steps"]["sanitizers"]["findings"]["triton alone"]["exit code"] == 0
     assert all(part["share of the bound"] < 1 for part in found["steps"]["bounds"]["findings"].values())
+    for probe in ("tiles", "split"):
+        timed = [finding for finding in found["steps"][probe]["findings"].values() if "not available" not in finding]
+        assert timed
+        assert all(finding["same indices"] for finding in timed)
     recipe = found["steps"]["recipe"]["findings"]
     assert all(recipe[name]["finite"] for name in ("recipe", "drop-in", "no quantizer"))
     assert recipe["recipe"]["quantizer seconds"] > 10 * recipe["no quantizer"]["quantizer seconds"] > 0
@@ -72,6 +77,31 @@ def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.split() == ["ceilings", "done"]
     assert again["ceilings"] != found["steps"]["ceilings"]
     assert again["updates"] == found["steps"]["updates"]
+
+
+def test_tiles_become_rows_of_the_launch_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: times by hand. 32, 80 and 272 columns; what is wrong or failed is not chosen."""
+    times = {
+        "D=8 a": {"shape": [128, 256, 4, 3], "same indices": True, "timing": {"median": 2.0}},
+        "D=8 b": {"shape": [64, 128, 4, 3], "same indices": True, "timing": {"median": 3.0}},
+        "D=8 c": {"shape": [256, 128, 4, 3], "same indices": False, "timing": {"median": 1.0}},
+        "D=64 a": {"shape": [128, 256, 4, 3], "same indices": True, "timing": {"median": 2.0}},
+        "D=256 a": {"shape": [128, 256, 4, 3], "failed": "out of resources"},
+        "D=256 b": {"shape": [64, 128, 8, 3], "same indices": True, "timing": {"median": 9.0}},
+        "BLOCK_N = 192": {"not available": "tiles of Triton are powers of two"},
+    }
+    environment = {"date": "2031-01-02T03:04:05+00:00", "commit": "abc1234", "dirty": False}
+    found = {"environment": environment, "steps": {"tiles": {"findings": times}}}
+    first, last = tuned.rows(found)
+    assert (first.columns, first.config[:4]) == (80, (128, 256, 4, 3))
+    assert (last.columns, last.config[:4]) == (lookup.WIDEST, (64, 128, 8, 3))
+    assert first.source == last.source == "gpu_suite/2031-01-02_abc1234.json"
+    (tmp_path / "suite.json").write_text(json.dumps(found))
+    assert tuned.main([str(tmp_path / "suite.json")]) == 0
+    names = {"Tuned": lookup.Tuned, "Config": lookup.Config, "WIDEST": lookup.WIDEST}
+    assert eval(f"({capsys.readouterr().out})", names) == (first, last)
+    with pytest.raises(ValueError, match="tiles"):
+        tuned.rows({"steps": {}})
 
 
 def _fails(context: Context) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from bench.gpu.context import Unavailable
 
 _LAUNCHER = "vqkernels.ops.nearest_code.triton"
-_KNOBS = ("CONFIGS", "Config", "Layout", "layout")
+_KNOBS = ("CONFIGS", "Config", "Layout", "Tuned", "layout")
 
 
 def launcher() -> Any:
@@ -34,7 +34,7 @@ def tiles(block_n: int, block_k: int, num_warps: int, num_stages: int) -> Iterat
     """Launch the scan with one shape, at every width and on every device."""
     module = launcher()
     before = dict(module.CONFIGS)
-    forced = ((1 << 20, module.Config(block_n, block_k, num_warps, num_stages)),)
+    forced = (module.Tuned(module.WIDEST, module.Config(block_n, block_k, num_warps, num_stages), "this probe"),)
     module.CONFIGS.update(dict.fromkeys(before, forced))
     try:
         yield
@@ -48,9 +48,9 @@ def pieces(count: int) -> Iterator[None]:
     module = launcher()
     before = module.layout
 
-    def layout(d: int) -> Any:
+    def layout(d: int, *, chained: bool = False) -> Any:
         columns = count * d + 3
-        return module.Layout(count, max(16, 1 << (columns - 1).bit_length()), 1, 0)
+        return module.Layout(count, max(16, 1 << (columns - 1).bit_length()), 1, 16 if chained else 0)
 
     module.layout = layout
     try:

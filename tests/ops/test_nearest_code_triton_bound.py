@@ -6,6 +6,7 @@ allows. The interpreter's products are more accurate than a GPU's, so errors are
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,11 +148,12 @@ SHAPES = {
 )
 def test_results_do_not_depend_on_the_shapes_of_programs(shape: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the tiles, the layout of columns, the splits of the codebook and the slabs of vectors."""
-    (columns, config), *_ = launcher.CONFIGS["interpreter"]
+    (row,) = launcher.CONFIGS["interpreter"]
     x, codebook = lookup_problem("near-ties", 40, 700, d)
     x[3], codebook[5] = torch.nan, torch.inf
     expected = nearest_code(x, codebook, backend="reference")
-    monkeypatch.setitem(launcher.CONFIGS, "interpreter", ((columns, config._replace(**SHAPES[shape])),))
+    shaped = row._replace(config=row.config._replace(**SHAPES[shape]))
+    monkeypatch.setitem(launcher.CONFIGS, "interpreter", (shaped,))
     monkeypatch.setattr(launcher, "WORKSPACE", 1)
     for chained in ((), ("interpreter",)):
         monkeypatch.setattr(launcher, "CHAINED", chained)
@@ -173,6 +175,17 @@ def test_every_layout_holds_its_columns(chained: bool) -> None:
         assert needed <= packing.columns <= max(32, needed + 64)
         assert packing.width in (16, 32, 64, 128)
         assert packing.tail in ((16,) if chained else (0, 16))
+
+
+@pytest.mark.parametrize("target", launcher.CONFIGS)
+def test_every_configuration_has_a_source(target: str) -> None:
+    """A measured one names a result that is there; the rows ascend, and the last takes every width."""
+    rows = launcher.CONFIGS[target]
+    assert [row.columns for row in rows] == sorted({row.columns for row in rows})
+    assert rows[-1].columns == launcher.WIDEST
+    results = Path(__file__).parents[2] / "bench" / "results"
+    for source in (row.source for row in rows if row.source != launcher.COMPILED and target != "interpreter"):
+        assert (results / source).is_file()
 
 
 @pytest.mark.parametrize("target", launcher.CONFIGS)

@@ -32,16 +32,34 @@ class Config(NamedTuple):
     listed_codes: int = 64  # codes per step of the scan of listed vectors
 
 
-# target -> (largest number of packed columns, configuration), ascending. Cross-compiled: no spills, no shuffles in
-# the loop over codes, fewest instructions per pair; not yet measured on hardware
-_INTERPRETER = Config(128, 512, 4, 1, prepare=512, step=1024, box_parts=1, decide=64, listed_codes=512)
-_MMA_V2 = ((80, Config(128, 128, 8, 3)), (1 << 20, Config(128, 128, 8, 2)))
-CONFIGS: dict[str, tuple[tuple[int, Config], ...]] = {
+class Tuned(NamedTuple):
+    """A row of the launch table."""
+
+    columns: int  # the largest number of packed columns that it is for
+    config: Config
+    source: str  # what it was chosen by: a file of bench/results, or COMPILED
+
+
+COMPILED = "machine code: no spills, no shuffles in the loop over codes, fewest instructions per pair"
+WIDEST = 1 << 20
+_MMA_V2 = (Tuned(80, Config(128, 128, 8, 3), COMPILED), Tuned(WIDEST, Config(128, 128, 8, 2), COMPILED))
+# target -> rows by ascending columns; `python -m bench.gpu.tuned` writes measured ones
+CONFIGS: dict[str, tuple[Tuned, ...]] = {
     "sm_80": _MMA_V2,
-    "sm_90": ((32, Config(128, 256, 4, 3)), (48, Config(128, 128, 4, 3)), (1 << 20, Config(128, 128, 8, 3))),
-    "sm_100": ((32, Config(128, 256, 4, 3)), (1 << 20, Config(128, 128, 4, 3))),
+    "sm_90": (
+        Tuned(32, Config(128, 256, 4, 3), COMPILED),
+        Tuned(48, Config(128, 128, 4, 3), COMPILED),
+        Tuned(WIDEST, Config(128, 128, 8, 3), COMPILED),
+    ),
+    "sm_100": (Tuned(32, Config(128, 256, 4, 3), COMPILED), Tuned(WIDEST, Config(128, 128, 4, 3), COMPILED)),
     "other": _MMA_V2,
-    "interpreter": ((1 << 20, _INTERPRETER),),
+    "interpreter": (
+        Tuned(
+            WIDEST,
+            Config(128, 512, 4, 1, prepare=512, step=1024, box_parts=1, decide=64, listed_codes=512),
+            "few steps, each a numpy call",
+        ),
+    ),
 }
 # targets where a row of accumulators stays in one warp only if two products follow one another: always a tail
 CHAINED = ("sm_80", "other")
@@ -80,7 +98,7 @@ def layout(d: int, *, chained: bool = False) -> Layout:
 def choose(target: str, d: int) -> tuple[Layout, Config]:
     """Layout and program shapes for vectors of D entries."""
     packing = layout(d, chained=target in CHAINED)
-    return packing, next(config for columns, config in CONFIGS[target] if packing.columns <= columns)
+    return packing, next(row.config for row in CONFIGS[target] if packing.columns <= row.columns)
 
 
 def score_error(packing: Layout) -> float:
