@@ -13,7 +13,9 @@ import torch
 from bench.case import Call
 from bench.ceiling import Ceiling, cpu_ceiling, cuda_ceiling
 
-_FLUSH = 1 << 28  # bytes, four times the second level cache of the largest GPU
+# bytes: many times the second level cache; to write them keeps a GPU of 4 TB/s busy for a quarter of a millisecond,
+# in which the host enqueues the nine kernels of a lookup
+_FLUSH = 1 << 30
 _BATCH = 10  # calls enqueued between two looks at the clock
 _MOST = 100  # calls that settle a median; of a short one many more would fit, each with a flush
 _STATE = (
@@ -109,7 +111,8 @@ class Cuda:
     def _batch(self, call: Call, count: int) -> list[float]:
         events = [(_event(), _event()) for _ in range(count)]
         for start, end in events:
-            # the flush also keeps the device busy while the host enqueues the call: launch gaps stay out of the clock
+            # the flush also keeps the device busy while the host enqueues the call: launch gaps stay out of the
+            # clock, as they do behind the layers of a model; the suite's step "launches" tells how long they are
             self._flush.zero_()
             start.record()
             call()

@@ -95,7 +95,7 @@ def test_tiles_become_rows_of_the_launch_table(tmp_path: Path, capsys: pytest.Ca
     first, last = tuned.rows(found)
     assert (first.columns, first.config[:4]) == (80, (128, 256, 4, 3))
     assert (last.columns, last.config[:4]) == (lookup.WIDEST, (64, 128, 8, 3))
-    assert first.source == last.source == "gpu_suite/2031-01-02_abc1234.json"
+    assert first.source == last.source == "nearest_code/tiles/2031-01-02_abc1234.json"
     (tmp_path / "suite.json").write_text(json.dumps(found))
     assert tuned.main([str(tmp_path / "suite.json")]) == 0
     names = {"Tuned": lookup.Tuned, "Config": lookup.Config, "WIDEST": lookup.WIDEST}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from bench.gpu import tools
 from bench.gpu.context import Context, Unavailable
 from bench.gpu.workload import WORKLOADS
+from bench.machine import ROOT
 
 PROFILE = """\
 ==PROF== Connected to process 4242 (/usr/bin/python3.12)
@@ -128,3 +132,18 @@ def test_what_a_sanitizer_finds_is_a_failure(tmp_path: Path, monkeypatch: pytest
 def test_a_program_that_takes_too_long_leaves_what_it_said(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"]
     assert tools.run(context(tmp_path), "slow", command, 2.0) == (None, "so far\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_every_launch_compiles(capability: int) -> None:
+    """Oracle: Triton's own launcher and compiler, up to where a device would be needed."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "bench.gpu.preflight", "--capability", str(capability)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kernels"]["vqkernels.ops.nearest_code.triton_search:scan_codes"]["variants"] > 1
+    assert told["kernels"]["bench.gpu.kernels:lookup_scores"]["variants"] > 1
+    assert told["enqueue"] > 0

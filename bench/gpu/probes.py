@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import itertools
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from bench.ours import backend_obstacle
 from bench.run import last_line, run_case
 from vqkernels.testing import LookupProblem, lookup_problem
 
+TILE_SHAPES = tuple(itertools.product((64, 128, 256), (128, 256), (4, 8), (3,)))
 TILE_DIMS = (8, 32, 64, 256)  # one of every row of the launch table, and a narrower one
 _WARPS = 4
 _ENTROPY = "soft_assignment_entropy"
@@ -74,15 +76,51 @@ def lookup_against_flash_kmeans(context: Context) -> None:
         context.record(case.name, dataclasses.asdict(run_case(case, context.device, context.options)))
 
 
+def launches(context: Context) -> None:
+    """How long the host takes to enqueue a call, against how long the device takes to run it?"""
+    backends = context.require_gpu_backend("nearest_code")
+    for n, k, d in ((8192, 8192, 8), (65536, 8192, 8), (65536, 16384, 64)):
+        problem = _problem(context, n, k, d)
+        calls: dict[str, Callable[[], Any]] = {
+            f"lookup {backend}": partial(vqkernels.nearest_code, *problem, backend=backend) for backend in backends
+        }
+        indices = vqkernels.nearest_code(*problem).indices
+        calls["code_stats triton"] = partial(vqkernels.code_stats, problem.x, indices, k, backend="triton")
+        for name, call in calls.items():
+            call()
+            enqueue = min(_host_seconds(call) for _ in range(1 if context.smoke else 20))
+            # replayed, nothing is left to the host
+            device = context.time(call if context.smoke else _captured(call))
+            finding = {"enqueue seconds": enqueue, "device seconds": device, "as called": context.time(call)}
+            context.record(f"N={n} K={k} D={d} {name}", finding)
+        if context.smoke:
+            return
+
+
+def _host_seconds(call: Callable[[], Any]) -> float:
+    """Until the call returns, with nothing before it on the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def tile_shapes(context: Context) -> None:
     """Which shape of a program is fastest, and where the second level cache limits."""
     context.require_gpu_backend("nearest_code")
-    shapes = list(itertools.product((64, 128, 256), (128, 256), (4, 8), (3,)))
     context.record("BLOCK_N = 192", {"not available": "tiles of Triton are powers of two"})
     for d in (8,) if context.smoke else TILE_DIMS:
         problem = _problem(context, 65536, 16384, d)
         expected = vqkernels.nearest_code(*problem).indices
-        for shape in shapes[:1] if context.smoke else shapes:
+        for shape in TILE_SHAPES[:1] if context.smoke else TILE_SHAPES:
             with internals.tiles(*shape):
                 context.record(f"D={d} {shape}", {"shape": shape, **_timed_lookup(context, problem, expected)})
 

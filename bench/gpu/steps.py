@@ -46,12 +46,13 @@ def _cases(op: str, context: Context) -> None:
 
 
 STEPS = (
-    Step("tests", "does everything marked gpu pass?", 480, tools.tests),
-    Step("sanitizers", "does any kernel touch what it must not?", 240, tools.sanitizers),
     Step("bounds", "do tensor cores add as exactly as the proofs assume?", 90, bounds.addition),
+    Step("tests", "does everything marked gpu pass?", 360, tools.tests),
+    Step("sanitizers", "does any kernel touch what it must not?", 240, tools.sanitizers),
     Step("ceilings", "matrix products in four arithmetics, copy", 30, _ceilings),
     Step("rates", "integer minima of three, float minima, exponentials", 60, probes.instruction_rates),
     Step("lookup", "lookup against flash-kmeans over D and K", 300, probes.lookup_against_flash_kmeans),
+    Step("launches", "how much of a call is the host's", 60, probes.launches),
     Step("tiles", "shapes of a program of the Triton lookup", 200, probes.tile_shapes),
     Step("split", "pairs of halves against single halves", 150, probes.split_or_single),
     Step("ambiguity", "what coarse passes leave undecided", 90, probes.ambiguity),

@@ -145,7 +145,8 @@ def profiled(output: str) -> list[dict[str, str]]:
     """The rows of ``ncu --csv --page raw``: name of a column -> value, times in seconds."""
     lines = output.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID",')), len(lines))
-    header, units, *rows = [*csv.reader(line for line in lines[start:] if line.startswith('"')), [], []]
+    table: list[list[str]] = [*csv.reader(line for line in lines[start:] if line.startswith('"')), [], []]
+    header, units, *rows = table
     scale = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3}
     found = []
     for row in (row for row in rows if row):

@@ -33,7 +33,7 @@ def rows(suite: dict[str, Any]) -> list[Tuned]:
     if not fastest:
         raise ValueError("suite: expected findings of the step tiles, got none with the right indices")
     stamp = suite["environment"]
-    source = f"gpu_suite/{stamp['date'][:10]}_{stamp['commit']}{'-dirty' * stamp['dirty']}.json"
+    source = f"nearest_code/tiles/{stamp['date'][:10]}_{stamp['commit']}{'-dirty' * stamp['dirty']}.json"
     kept: list[Tuned] = []
     for columns in sorted(fastest):
         if kept and kept[-1].config == fastest[columns][1]:
