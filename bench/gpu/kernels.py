@@ -8,10 +8,12 @@ that the counted instruction is what limits it. Look at the recorded instruction
 
 from __future__ import annotations
 
+import importlib
+
 import triton
 import triton.language as tl
 
-from vqkernels.ops.nearest_code.triton_search import _tile_scores
+_tile_scores = importlib.import_module("vqkernels.ops.nearest_code.triton_search")._tile_scores
 
 MIN_INPUTS = 12  # per element of a tile and round of `min_rate`: six minima of three, two new inputs each
 EXPONENTIALS = 4  # the same of `exp_rate`

@@ -147,7 +147,8 @@ def kernels() -> set[str]:
     from triton.runtime import KernelInterface
 
     found = set()
-    for module in pkgutil.walk_packages(vqkernels.__path__, "vqkernels."):
+    package = importlib.import_module("vqkernels")
+    for module in pkgutil.walk_packages(package.__path__, "vqkernels."):
         name = module.name.rpartition(".")[2]
         if name.startswith("triton_") and ".ops." in module.name:
             for key, value in vars(importlib.import_module(module.name)).items():
