@@ -167,7 +167,7 @@ CASES = (
         _case(
             "k100000-d256",
             _LARGE,
-            _mixture,
+            mixture,
             _everyone(*_LARGE[:2]),
             "ten vectors per centroid, 1e11 pairs per iteration; a mixture of K Gaussians",
         ),
