@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace vqk {
 namespace {
@@ -33,6 +34,19 @@ struct Lanes {
     static F broadcast(Real a) { return a - F{}; }  // a + 0 would not be a for a = -0
     static F where(I condition, F yes, F no) { return condition ? yes : no; }
 
+    // sums[i] += a[i]; a vector of doubles has room for half of the floats
+    static void add_to(double* sums, F a) {
+        constexpr int room = sizeof(Real) == 4 ? W / 2 : W;
+        typename VectorOf<Real, room>::type part[W / room];
+        std::memcpy(part, &a, sizeof a);
+        for (int i = 0; i < W / room; ++i, sums += room) {
+            typename VectorOf<double, room>::type sum;
+            std::memcpy(&sum, sums, sizeof sum);
+            sum += __builtin_convertvector(part[i], decltype(sum));
+            std::memcpy(sums, &sum, sizeof sum);
+        }
+    }
+
     // the same tree of additions on every instruction set of equal W
     static Real sum(F a) {
         return fold(a, [](auto x, auto y) { return x + y; });
@@ -44,7 +58,29 @@ struct Lanes {
         return fold(a, [](auto x, auto y) { return x > y ? x : y; });
     }
 
+    // Lane i is the sum of a[i], for count <= W vectors, 0 beyond; a is used up. Two vectors are folded at a time: so
+    // many sums at once take a third of the instructions of one by one.
+    template <int count, int group = W>
+    static F sums(F* a) {
+        if constexpr (group == 1) {
+            return a[0];
+        } else {
+            constexpr auto lanes = std::make_index_sequence<W>{};
+            for (int i = 0; i < count; i += 2) {
+                const F next = i + 1 < count ? a[i + 1] : F{};
+                a[i / 2] = halves<group, 0>(a[i], next, lanes) + halves<group, 1>(a[i], next, lanes);
+            }
+            return sums<(count + 1) / 2, group / 2>(a);
+        }
+    }
+
   private:
+    // of each group of lanes in a and b, its lower or its upper half
+    template <int group, int upper, std::size_t... lane>
+    static F halves(F a, F b, std::index_sequence<lane...>) {
+        constexpr auto from = [](int i) { return (2 * (i / (group / 2)) + upper) * (group / 2) + i % (group / 2); };
+        return F{(from(lane) < W ? a[from(lane) % W] : b[from(lane) % W])...};
+    }
     template <class Vector, class Combine>
     static Real fold(Vector a, Combine combine) {
         constexpr int lanes = sizeof(Vector) / sizeof(Real);

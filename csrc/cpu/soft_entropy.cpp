@@ -1,37 +1,33 @@
-// Prepares the two sides of a soft assignment, chooses the precision, runs the passes over panels of owners.
+// Takes batches of vectors through the passes: what is kept of their pairs, and who adds to the sums of the codes
+// when.
 //
-// Precision. A pass sees logits -slope t with t computed from copies x' = x - m, c' = c - m (m near the codebook
-// mean; l2 and euclidean) or from the vectors themselves. With X = max |x'|, C = max |c'|, u = 2^-24, in float:
-//   l2         t = |x'-c'|^2 / 2    errs by at most e = (D + 8) u (X + C)^2 / 2    slope = 2 / temperature
-//   cosine     t = -x'.c'           e = (D + 8) u                                  slope = 1 / temperature
-//   dot        t = -x.c             e = (D + 8) u X C                              slope = 1 / temperature
-//   euclidean  t = |x'-c'|          e = sqrt((D + 8) u) (X + C)                    slope = 1 / temperature
-// where 2u of each factor is the rounding of the copies, (D + 1) u the sum, with or without fused multiply-add. If
-// slope times e exceeds `logit_tolerance`, or an input is float64, the group is computed in float64, with the same
-// errors for u = 2^-53.
-//
-// In float both copies are scaled, before they are rounded, so that t comes out multiplied by slope log2(e): a logit
-// in bits, which the passes need not multiply any more. It is bounded: slope e <= 2^-9 says |t| < 2^13 bits. In
-// float64 it need not be, and far vectors are told apart by exact differences of t before anything is multiplied.
+// Every pass but the first needs what the one before it made of each pair. A batch that is short enough keeps it for
+// all codes (`Plan`); before more codes than that, batches are long instead, meet the codes in chunks, and later
+// passes compute the chunk again.
 #include "cpu/soft_entropy.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "cpu/aligned.h"
 #include "cpu/lanes.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
+#include "cpu/soft_entropy_batch.h"
 #include "cpu/soft_entropy_pass.h"
+#include "cpu/soft_entropy_sides.h"
+#include "cpu/turns.h"
 
 namespace vqk {
 namespace {
 
-constexpr double logit_tolerance = 0x1p-9;
-constexpr double largest_length = 1e10;  // beyond, `absent` would not be far away
-constexpr std::int64_t panel_owners = 96;
+constexpr std::int64_t cached_bytes = 1 << 20;  // of pairs: half of a second level cache
+constexpr std::int64_t kept_bytes = 6 << 20;    // from further away they still come sooner than by computing again
+constexpr std::int64_t most_rows = 126;         // of a batch: a block of their pairs stays in the first level cache
+constexpr std::int64_t least_batches = 8;       // of fewer vectors each, if there are so few
+constexpr std::int64_t turn_codes = 256;        // whose sums a batch has for itself at a time
 constexpr double ln2 = 0.69314718055994530942;
 
 const SoftKernels& soft_kernels(Isa isa) {
@@ -43,115 +39,6 @@ const SoftKernels& soft_kernels(Isa isa) {
     (void)scan;
     return soft_portable();
 }
-
-// The vectors of one side and group as given.
-struct Given {
-    const void* values;
-    DType type;
-    std::int64_t count, stride, dim;  // `stride` elements from one vector to the next
-    bool unit;                        // to be scaled to length 1
-
-    // out_d = value_d - shift_d, scaled if unit; returns the length of the result before scaling
-    double read(std::int64_t i, const double* shift, double* out) const {
-        double square = 0;
-        with_dtype(type, [&](auto* tag) {
-            const auto* row = static_cast<decltype(tag)>(values) + i * stride;
-            for (std::int64_t d = 0; d < dim; ++d) {
-                const double value = double(widen(row[d])) - shift[d];
-                square += value * value;
-                out[d] = value;
-            }
-            if (!unit || !std::isfinite(square)) return;
-            const double factor = square > 0 ? 1 / std::sqrt(square) : 0;
-            for (std::int64_t d = 0; d < dim; ++d) out[d] = double(widen(row[d])) * factor;
-        });
-        return std::sqrt(square);
-    }
-};
-
-// What is known of a group before its precision is chosen.
-struct Survey {
-    Given x, codes;
-    const double* weight;  // [N], stride g
-    std::int64_t g;
-    std::vector<double> shift;         // [D] m
-    std::vector<std::uint8_t> usable;  // [K] finite codes
-    double x_length = 0, code_length = 0;
-    bool any_code = false;
-
-    bool takes_part(std::int64_t n) const { return any_code && weight[n * g] > 0; }
-};
-
-bool centred(SoftMetric metric) {
-    return metric == SoftMetric::l2 || metric == SoftMetric::euclidean;
-}
-
-Survey survey(const SoftProblem& problem, std::int64_t group) {
-    const auto offset = [](const void* values, DType type, std::int64_t elements) {
-        const void* moved = nullptr;
-        with_dtype(type, [&](auto* tag) { moved = static_cast<decltype(tag)>(values) + elements; });
-        return moved;
-    };
-    const std::int64_t d = problem.d, k = problem.k;
-    const bool unit = problem.metric == SoftMetric::cosine;
-    Survey found{
-        {offset(problem.x, problem.x_type, group * d), problem.x_type, problem.n, problem.g * d, d, unit},
-        {offset(problem.codebook, problem.codebook_type, group * k * d), problem.codebook_type, k, d, d, unit},
-        problem.weight + group,
-        problem.g,
-        std::vector<double>(d),
-        std::vector<std::uint8_t>(k)};
-    const std::vector<double> origin(d);
-    std::vector<double> row(d);
-    double finite = 0;
-    for (std::int64_t i = 0; i < k; ++i) {
-        found.usable[i] = std::isfinite(found.codes.read(i, origin.data(), row.data()));
-        if (!found.usable[i]) continue;
-        finite += 1;
-        found.any_code = true;
-        if (!centred(problem.metric)) continue;
-        for (std::int64_t j = 0; j < d; ++j) found.shift[j] += (row[j] - found.shift[j]) / finite;
-    }
-    for (std::int64_t i = 0; i < k; ++i) {
-        if (!found.usable[i]) continue;
-        found.code_length = std::max(found.code_length, found.codes.read(i, found.shift.data(), row.data()));
-    }
-    for (std::int64_t n = 0; n < problem.n; ++n) {
-        if (!found.takes_part(n)) continue;
-        found.x_length = std::max(found.x_length, found.x.read(n, found.shift.data(), row.data()));
-    }
-    if (unit) found.x_length = found.code_length = 1;
-    return found;
-}
-
-// t is half of what l2 means by distance
-double distance_of_t(SoftMetric metric) {
-    return metric == SoftMetric::l2 ? 2 : 1;
-}
-
-double slope_of(const SoftProblem& problem) {
-    return distance_of_t(problem.metric) / problem.temperature;
-}
-
-bool single_suffices(const SoftProblem& problem, const Survey& found) {
-    if (problem.x_type == DType::f64 || problem.codebook_type == DType::f64) return false;
-    const double x = found.x_length, c = found.code_length, slope = slope_of(problem);
-    const double size = centred(problem.metric) ? (x + c) * (x + c) / 2 : x * c;
-    double error = double(problem.d + 8) * 0x1p-24 * size + double(problem.d + 8) * 0x1p-149;
-    if (problem.metric == SoftMetric::euclidean) error = std::sqrt(2 * error);
-    return std::max(x, c) < largest_length && slope > 1e-10 && slope < 1e10 && slope * error <= logit_tolerance;
-}
-
-// Numbers of all vectors of a side, with zeros for what pads the last block and tile.
-template <class Real>
-using Numbers = AlignedArray<Real>;
-
-template <class Real>
-struct Packed {
-    Numbers<Real> values, bias;
-    std::int64_t blocks;
-    PackedSide<Real> view() const { return {values.get(), bias.get(), blocks}; }
-};
 
 // One group in the precision that was chosen.
 template <class Real>
@@ -167,186 +54,278 @@ class Group {
         } else {
             pass.slope = Real(bits);
         }
-        x = pack(found.x, [&](std::int64_t n) { return found.takes_part(n); });
-        codes = pack(found.codes, [&](std::int64_t k) { return bool(found.usable[k]); });
-        pass.x = x.view();
-        pass.codes = codes.view();
+        blocks = (problem.k + kernel.block_codes - 1) / kernel.block_codes;
+        pack_codes();
         pass.dim = int(problem.d);
         pass.root = problem.metric == SoftMetric::euclidean;
         pass.floored = std::isfinite(problem.floor);
         pass.floor = Real(pass.floored ? problem.floor / ln2 : 0);
         // nearer than what rounding can tell from 0
         pass.least_t = Real(scale * (found.x_length + found.code_length) * (sizeof(Real) == 4 ? 0x1p-12 : 0x1p-24));
-        weight = of_x([&](std::int64_t n) { return problem.weight[at(n)]; });
-        pass.weight = weight.get();
     }
 
     void forward(const SoftForward& result) {
-        std::vector<double> least(problem.n), log_sum(problem.n), entropy(problem.n), assigned(problem.k);
-        over_owners(problem.n, [&](std::int64_t begin, std::int64_t end) {
-            kernel.normalize(pass, begin, end, least.data(), log_sum.data(), entropy.data());
-        });
-        set_origin([&](std::int64_t n) { return Row{least[n], log_sum[n], entropy[n]}; });
-        if (pass.floored) {
-            over_owners(problem.n, [&](std::int64_t begin, std::int64_t end) {
-                kernel.floored_entropy(pass, begin, end, entropy.data());
+        const Plan plan = plan_for(12);
+        const bool again = pass.floored || plan.blocks < blocks;
+        std::vector<double> assigned(blocks * kernel.block_codes);
+        Turns turns(problem.k / turn_codes + 1);
+        over_batches(plan, [&](Work& work, std::int64_t number, std::int64_t begin) {
+            auto& batch = work.batch;
+            std::fill(work.total.begin(), work.total.end(), SoftTotal<Real>{absent<Real>, 0, 0});
+            batch.keep = !again;
+            over_chunks(plan, batch, [&](auto from, auto to) { kernel.normalize(pass, batch, from, to); });
+            settle(work, begin, again, result);
+            batch.keep = true;
+            over_chunks(plan, batch, [&](auto from, auto to) {
+                if (again) (pass.floored ? kernel.normalize_floored : kernel.normalize)(pass, batch, from, to);
+                in_turn(turns, number, from, to,
+                        [&](auto first, auto end) { kernel.assign(pass, batch, first, end, assigned.data()); });
             });
-        }
-        over_owners(problem.k,
-                    [&](std::int64_t begin, std::int64_t end) { kernel.assign(pass, begin, end, assigned.data()); });
-        for (std::int64_t n = 0; n < problem.n; ++n) {
-            const bool counts = found.takes_part(n);
-            result.least[at(n)] = counts ? least[n] / unit * distance_of_t(problem.metric) : 0;
-            result.log_sum[at(n)] = counts ? log_sum[n] * ln2 : 0;
-            result.entropy[at(n)] = counts ? entropy[n] * ln2 : 0;
-        }
-        std::copy(assigned.begin(), assigned.end(), result.assigned + index * problem.k);
+            for (std::int64_t n = begin; n < std::min(begin + batch.rows, problem.n); ++n) {
+                const auto& total = work.total[n - begin];
+                const double entropy = std::max(0.0, std::log2(total.z) - total.l / total.z);
+                result.entropy[at(n)] = counts(n) ? entropy * ln2 : 0;
+            }
+        });
+        std::copy_n(assigned.begin(), problem.k, result.assigned + index * problem.k);
     }
 
     void backward(const SoftBackward& result) {
-        set_origin([&](std::int64_t n) {
-            const double least = result.least[at(n)] / distance_of_t(problem.metric) * unit;
-            return Row{least, result.log_sum[at(n)] / ln2, result.entropy[at(n)] / ln2};
-        });
-        bit_gain = of_x([&](std::int64_t n) { return -ln2 * result.grad_entropy[at(n)]; });
-        grad_assigned = numbers(problem.k, codes.blocks,
-                                [&](std::int64_t k) { return result.grad_assigned[index * problem.k + k]; });
-        pass.bit_gain = bit_gain.get();
+        const Plan plan = plan_for(48);
+        const std::int64_t dim = problem.d, padded = blocks * kernel.block_codes;
+        grad_assigned = make_aligned<Real>(std::size_t(padded));
+        for (std::int64_t k = 0; k < padded; ++k) {
+            grad_assigned[k] = k < problem.k ? Real(result.grad_assigned[index * problem.k + k]) : Real(0);
+        }
         pass.grad_assigned = grad_assigned.get();
-        std::vector<double> gain(problem.n);
-        over_owners(problem.n,
-                    [&](std::int64_t begin, std::int64_t end) { kernel.mean_gain(pass, begin, end, gain.data()); });
-        mean_gain = of_x([&](std::int64_t n) { return gain[n]; });
-        pass.mean_gain = mean_gain.get();
-        if (result.grad_x || result.grad_log) {
-            pull(kernel.pull_x, found.x, x, result.grad_x, index * problem.d, result.grad_log);
-        }
-        if (result.grad_codebook) {
-            pull(kernel.pull_codes, found.codes, codes, result.grad_codebook, index * problem.k * problem.d, nullptr);
-        }
+        std::vector<double> pulled(result.grad_codebook ? padded * (dim + 1) : 0);
+        Turns turns(problem.k / turn_codes + 1);
+        over_batches(plan, [&](Work& work, std::int64_t number, std::int64_t begin) {
+            auto& batch = work.batch;
+            set_origin(work, begin, result);
+            for (auto* sums : {&work.gain, &work.h_sum, &work.grad_log, &work.pulled}) {
+                std::fill(sums->begin(), sums->end(), 0.0);
+            }
+            const bool kept = batch.keep = plan.blocks == blocks;
+            over_chunks(plan, batch,
+                        [&](auto from, auto to) { kernel.mean_gain(pass, batch, from, to, work.gain.data()); });
+            std::copy_n(work.gain.begin(), batch.rows, work.of(Work::mean_gain));
+            batch.keep = true;
+            over_chunks(plan, batch, [&](auto from, auto to) {
+                kernel.pull(pass, batch, from, to, kept, work.h_sum.data(), work.grad_log.data());
+                if (result.grad_x) kernel.pull_x(pass, batch, from, to, work.pulled.data());
+                if (!result.grad_codebook) return;
+                in_turn(turns, number, from, to,
+                        [&](auto first, auto end) { kernel.pull_codes(pass, batch, first, end, pulled.data()); });
+            });
+            finish_batch(work, begin, result);
+        });
+        if (result.grad_codebook) finish_codes(pulled, result.grad_codebook);
     }
 
   private:
+    using Work = Workspace<Real>;
     const SoftProblem& problem;
     const Survey& found;
     const std::int64_t index;
     const SoftKernel<Real>& kernel;
     double unit = 1;   // what 1 of t is to the passes
     double scale = 1;  // of the copies
-    Packed<Real> x, codes;
-    Numbers<Real> weight, origin, rest, reach, bit_gain, mean_gain, grad_assigned;
+    std::int64_t blocks;
+    AlignedArray<Real> codes, bias, grad_assigned;
     SoftPass<Real> pass{};
 
     std::int64_t at(std::int64_t n) const { return n * problem.g + index; }
 
-    template <class Number>
-    Numbers<Real> numbers(std::int64_t count, std::int64_t blocks, Number&& number) const {
-        const std::int64_t padded = blocks * kernel.block_codes + kernel.queries;
-        auto made = make_aligned<Real>(std::size_t(padded));
-        for (std::int64_t i = 0; i < padded; ++i) made[i] = i < count ? Real(number(i)) : Real(0);
-        return made;
-    }
-    // of the vectors that take part; 0 for the others
-    template <class Number>
-    Numbers<Real> of_x(Number&& number) const {
-        return numbers(problem.n, x.blocks, [&](std::int64_t n) { return found.takes_part(n) ? number(n) : 0.0; });
+    bool counts(std::int64_t n) const { return n < problem.n && found.takes_part(n); }
+
+    int threads_for(double operations) const { return useful_threads(problem.threads, operations); }
+
+    // A batch keeps its pairs with all codes if `few_rows` of them fit `kept_bytes`. It depends on no number of
+    // threads, and neither do sums over batches.
+    Plan plan_for(std::int64_t few_rows) const {
+        const std::int64_t q = kernel.queries, block_bytes = kernel.block_codes * std::int64_t(sizeof(Real));
+        const std::int64_t fair = std::clamp((problem.n + least_batches - 1) / least_batches, q, most_rows);
+        const std::int64_t most = fair / q * q, few = std::min(few_rows / q * q, most);
+        if (few * blocks * block_bytes <= kept_bytes) {
+            return {std::clamp(cached_bytes / (blocks * block_bytes) / q * q, few, most), blocks};
+        }
+        const std::int64_t turn = turn_codes / kernel.block_codes;
+        return {most, std::max(cached_bytes / (most * block_bytes) / turn, std::int64_t(1)) * turn};
     }
 
-    struct Row {
-        double least, log_sum, entropy;  // least t; bits
-    };
-    // origin, rest and reach: see SoftPass. The mean of log2 p is minus the entropy.
-    template <class RowOf>
-    void set_origin(RowOf&& row) {
-        const double slope = double(pass.slope);
-        origin = of_x([&](std::int64_t n) { return row(n).least + (row(n).entropy - row(n).log_sum) / slope; });
-        rest = of_x([&](std::int64_t n) { return slope * (row(n).least - double(origin[n])) - row(n).log_sum; });
-        // of huge t only the least may count
-        reach = of_x([&](std::int64_t n) {
-            return std::nextafter(row(n).least - (row(n).log_sum + log2_zero<Real>) / slope, HUGE_VAL);
+    // body(work, number, begin) for batches, started in rising order. It must not throw: others may wait for its
+    // turns.
+    template <class Body>
+    void over_batches(const Plan& plan, Body&& body) const {
+        const std::int64_t batches = (problem.n + plan.rows - 1) / plan.rows;
+        const double operations = double(problem.n) * double(problem.k) * double(problem.d);
+        const std::int64_t workers = std::min<std::int64_t>(batches, threads_for(operations));
+        std::vector<Work> spaces;
+        spaces.reserve(workers);
+        for (std::int64_t w = 0; w < workers; ++w) spaces.emplace_back(plan, problem.d, kernel.block_codes);
+        std::atomic<std::int64_t> next{0};
+        parallel_for(workers, int(workers), [&](std::int64_t w) {
+            for (std::int64_t number; (number = next.fetch_add(1, std::memory_order_relaxed)) < batches;) {
+                const std::int64_t begin = number * plan.rows, rows = std::min(plan.rows, problem.n - begin);
+                spaces[w].batch.rows = (rows + kernel.queries - 1) / kernel.queries * kernel.queries;
+                read(spaces[w], begin);
+                body(spaces[w], number, begin);
+            }
         });
-        pass.origin = origin.get();
-        pass.rest = rest.get();
-        pass.reach = reach.get();
     }
 
-    template <class Present>
-    Packed<Real> pack(const Given& given, Present&& present) const {
-        const std::int64_t block = kernel.block_codes, dim = problem.d, blocks = (given.count + block - 1) / block;
-        Packed<Real> out{make_aligned<Real>(std::size_t(blocks * block * dim)),
-                         make_aligned<Real>(std::size_t(blocks * block + kernel.queries)), blocks};
-        std::fill_n(out.bias.get(), blocks * block + kernel.queries, absent<Real>);
-        const int threads = useful_threads(problem.threads, double(given.count) * double(dim));
-        parallel_for(blocks, threads, [&](std::int64_t b) {
-            Real* values = out.values.get() + b * block * dim;
+    template <class Body>
+    void over_chunks(const Plan& plan, SoftBatch<Real>& batch, Body&& body) const {
+        for (batch.chunk = 0; batch.chunk < blocks; batch.chunk += plan.blocks) {
+            body(batch.chunk, std::min(blocks, batch.chunk + plan.blocks));
+        }
+        batch.chunk = 0;
+    }
+
+    template <class Body>
+    void in_turn(Turns& turns, std::int64_t number, std::int64_t from, std::int64_t to, Body&& body) const {
+        const std::int64_t turn = turn_codes / kernel.block_codes;
+        for (std::int64_t first = from; first < to; first += turn) {
+            turns.take(first / turn, number, [&] { body(first, std::min(to, first + turn)); });
+        }
+    }
+
+    // Copies of the vectors of a batch; zeros for those that take no part.
+    void read(Work& work, std::int64_t begin) const {
+        Real* negated = work.negated.get();
+        for (std::int64_t i = 0; i < work.batch.rows; ++i) {
+            const std::int64_t n = begin + i;
+            const bool here = counts(n);
+            if (here) {
+                found.x.read(n, found.shift.data(), work.row.data());
+            } else {
+                std::fill(work.row.begin(), work.row.end(), 0.0);
+            }
+            for (double& value : work.row) {
+                value = *negated++ = Real(-scale * value);
+            }
+            *negated++ = -1;
+            work.of(Work::bias)[i] = here ? bias_of(work.row) : absent<Real>;
+            work.of(Work::weight)[i] = here ? Real(problem.weight[at(n)]) : Real(0);
+        }
+    }
+
+    Real bias_of(const std::vector<double>& copy) const {
+        return centred(problem.metric) ? Real(0.5 * sum_of_squares(copy.data(), problem.d)) : Real(0);
+    }
+
+    // What the first pass found, for the caller and for the next.
+    void settle(Work& work, std::int64_t begin, bool again, const SoftForward& result) const {
+        for (std::int64_t i = 0; i < work.batch.rows; ++i) {
+            const std::int64_t n = begin + i;
+            auto& total = work.total[i];
+            const double log_sum = std::log2(total.z);
+            if (n < problem.n) {
+                result.least[at(n)] = counts(n) ? double(total.least) / unit * distance_of_t(problem.metric) : 0;
+                result.log_sum[at(n)] = counts(n) ? log_sum * ln2 : 0;
+            }
+            work.of(Work::least)[i] = total.least;
+            work.of(Work::share)[i] = counts(n) ? Real(problem.weight[at(n)] / total.z) : Real(0);
+            work.of(Work::cut)[i] = pass.floor + Real(log_sum);
+            if (again) total.z = total.l = 0;
+        }
+    }
+
+    // origin, rest and reach: see SoftBatch. The mean of log2 p is minus the entropy.
+    void set_origin(Work& work, std::int64_t begin, const SoftBackward& result) const {
+        const double slope = double(pass.slope);
+        for (std::int64_t i = 0; i < work.batch.rows; ++i) {
+            const std::int64_t n = begin + i;
+            const bool here = counts(n);
+            const double least = here ? result.least[at(n)] / distance_of_t(problem.metric) * unit : 0;
+            const double log_sum = here ? result.log_sum[at(n)] / ln2 : 0;
+            const double entropy = here ? result.entropy[at(n)] / ln2 : 0;
+            const Real origin = work.of(Work::origin)[i] = Real(least + (entropy - log_sum) / slope);
+            work.of(Work::rest)[i] = Real(slope * (least - double(origin)) - log_sum);
+            // of huge t only the least may count
+            const double reach = std::nextafter(least - (log_sum + log2_zero<Real>) / slope, HUGE_VAL);
+            work.of(Work::reach)[i] = here ? Real(reach) : Real(0);
+            work.of(Work::bit_gain)[i] = here ? Real(-ln2 * result.grad_entropy[at(n)]) : Real(0);
+            work.of(Work::mean_gain)[i] = 0;
+        }
+    }
+
+    void pack_codes() {
+        const std::int64_t block = kernel.block_codes, dim = problem.d;
+        codes = make_aligned<Real>(std::size_t(blocks * block * dim));
+        bias = make_aligned<Real>(std::size_t(blocks * block));
+        parallel_for(blocks, threads_for(double(problem.k) * double(dim)), [&](std::int64_t b) {
+            Real* values = codes.get() + b * block * dim;
             std::vector<double> row(dim);
             for (std::int64_t j = 0; j < block; ++j) {
-                const std::int64_t i = b * block + j;
-                const bool here = i < given.count && present(i);
+                const std::int64_t k = b * block + j;
+                const bool here = k < problem.k && found.usable[k];
                 if (here) {
-                    given.read(i, found.shift.data(), row.data());
+                    found.codes.read(k, found.shift.data(), row.data());
                 } else {
                     std::fill(row.begin(), row.end(), 0.0);
                 }
-                double square = 0;
-                for (std::int64_t d = 0; d < dim; ++d) {
-                    const Real value = values[d * block + j] = Real(scale * row[d]);
-                    square += double(value) * double(value);
-                }
-                if (here) out.bias[i] = centred(problem.metric) ? Real(0.5 * square) : Real(0);
+                for (std::int64_t d = 0; d < dim; ++d) row[d] = values[d * block + j] = Real(scale * row[d]);
+                bias[k] = here ? bias_of(row) : absent<Real>;
             }
         });
-        return out;
+        pass.codes = codes.get();
+        pass.bias = bias.get();
     }
 
-    // body(begin, end) over panels of owners; results do not depend on how they are cut
-    template <class Body>
-    void over_owners(std::int64_t owners, Body&& body) const {
-        const std::int64_t tiles = (owners + kernel.queries - 1) / kernel.queries;
-        const int threads =
-            useful_threads(problem.threads, double(problem.n) * double(problem.k) * double(problem.d));
-        const std::int64_t fair = (tiles + 4 * threads - 1) / (4 * threads);
-        const std::int64_t panel = std::clamp<std::int64_t>(fair * kernel.queries, 1, panel_owners);
-        parallel_for((owners + panel - 1) / panel, threads,
-                     [&](std::int64_t p) { body(p * panel, std::min(owners, (p + 1) * panel)); });
+    void finish_batch(Work& work, std::int64_t begin, const SoftBackward& result) const {
+        const std::int64_t q = kernel.queries, dim = problem.d;
+        for (std::int64_t n = begin; n < std::min(begin + work.batch.rows, problem.n); ++n) {
+            const std::int64_t i = n - begin;
+            if (result.grad_log) result.grad_log[at(n)] = work.grad_log[i] * ln2;
+            if (!result.grad_x) continue;
+            const Real* negated = work.negated.get() + i * (dim + 1);
+            const double* sums = work.pulled.data() + i / q * q * dim + i % q;
+            chain(
+                found.x, n, work.h_sum[i], work.row, [&](std::int64_t d) { return -double(negated[d]); },
+                [&](std::int64_t d) { return sums[d * q]; }, result.grad_x, index * dim);
+        }
     }
 
-    void pull(typename SoftKernel<Real>::Pull function, const Given& given, const Packed<Real>& packed,
-              void* gradient, std::int64_t offset, double* grad_log) {
-        over_owners(given.count, [&](std::int64_t begin, std::int64_t end) {
-            std::vector<double> sums((end - begin) * problem.d), total(end - begin), log_sum(end - begin);
-            function(pass, begin, end, sums.data(), total.data(), log_sum.data());
-            for (std::int64_t i = begin; i < end; ++i) {
-                double* sum = sums.data() + (i - begin) * problem.d;
-                if (grad_log) grad_log[at(i)] = log_sum[i - begin] * ln2;
-                if (!gradient) continue;
-                chain(given, packed, i, total[i - begin], sum);
-                for (std::int64_t d = 0; d < problem.d; ++d) {
-                    const std::int64_t to = offset + i * given.stride + d;
-                    if (given.type == DType::f64) {
-                        static_cast<double*>(gradient)[to] = sum[d];
-                    } else {
-                        static_cast<float*>(gradient)[to] = float(sum[d]);
-                    }
-                }
-            }
-        });
-    }
-
-    // turns sums of h y into the gradient of the owner, through dt/d(owner)
-    void chain(const Given& given, const Packed<Real>& packed, std::int64_t i, double total, double* sum) const {
+    // `pulled`: what pull_codes left
+    void finish_codes(const std::vector<double>& pulled, void* gradient) const {
         const std::int64_t block = kernel.block_codes, dim = problem.d;
-        const Real* own = packed.values.get() + i / block * block * dim + i % block;
+        parallel_for(blocks, threads_for(double(problem.k) * double(dim)), [&](std::int64_t b) {
+            std::vector<double> row(dim);
+            for (std::int64_t j = 0; j < std::min(block, problem.k - b * block); ++j) {
+                const double* sums = pulled.data() + b * block * (dim + 1) + j;
+                const Real* own = codes.get() + b * block * dim + j;
+                chain(
+                    found.codes, b * block + j, sums[dim * block], row,
+                    [&](std::int64_t d) { return double(own[d * block]); },
+                    [&](std::int64_t d) { return sums[d * block]; }, gradient, index * problem.k * dim);
+            }
+        });
+    }
+
+    // Gradient of vector i of a side through dt/d(vector), from sums of h y and their total, the sum of h. `own`: its
+    // copy.
+    template <class Own, class Sum>
+    void chain(const Given& given, std::int64_t i, double total, std::vector<double>& row, Own&& own, Sum&& sum,
+               void* gradient, std::int64_t offset) const {
         double factor = ln2 * double(pass.slope) * scale, along = 0;
         if (problem.metric == SoftMetric::cosine) {
-            std::vector<double> row(dim);
             const double length = given.read(i, found.shift.data(), row.data());
-            for (std::int64_t d = 0; d < dim; ++d) along += sum[d] * double(own[d * block]) / (scale * scale);
+            for (std::int64_t d = 0; d < problem.d; ++d) along += sum(d) * own(d) / (scale * scale);
             factor = length > 0 && std::isfinite(length) ? factor / length : 0;
         } else if (centred(problem.metric)) {
             along = total;
         }
-        for (std::int64_t d = 0; d < dim; ++d) sum[d] = factor * (sum[d] - along * double(own[d * block]));
+        for (std::int64_t d = 0; d < problem.d; ++d) {
+            const double value = factor * (sum(d) - along * own(d));
+            const std::int64_t to = offset + i * given.stride + d;
+            if (given.type == DType::f64) {
+                static_cast<double*>(gradient)[to] = value;
+            } else {
+                static_cast<float*>(gradient)[to] = float(value);
+            }
+        }
     }
 };
 

@@ -1,73 +1,101 @@
-// The passes over all pairs behind the soft assignment entropies. One side owns a pass: each of its vectors meets the
-// whole other side, which streams by in a fixed order, so that a result never depends on threads or tiles.
+// The passes over all pairs behind the soft assignment entropies. A batch of vectors x meets the codes chunk by
+// chunk; what a pass computes of each pair of batch and chunk stays in the cache for the passes that follow.
 #pragma once
 
 #include <cstdint>
 
 namespace vqk {
 
-// The vectors of one side in blocks of V*W, [block][D][V*W].
-template <class Real>
-struct PackedSide {
-    const Real* values;
-    const Real* bias;  // [block][V*W] half the squared length (l2, euclidean) or 0; `absent` for what takes no part
-    std::int64_t blocks;
-};
-
-// The score of a pair, half a squared distance or a negated product; t = score, or its square root if `root`.
-// log2 p = slope (origin - t) + rest. The origin of a vector x is near the mean of its t, weighted with p; rest is
-// what its log partition then asks for. So the difference is small wherever p is not, and tiny if all p are alike.
-// In float the sides are packed in a scale in which slope = 1. All logarithms and entropies here are in bits.
+// The codes of a group, and what is the same for all pairs.
+//
+// The score of a pair is half a squared distance or a negated product; t = score, or its square root if `root`.
+// In float both sides are given in a scale in which slope = 1. All logarithms and entropies here are in bits.
 template <class Real>
 struct SoftPass {
-    PackedSide<Real> x, codes;
+    const Real* codes;          // [block][D][V*W]
+    const Real* bias;           // [block][V*W] half the squared length (l2, euclidean) or 0; `absent` if not there
+    const Real* grad_assigned;  // [block][V*W] v
     int dim;
     bool root;
-    Real slope;                 // 1 in float
-    Real floor;                 // log2 p is not taken below it
-    bool floored;               // whether there is one
-    Real least_t;               // pairs with a smaller t are the same point: no gradient (root)
-    const Real* origin;         // [N padded]
-    const Real* rest;           // [N padded]
-    const Real* reach;          // [N padded] p is 0 unless t is less
-    const Real* weight;         // [N padded] w
-    const Real* bit_gain;       // [N padded] -a ln 2
-    const Real* mean_gain;      // [N padded] sum_k p gain
-    const Real* grad_assigned;  // [K padded] v
+    Real slope;    // 1 in float
+    bool floored;  // log2 p is not taken below the floor
+    Real floor;
+    Real least_t;  // pairs with a smaller t are the same point: no gradient (root)
 };
 
-// All functions take owners [begin, end) and write one result for each; sums are of Real over a section of the
-// streaming side, of double over sections. "gain" is d loss / d p = a A(log p) + w v, A = -(log p + 1) without a
-// floor, up to a constant of the row.
+// What is known of a vector after some chunks.
+template <class Real>
+struct SoftTotal {
+    Real least;   // t
+    double z, l;  // sums of e = 2^(slope (least - t)) and of e log2 e, the logarithm not taken below `cut`
+};
+
+// Vectors x, a multiple of Q of them, and room for their pairs with a chunk of codes.
+//
+// log2 p = slope (origin - t) + rest. The origin of a vector is near the mean of its t, weighted with p; rest is what
+// its log partition then asks for. So the difference is small wherever p is not, and tiny if all p are alike.
+template <class Real>
+struct SoftBatch {
+    std::int64_t rows;
+    const Real* negated;  // [rows][D + 1] -x, then -1
+    const Real* bias;     // [rows]
+    const Real* weight;   // [rows] w
+
+    SoftTotal<Real>* total;  // [rows]
+    const Real* cut;         // [rows]
+    const Real* least;       // [rows padded] t, of all codes
+    const Real* share;       // [rows padded] w / z, with e relative to `least`
+    Real* factor;            // [rows padded] scratch of `assign`
+
+    const Real* origin;     // [rows]
+    const Real* rest;       // [rows]
+    const Real* reach;      // [rows] p is 0 unless t is less
+    const Real* bit_gain;   // [rows] -a ln 2
+    const Real* mean_gain;  // [rows] sum_k p gain
+
+    bool keep;           // does a later pass want the pairs of this one?
+    std::int64_t chunk;  // first block of the chunk that the arrays below are about
+    Real* pairs;         // [block][rows][V*W]
+    Real* low;           // [block][rows] the least t known when e was computed
+    std::uint8_t* live;  // [block][rows / Q] is there any p > 0?
+};
+
+// All functions take blocks [from, to) of the chunk. Sums are of Real over at most a chunk of codes or a batch of
+// vectors, of double beyond. "gain" is d loss / d p = a A(log p) + w v, A = -(log p + 1) without a floor, up to a
+// constant of the vector.
 template <class Real>
 struct SoftKernel {
-    int queries;      // Q: arrays reach this far past the last owner
-    int block_codes;  // V*W
+    using Pass = const SoftPass<Real>&;
+    using Batch = const SoftBatch<Real>&;
+    std::int64_t queries;      // Q
+    std::int64_t block_codes;  // V*W
 
-    // x owns: least t, log2 sum_k 2^(least - t) and entropy
-    void (*normalize)(const SoftPass<Real>&, std::int64_t begin, std::int64_t end, double* least, double* log_sum,
-                      double* entropy);
-    // x owns: -sum_k p max(log2 p, floor)
-    void (*floored_entropy)(const SoftPass<Real>&, std::int64_t begin, std::int64_t end, double* entropy);
-    // x owns: sum_k p gain
-    void (*mean_gain)(const SoftPass<Real>&, std::int64_t begin, std::int64_t end, double* sum);
-    // codes own: sum_n w p
-    void (*assign)(const SoftPass<Real>&, std::int64_t begin, std::int64_t end, double* sum);
+    // pairs = e relative to `low`; adds to `total`. The second is for a floor, when the least t are known.
+    void (*normalize)(Pass, Batch, std::int64_t from, std::int64_t to);
+    void (*normalize_floored)(Pass, Batch, std::int64_t from, std::int64_t to);
+    // sums [K padded] += sum_n w p, of pairs = e
+    void (*assign)(Pass, Batch, std::int64_t from, std::int64_t to, double* sums);
 
-    // With g = p (gain - mean gain), and h = g or g / t (root): sum h y over the streaming y [owners][D], sum h and
-    // sum g log2 p, the last if x owns.
-    using Pull = void (*)(const SoftPass<Real>&, std::int64_t begin, std::int64_t end, double* sums, double* total,
-                          double* grad_log);
-    Pull pull_x;      // x owns
-    Pull pull_codes;  // codes own
+    // pairs = t; sums [rows] += sum_k p gain
+    void (*mean_gain)(Pass, Batch, std::int64_t from, std::int64_t to, double* sums);
+    // With g = p (gain - mean gain): pairs = h, that is g or g / t (root), from pairs = t if `measured`;
+    // total [rows] += sum_k h, grad_log [rows] += sum_k g log2 p
+    void (*pull)(Pass, Batch, std::int64_t from, std::int64_t to, bool measured, double* total, double* grad_log);
+    // sums [rows / Q][D][Q] += sum_k h c, of pairs = h; reaches `batch_padding` past the end
+    void (*pull_x)(Pass, Batch, std::int64_t from, std::int64_t to, double* sums);
+    // sums [block][D + 1][V*W] += sum_n h x, sum_n h, of pairs = h
+    void (*pull_codes)(Pass, Batch, std::int64_t from, std::int64_t to, double* sums);
 
     // exponentials at full rate for about `rounds` iterations: the ceiling the passes are measured against
     double (*spin_exp)(std::int64_t rounds);
 };
 
-// t of pairs that exist stays below 2^13 in float (see single_suffices in soft_entropy.cpp)
+// t of pairs that exist stays below 2^13 in float (see single_suffices in soft_entropy_sides.h)
 template <class Real>
 constexpr Real absent = sizeof(Real) == 4 ? Real(0x1p20) : Real(1e300);
+
+// [rows padded] and [rows] arrays reach so far past a batch: the widest vector
+constexpr std::int64_t batch_padding = 16;
 
 struct SoftKernels {
     SoftKernel<float> single;

@@ -1,339 +1,263 @@
-// Body of the passes, once for all instruction sets and both precisions. L: lanes (cpu/lanes.h). A register tile is Q
-// owners x V vectors of W lanes of the streaming side.
+// Body of the passes, once for all instruction sets and both precisions. L: lanes (cpu/lanes.h).
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
-#include <vector>
+#include <type_traits>
 
 #include "cpu/lanes.h"
 #include "cpu/soft_entropy_pass.h"
+#include "cpu/soft_entropy_tile.inl"
 
 namespace vqk {
 namespace {
 
-enum class Owner { x, codes };
-
-// a difference of two t as one of log2 p
-template <class L>
-typename L::F to_bits(const SoftPass<typename L::Real>& pass, typename L::F difference) {
-    using Real = typename L::Real;
-    if constexpr (sizeof(Real) == 4) return difference;
-    // a double t has no bound, and p = 0 times infinity is not 0
-    return L::max(L::broadcast(pass.slope) * difference, L::broadcast(Real(-1500)));
-}
-
-// Q owners in front of a block of the streaming side.
-template <class L, int Q, int V, Owner owner>
-struct Tile {
-    using Real = typename L::Real;
-    using F = typename L::F;
-    static constexpr int W = L::W;
-
-    const SoftPass<Real>& pass;
-    const Real* negated = nullptr;  // [Q][D]
-    std::int64_t first = 0;         // of the owners
-    std::int64_t position = 0;      // of the block's first vector
-    F t[Q][V];
-
-    explicit Tile(const SoftPass<Real>& pass) : pass(pass) {}
-
-    const PackedSide<Real>& own() const { return owner == Owner::x ? pass.x : pass.codes; }
-    const PackedSide<Real>& streaming() const { return owner == Owner::x ? pass.codes : pass.x; }
-
-    // a number of each vector x, or of each code, for owner q and vector v of the block
-    F of_x(const Real* numbers, int q, int v) const { return at(numbers, owner == Owner::x, q, v); }
-    F of_codes(const Real* numbers, int q, int v) const { return at(numbers, owner == Owner::codes, q, v); }
-    F at(const Real* numbers, bool owned, int q, int v) const {
-        return owned ? L::broadcast(numbers[first + q]) : L::load(numbers + position + v * W);
-    }
-    const Real* block() const { return streaming().values + position * pass.dim; }
-
-    // The same bits whichever side owns: the products are the same and d ascends.
-    void measure() {
-        F score[Q][V];  // not t itself: registers
-        for (int v = 0; v < V; ++v) {
-            const F bias = L::load(streaming().bias + position + v * W);
-            for (int q = 0; q < Q; ++q) score[q][v] = bias + own().bias[first + q];
-        }
-        const Real* values = block();
-        for (int d = 0; d < pass.dim; ++d, values += V * W) {
-            F factor[Q];  // Q + 1 registers beside the scores; of V + 1 the compiler makes V Q loads
-            for (int q = 0; q < Q; ++q) factor[q] = L::broadcast(negated[std::int64_t(q) * pass.dim + d]);
-            for (int v = 0; v < V; ++v) {
-                const F value = L::load(values + v * W);
-                for (int q = 0; q < Q; ++q) score[q][v] = L::fma(factor[q], value, score[q][v]);
-            }
-        }
-        for (int q = 0; q < Q; ++q) {
-            for (int v = 0; v < V; ++v) t[q][v] = score[q][v];
-        }
-        if (!pass.root) return;
-        for (int q = 0; q < Q; ++q) {
-            for (int v = 0; v < V; ++v) t[q][v] = L::sqrt(L::max(t[q][v] + t[q][v], F{}));
-        }
-    }
-
-    // log2 p up to a constant of the row, which is its mean
-    F relative(int q, int v) const { return to_bits<L>(pass, of_x(pass.origin, q, v) - t[q][v]); }
-    F log_p(F relative, int q, int v) const { return relative + of_x(pass.rest, q, v); }
-
-    // are all p of the tile 0? If not, the first comparison usually tells
-    bool nothing() const {
-        constexpr bool rows = owner == Owner::x;
-        for (int i = 0; i < (rows ? Q : V); ++i) {
-            F nearest = rows ? t[i][0] : t[0][i];
-            for (int j = 1; j < (rows ? V : Q); ++j) nearest = L::min(nearest, rows ? t[i][j] : t[j][i]);
-            if (L::any_less(nearest, rows ? of_x(pass.reach, i, 0) : of_x(pass.reach, 0, i))) return false;
-        }
-        return true;
-    }
-
-    F gain(F relative, int q, int v) const {
-        if (pass.floored) {
-            const F exact = log_p(relative, q, v), floor = L::broadcast(pass.floor);
-            relative = L::where(exact > floor, exact + Real(1.44269504088896340736), floor);
-        }
-        return L::fma(of_x(pass.bit_gain, q, v), relative,
-                      of_x(pass.weight, q, v) * of_codes(pass.grad_assigned, q, v));
-    }
-};
-
-// Walks the streaming side past the owners [begin, end). A section of it stays in the cache while all tiles of the
-// panel meet it; `Body` sums over the blocks of a section and adds to the owner's result at its end.
-template <class L, int Q, int V, Owner owner, class Body>
-void sweep(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, Body& body) {
-    using Real = typename L::Real;
-    constexpr std::int64_t block_size = V * L::W, section_bytes = 384 << 10;
-    const std::int64_t dim = pass.dim;
-    Tile<L, Q, V, owner> tile(pass);
-    std::vector<Real> negated(std::size_t((end - begin + Q) * dim), Real(0));
-    for (std::int64_t i = begin; i < end; ++i) {
-        const Real* packed = tile.own().values + i / block_size * block_size * dim + i % block_size;
-        for (std::int64_t d = 0; d < dim; ++d) negated[(i - begin) * dim + d] = -packed[d * block_size];
-    }
-    const std::int64_t blocks = tile.streaming().blocks;
-    const std::int64_t section = std::clamp<std::int64_t>(section_bytes / (block_size * dim * sizeof(Real)), 16, 512);
-    for (std::int64_t from = 0; from < blocks; from += section) {
-        for (tile.first = begin; tile.first < end; tile.first += Q) {
-            tile.negated = negated.data() + (tile.first - begin) * dim;
-            body.start(tile.first - begin);
-            for (std::int64_t block = from; block < std::min(blocks, from + section); ++block) {
-                tile.position = block * block_size;
-                tile.measure();
-                body.take(tile);
-            }
-            for (int q = 0; q < Q && tile.first + q < end; ++q) body.finish(q, tile.first + q - begin);
-        }
-    }
-}
-
-// log2 sum 2^l and the mean of l, l = low - t with the least t of the row so far for low
-template <class L, int Q>
+// z and l of each vector, relative to the least t so far
+template <class L, int Q, int V, bool floored>
 struct Normalizer {
     using Real = typename L::Real;
     using F = typename L::F;
-    struct Total {
-        Real low = absent<Real>;
-        double z = 0, lz = 0;
-    };
-    const SoftPass<Real>& pass;
-    std::vector<Total> totals;  // [owners padded]
-    F low[Q], z[Q], lz[Q];      // low in all lanes; sum of e, sum of l e for e = 2^l
+    F low[Q], z[Q], sum[Q];  // low in all lanes
 
-    Normalizer(const SoftPass<Real>& pass, std::int64_t owners) : pass(pass), totals(owners + Q) {}
-
-    void start(std::int64_t at) {
-        for (int q = 0; q < Q; ++q) low[q] = L::broadcast(totals[at + q].low), z[q] = lz[q] = F{};
-    }
-    template <int V, Owner owner>
-    void take(const Tile<L, Q, V, owner>& tile) {
+    template <class T>
+    void start(const T& tile) {
         for (int q = 0; q < Q; ++q) {
-            F nearest = tile.t[q][0];
-            for (int v = 1; v < V; ++v) nearest = L::min(nearest, tile.t[q][v]);
+            low[q] = L::broadcast(tile.batch.total[tile.row + q].least);
+            z[q] = sum[q] = F{};
+        }
+    }
+    template <class T>
+    void take(const T& tile) {
+        for (int q = 0; q < Q; ++q) {
+            F t[V];
+            for (int v = 0; v < V; ++v) t[v] = tile.load(q, v);
+            F nearest = t[0];
+            for (int v = 1; v < V; ++v) nearest = L::min(nearest, t[v]);
             // some log K times in a row
-            if (L::any_less(nearest, low[q])) lower(q, L::broadcast(L::lowest(nearest)));
+            if (L::any_less(nearest, low[q])) lower(tile, q, L::broadcast(L::lowest(nearest)));
+            tile.batch.low[tile.place() + q] = low[q][0];
             for (int v = 0; v < V; ++v) {
-                const F l = to_bits<L>(pass, low[q] - tile.t[q][v]);
+                F l = to_bits<L>(tile.pass, low[q] - t[v]);
                 const F e = exp2_of<L>(l);
+                if constexpr (floored) l = L::max(l, tile.of_row(tile.batch.cut, q));
                 z[q] = z[q] + e;
-                lz[q] = L::fma(l, e, lz[q]);
+                sum[q] = L::fma(l, e, sum[q]);
+                L::store(tile.pair(q, v), e);
             }
         }
     }
-    void lower(int q, F to) {
-        const F back = to_bits<L>(pass, to - low[q]), shrink = exp2_of<L>(back);
-        lz[q] = shrink * L::fma(back, z[q], lz[q]);
+    template <class T>
+    void lower(const T& tile, int q, F to) {
+        const F back = to_bits<L>(tile.pass, to - low[q]), shrink = exp2_of<L>(back);
+        sum[q] = shrink * L::fma(back, z[q], sum[q]);
         z[q] = shrink * z[q];
         low[q] = to;
     }
-    void finish(int q, std::int64_t at) {
-        Total& total = totals[at];
-        const Real now = L::lowest(low[q]);
-        const double back = std::max(double(pass.slope) * (double(now) - double(total.low)), -1500.0);
-        const double shrink = std::exp2(back);
-        total = {now, shrink * total.z + double(L::sum(z[q])),
-                 shrink * (total.lz + back * total.z) + double(L::sum(lz[q]))};
+    template <class T>
+    void finish(const T& tile) {
+        for (int q = 0; q < Q; ++q) {
+            auto& total = tile.batch.total[tile.row + q];
+            const Real now = low[q][0];
+            if (now < total.least) {
+                const double back = std::max(double(tile.pass.slope) * (double(now) - double(total.least)), -1500.0);
+                const double shrink = std::exp2(back);
+                total = {now, shrink * total.z, shrink * (total.l + back * total.z)};
+            }
+            total.z += double(L::sum(z[q]));
+            total.l += double(L::sum(sum[q]));
+        }
     }
 };
 
-template <class L, int Q, int V>
-void normalize(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* least,
-               double* log_sum, double* entropy) {
-    Normalizer<L, Q> body(pass, end - begin);
-    sweep<L, Q, V, Owner::x>(pass, begin, end, body);
-    for (std::int64_t i = begin; i < end; ++i) {
-        const auto& total = body.totals[i - begin];
-        least[i] = total.low;
-        log_sum[i] = std::log2(total.z);
-        entropy[i] = std::max(0.0, log_sum[i] - total.lz / total.z);
+template <class L, int Q, int V, bool floored>
+void normalize(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+               std::int64_t to) {
+    Normalizer<L, Q, V, floored> body;
+    sweep<L, Q, V>(pass, batch, from, to, false, body);
+}
+
+template <class L, int V>
+void assign(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+            std::int64_t to, double* sums) {
+    using F = typename L::F;
+    constexpr int W = L::W;
+    for (std::int64_t block = from; block < to; ++block) {
+        const std::int64_t place = (block - batch.chunk) * batch.rows;
+        for (std::int64_t n = 0; n < batch.rows; n += W) {
+            const F back = to_bits<L>(pass, L::load(batch.least + n) - L::load(batch.low + place + n));
+            L::store(batch.factor + n, L::load(batch.share + n) * exp2_of<L>(back));
+        }
+        F sum[V] = {};
+        const auto* e = batch.pairs + place * V * W;
+        for (std::int64_t n = 0; n < batch.rows; ++n, e += V * W) {
+            const F factor = L::broadcast(batch.factor[n]);
+            for (int v = 0; v < V; ++v) sum[v] = L::fma(factor, L::load(e + v * W), sum[v]);
+        }
+        for (int v = 0; v < V; ++v) L::add_to(sums + (block * V + v) * W, sum[v]);
     }
 }
 
-// sum of p term(tile, relative log2 p, q, v) for each owner
-template <class L, int Q, class Term>
-struct Summer {
+template <class L, int Q, int V>
+struct GainSum {
     using F = typename L::F;
-    const Term term;
-    double* const sums;  // [owners]
+    double* const sums;  // [rows]
     F part[Q];
 
-    void start(std::int64_t) {
+    template <class T>
+    void start(const T&) {
         for (int q = 0; q < Q; ++q) part[q] = F{};
     }
     template <class T>
     void take(const T& tile) {
         if (tile.nothing()) return;
-        constexpr int V = sizeof(tile.t[0]) / sizeof(F);
         for (int q = 0; q < Q; ++q) {
             for (int v = 0; v < V; ++v) {
-                const F relative = tile.relative(q, v);
-                part[q] = L::fma(exp2_of<L>(tile.log_p(relative, q, v)), term(tile, relative, q, v), part[q]);
+                const F relative = tile.relative(tile.load(q, v), q);
+                part[q] = L::fma(exp2_of<L>(tile.log_p(relative, q)), tile.gain(relative, q, v), part[q]);
             }
         }
     }
-    void finish(int q, std::int64_t at) { sums[at] += double(L::sum(part[q])); }
+    template <class T>
+    void finish(const T& tile) {
+        for (int q = 0; q < Q; ++q) sums[tile.row + q] += double(L::sum(part[q]));
+    }
 };
 
-template <class L, int Q, int V, Owner owner, class Term>
-void sum_terms(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums,
-               Term term) {
-    std::fill(sums + begin, sums + end, 0.0);
-    Summer<L, Q, Term> body{term, sums + begin, {}};
-    sweep<L, Q, V, owner>(pass, begin, end, body);
-}
-
 template <class L, int Q, int V>
-void floored_entropy(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* entropy) {
-    sum_terms<L, Q, V, Owner::x>(pass, begin, end, entropy, [](const auto& tile, auto relative, int q, int v) {
-        return typename L::F{} - L::max(tile.log_p(relative, q, v), L::broadcast(tile.pass.floor));
-    });
+void mean_gain(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+               std::int64_t to, double* sums) {
+    GainSum<L, Q, V> body{sums, {}};
+    sweep<L, Q, V>(pass, batch, from, to, false, body);
 }
 
-template <class L, int Q, int V>
-void mean_gain(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums) {
-    sum_terms<L, Q, V, Owner::x>(pass, begin, end, sums, [](const auto& tile, auto relative, int q, int v) {
-        return tile.gain(relative, q, v);
-    });
-}
-
-template <class L, int Q, int V>
-void assign(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums) {
-    sum_terms<L, Q, V, Owner::codes>(pass, begin, end, sums, [](const auto& tile, auto, int q, int v) {
-        return tile.of_x(tile.pass.weight, q, v);
-    });
-}
-
-// sums of h y, h and g log2 p; see SoftKernel::Pull
 template <class L, int Q, int V>
 struct Puller {
-    using Real = typename L::Real;
     using F = typename L::F;
-    static constexpr int W = L::W;
-    // Sums of so many dimensions stay in the L1 cache. Of longer vectors a slice meets several blocks at a time.
-    static constexpr std::int64_t slice = 32, most_blocks = 8;
-    struct Block {
-        const Real* values;
-        F h[Q][V];
-    };
-    const std::int64_t dim;
-    double *const sums, *const total, *const grad_log;
-    std::vector<F> moved;  // [Q][D] lanes of the sums of h y
-    std::vector<Block> blocks;
-    std::size_t taken = 0;  // of `blocks`
+    double *const total, *const grad_log;  // [rows]
     F h_sum[Q], g_log[Q];
 
-    Puller(std::int64_t dim, double* sums, double* total, double* grad_log)
-        : dim(dim),
-          sums(sums),
-          total(total),
-          grad_log(grad_log),
-          moved(Q * dim),
-          blocks(std::clamp<std::int64_t>(dim / slice, 1, most_blocks)) {}
-
-    void start(std::int64_t) {
-        std::fill(moved.begin(), moved.end(), F{});
+    template <class T>
+    void start(const T&) {
         for (int q = 0; q < Q; ++q) h_sum[q] = g_log[q] = F{};
     }
-    template <Owner owner>
-    void take(const Tile<L, Q, V, owner>& tile) {
-        if (tile.nothing()) return;
-        Block& block = blocks[taken++];
-        block.values = tile.block();
+    template <class T>
+    void take(const T& tile) {
+        const bool live = !tile.nothing();
+        tile.batch.live[tile.place() / Q] = live;
+        if (!live) return;
         for (int q = 0; q < Q; ++q) {
             for (int v = 0; v < V; ++v) {
-                const F relative = tile.relative(q, v);
-                const F gain = tile.gain(relative, q, v) - tile.of_x(tile.pass.mean_gain, q, v);
-                F h = exp2_of<L>(tile.log_p(relative, q, v)) * gain;
-                if constexpr (owner == Owner::x) g_log[q] = L::fma(h, relative, g_log[q]);
+                const F t = tile.load(q, v), relative = tile.relative(t, q);
+                const F gain = tile.gain(relative, q, v) - tile.of_row(tile.batch.mean_gain, q);
+                F h = exp2_of<L>(tile.log_p(relative, q)) * gain;
+                g_log[q] = L::fma(h, relative, g_log[q]);
                 if (tile.pass.root) {
-                    const F t = tile.t[q][v], least = L::broadcast(tile.pass.least_t);
+                    const F least = L::broadcast(tile.pass.least_t);
                     h = L::where(t > least, h / L::max(t, least), F{});
                 }
                 h_sum[q] = h_sum[q] + h;
-                block.h[q][v] = h;
+                L::store(tile.pair(q, v), h);
             }
         }
-        if (taken == blocks.size()) move();
     }
-    void move() {
-        for (std::int64_t from = 0; from < dim; from += slice) {
-            for (std::size_t i = 0; i < taken; ++i) {
-                F h[Q][V];  // registers
-                for (int q = 0; q < Q; ++q) {
-                    for (int v = 0; v < V; ++v) h[q][v] = blocks[i].h[q][v];
-                }
-                const Real* values = blocks[i].values + from * V * W;
-                for (std::int64_t d = from; d < std::min(dim, from + slice); ++d, values += V * W) {
-                    F value[V];
-                    for (int v = 0; v < V; ++v) value[v] = L::load(values + v * W);
-                    for (int q = 0; q < Q; ++q) {
-                        F sum = moved[q * dim + d];
-                        for (int v = 0; v < V; ++v) sum = L::fma(h[q][v], value[v], sum);
-                        moved[q * dim + d] = sum;
-                    }
-                }
-            }
+    template <class T>
+    void finish(const T& tile) {
+        for (int q = 0; q < Q; ++q) {
+            total[tile.row + q] += double(L::sum(h_sum[q]));
+            grad_log[tile.row + q] += double(L::sum(g_log[q]));
         }
-        taken = 0;
-    }
-    void finish(int q, std::int64_t at) {
-        if (taken) move();
-        for (std::int64_t d = 0; d < dim; ++d) sums[at * dim + d] += double(L::sum(moved[q * dim + d]));
-        total[at] += double(L::sum(h_sum[q]));
-        grad_log[at] += double(L::sum(g_log[q]));
     }
 };
 
-template <class L, int Q, int V, Owner owner>
-void pull(const SoftPass<typename L::Real>& pass, std::int64_t begin, std::int64_t end, double* sums, double* total,
-          double* grad_log) {
-    std::fill_n(sums, (end - begin) * pass.dim, 0.0);
-    std::fill_n(total, end - begin, 0.0);
-    std::fill_n(grad_log, end - begin, 0.0);
-    Puller<L, Q, V> body(pass.dim, sums, total, grad_log);
-    sweep<L, Q, V, owner>(pass, begin, end, body);
+template <class L, int Q, int V>
+void pull(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+          std::int64_t to, bool measured, double* total, double* grad_log) {
+    Puller<L, Q, V> body{total, grad_log, {}, {}};
+    sweep<L, Q, V>(pass, batch, from, to, measured, body);
+}
+
+// Calls body(T, d) for dimensions d to d + T, T = most as long as there are so many.
+template <int most, class Body>
+void in_tiles(std::int64_t dim, Body&& body, std::int64_t d = 0) {
+    for (; d + most <= dim; d += most) body(std::integral_constant<int, most>{}, d);
+    if constexpr (most > 1) in_tiles<most - 1>(dim, body, d);
+}
+
+// Calls body(count, at) for the most consecutive parts of `total` things that `most` allows.
+template <int most, int total, class Body, int at = 0>
+void in_parts(Body&& body) {
+    constexpr int count = total - at < most ? total - at : most;
+    body(std::integral_constant<int, count>{}, at);
+    if constexpr (at + count < total) in_parts<most, total, Body, at + count>(std::forward<Body>(body));
+}
+
+// Q vectors x meet so many codes that their h stay in the L1 cache, V dimensions at a time.
+template <class L, int Q, int V>
+void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+            std::int64_t to, double* sums) {
+    using F = typename L::F;
+    constexpr int W = L::W;
+    constexpr std::int64_t cached = 24 << 10, stretch = cached / (Q * V * W * sizeof(typename L::Real));
+    const std::int64_t dim = pass.dim;
+    for (std::int64_t first = from; first < to; first += stretch) {
+        const std::int64_t end = std::min(to, first + stretch);
+        for (std::int64_t row = 0; row < batch.rows; row += Q) {
+            in_tiles<V>(dim, [&](auto tag, std::int64_t d) {
+                constexpr int T = decltype(tag)::value;
+                F sum[T][Q] = {};
+                for (std::int64_t block = first; block < end; ++block) {
+                    const std::int64_t place = (block - batch.chunk) * batch.rows + row;
+                    if (!batch.live[place / Q]) continue;
+                    const auto* h = batch.pairs + place * V * W;
+                    const auto* values = pass.codes + (block * dim + d) * V * W;
+                    for (int v = 0; v < V; ++v) {
+                        F value[T];
+                        for (int i = 0; i < T; ++i) value[i] = L::load(values + (i * V + v) * W);
+                        for (int q = 0; q < Q; ++q) {
+                            const F factor = L::load(h + (q * V + v) * W);
+                            for (int i = 0; i < T; ++i) sum[i][q] = L::fma(factor, value[i], sum[i][q]);
+                        }
+                    }
+                }
+                double* out = sums + row * dim + d * Q;
+                in_parts<W, T * Q>(
+                    [&](auto part, int at) { L::add_to(out + at, L::template sums<part>(&sum[0][0] + at)); });
+            });
+        }
+    }
+}
+
+// A block of codes meets all vectors of the batch, Q dimensions at a time.
+template <class L, int Q, int V>
+void pull_codes(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+                std::int64_t to, double* sums) {
+    using F = typename L::F;
+    constexpr int W = L::W;
+    const std::int64_t dim = pass.dim + 1;
+    for (std::int64_t block = from; block < to; ++block) {
+        const std::int64_t place = (block - batch.chunk) * batch.rows;
+        in_tiles<Q>(dim, [&](auto tag, std::int64_t d) {
+            constexpr int T = decltype(tag)::value;
+            F sum[T][V] = {};
+            for (std::int64_t row = 0; row < batch.rows; row += Q) {
+                if (!batch.live[(place + row) / Q]) continue;
+                const auto* h = batch.pairs + (place + row) * V * W;
+                const auto* negated = batch.negated + row * dim + d;
+                for (int q = 0; q < Q; ++q, h += V * W, negated += dim) {
+                    F factor[T];
+                    for (int i = 0; i < T; ++i) factor[i] = L::broadcast(negated[i]);
+                    for (int v = 0; v < V; ++v) {
+                        const F value = L::load(h + v * W);
+                        for (int i = 0; i < T; ++i) sum[i][v] = L::fma(factor[i], value, sum[i][v]);
+                    }
+                }
+            }
+            double* out = sums + (block * dim + d) * V * W;
+            for (int i = 0; i < T; ++i) {
+                for (int v = 0; v < V; ++v) L::add_to(out + (i * V + v) * W, F{} - sum[i][v]);
+            }
+        });
+    }
 }
 
 template <class L>
@@ -356,12 +280,13 @@ template <class L, int Q, int V>
 SoftKernel<typename L::Real> make_soft_kernel() {
     return {Q,
             V * L::W,
-            normalize<L, Q, V>,
-            floored_entropy<L, Q, V>,
+            normalize<L, Q, V, false>,
+            normalize<L, Q, V, true>,
+            assign<L, V>,
             mean_gain<L, Q, V>,
-            assign<L, Q, V>,
-            pull<L, Q, V, Owner::x>,
-            pull<L, Q, V, Owner::codes>,
+            pull<L, Q, V>,
+            pull_x<L, Q, V>,
+            pull_codes<L, Q, V>,
             spin_exp<L>};
 }
 

@@ -105,8 +105,9 @@ ENTROPY_STEP = """
 
 
 def entropy_budget(n: int, k: int, d: int) -> int:
-    # gradients; a packed copy of both sides and 12 numbers of bookkeeping per vector and per code
-    return 8 * (n + k) * (d + 12) + FIXED
+    # gradients; a packed copy of the codes and their sums in float64; 12 numbers of bookkeeping per vector and per
+    # code; pairs that two threads keep
+    return 4 * (n + k) * d + 12 * k * (d + 1) + 96 * (n + k) + 2 * 6 * MIB + FIXED
 
 
 @needs_extension
@@ -125,3 +126,11 @@ def test_entropy_of_8192_vectors_with_262144_codes() -> None:
     assert grown < entropy_budget(n, k, d)
     # and less than 64 MiB beyond gradients
     assert grown - 4 * (n + k) * d < 64 * MIB
+
+
+@needs_cpu
+def test_entropy_of_131072_vectors_with_2048_codes() -> None:
+    n, k, d = 131072, 2048, 4
+    budget = entropy_budget(n, k, d)
+    assert 3 * budget < n * k
+    assert growth(n, k, d, ENTROPY_STEP) < budget

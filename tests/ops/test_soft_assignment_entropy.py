@@ -186,22 +186,77 @@ def test_groups_are_independent(backend: str) -> None:
         assert_bitwise_equal(result.dx.reshape(50, 3, 6)[:, g], alone.dx)
 
 
-@pytest.mark.parametrize("kernel", [b for b in usable_backends(*OPS) if b == "cpu"])
-@pytest.mark.parametrize("metric", METRICS)
-def test_bits_do_not_depend_on_threads(metric: str, kernel: str) -> None:
-    # enough pairs for the kernels to want several threads
-    x, codebook = lookup_problem("gaussian", 500, 700, 9, groups=2)
-    expected = run(x, codebook, 0.3, metric=metric, backend=kernel)
-    for threads in (2, 3):
-        torch.set_num_threads(threads)
-        for a, b in zip(run(x, codebook, 0.3, metric=metric, backend=kernel), expected, strict=True):
-            assert_bitwise_equal(a, b)
+needs_cpu = pytest.mark.skipif("cpu" not in usable_backends(*OPS), reason="no compiled extension")
 
 
 @pytest.fixture(params=[isa for kernel, isa in variants(*OPS) if kernel == "cpu"])
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("VQKERNELS_ISA", request.param)
     return str(request.param)
+
+
+def among_absent_codes(codebook: torch.Tensor, every: int) -> torch.Tensor:  # [..., K, D] -> [..., K * every, D]
+    """So many codes that a batch of vectors cannot keep its pairs with all of them: passes compute them again."""
+    shape = (*codebook.shape[:-2], codebook.shape[-2] * every, codebook.shape[-1])
+    spread = codebook.new_full(shape, torch.nan)
+    spread[..., ::every, :] = codebook
+    return spread
+
+
+@needs_cpu
+@pytest.mark.parametrize(("n", "d", "every"), [(1100, 9, 1), (60, 2, 800)], ids=["kept", "computed again"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_bits_do_not_depend_on_threads(metric: str, n: int, d: int, every: int) -> None:
+    # enough pairs for the kernels to want several threads, and several batches for each
+    x, codebook = lookup_problem("gaussian", n, 700, d, groups=2)
+    codebook = among_absent_codes(codebook, every)
+    weight = torch.rand(n, 2)
+    for smoothing in ("none", "clamp"):
+        options: Any = {"metric": metric, "backend": "cpu", "weight": weight, "smoothing": smoothing}
+        torch.set_num_threads(1)
+        expected = run(x, codebook, 0.3, **options)
+        for threads in (2, 3, 8):
+            torch.set_num_threads(threads)
+            for a, b in zip(run(x, codebook, 0.3, **options), expected, strict=True):
+                assert_bitwise_equal(a, b)
+
+
+@needs_cpu
+@pytest.mark.parametrize("n", [5, 6, 7, 125, 126, 127, 1007, 1008, 1009])
+def test_borders_of_batches(n: int) -> None:
+    """Against the oracle, with codes around the ends of blocks and of what a batch adds up at a time."""
+    for k in (1, 63, 64, 65, 255, 256, 257):
+        x, codebook = lookup_problem("gaussian", n, k, 3)
+        check(x, codebook, 0.5, "l2", "cpu", weight=torch.arange(n) % 7 != 3)
+
+
+def test_borders_of_slices_of_dimensions(isa: str) -> None:
+    """Against the oracle. A block of codes that is larger than the first level cache is met slice by slice."""
+    slices = {"portable": 1024, "avx2": 512}.get(isa, 128)
+    dims = (slices - 1, slices, slices + 1, 2 * slices + 3)
+    for dim, dtype in itertools.product(dims, (torch.float32, torch.float64)):
+        x, codebook = lookup_problem("gaussian", 9, 70, dim, dtype=dtype)
+        for metric in ("l2", "euclidean"):
+            check(x, codebook, 2.0 * dim if metric == "l2" else 1.0, metric, "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_computed_again_are_those_kept(dtype: torch.dtype, isa: str) -> None:
+    """Codes that are not there change the division of the work and nothing else: sums in another order.
+
+    What is kept meets the oracle in all other tests.
+    """
+    x, codebook = lookup_problem("gaussian", 100, 300, 2, dtype=dtype)
+    more = among_absent_codes(codebook, 2000)
+    tolerance = 2.0**-18 if dtype == torch.float32 else 2.0**-44
+    for metric, smoothing in (("l2", "none"), ("euclidean", "clamp")):
+        options: Any = {"metric": metric, "smoothing": smoothing, "backend": "cpu"}
+        kept, again = (run(x, c, 0.3, **options) for c in (codebook, more))
+        for name, a, b in zip(Truth._fields, again, kept, strict=True):
+            if name in ("mean_assignment", "dcodebook"):
+                assert a.count_nonzero() == a[::2000].count_nonzero()
+                a = a[::2000]
+            torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item(), msg=name)
 
 
 def test_every_instruction_set_is_within_the_budget(isa: str) -> None:

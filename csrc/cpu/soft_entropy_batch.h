@@ -1,0 +1,67 @@
+// What a thread needs to take a batch of vectors through the passes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/aligned.h"
+#include "cpu/soft_entropy_pass.h"
+
+namespace vqk {
+namespace {
+
+struct Plan {
+    std::int64_t rows;    // of a batch
+    std::int64_t blocks;  // of a chunk
+};
+
+// A batch, the arrays it points to, and sums of its vectors: one for each thread.
+template <class Real>
+class Workspace {
+  public:
+    SoftBatch<Real> batch{};
+    std::vector<SoftTotal<Real>> total;
+    std::vector<double> gain, h_sum, grad_log;  // [rows]
+    std::vector<double> pulled;                 // [rows / Q][D][Q] sums of h c
+    std::vector<double> row;                    // [D]
+    AlignedArray<Real> negated;
+    enum Number { bias, weight, cut, least, share, factor, origin, rest, reach, bit_gain, mean_gain, count };
+
+    Workspace(const Plan& plan, std::int64_t dim, std::int64_t block_codes)
+        : total(plan.rows),
+          gain(plan.rows),
+          h_sum(plan.rows),
+          grad_log(plan.rows),
+          pulled(plan.rows * dim + batch_padding),
+          row(dim),
+          negated(make_aligned<Real>(std::size_t(plan.rows * (dim + 1)))),
+          pairs(make_aligned<Real>(std::size_t(plan.rows * plan.blocks * block_codes))),
+          live(make_aligned<std::uint8_t>(std::size_t(plan.rows * plan.blocks))),
+          low(plan.rows * plan.blocks + batch_padding),
+          stride(plan.rows + batch_padding),
+          numbers(count * stride) {
+        batch.negated = negated.get();
+        batch.pairs = pairs.get();
+        batch.live = live.get();
+        batch.low = low.data();
+        batch.total = total.data();
+        batch.factor = of(factor);
+        const Real** views[] = {&batch.bias,   &batch.weight, &batch.cut,   &batch.least,    &batch.share,    nullptr,
+                                &batch.origin, &batch.rest,   &batch.reach, &batch.bit_gain, &batch.mean_gain};
+        for (int i = 0; i < count; ++i) {
+            if (views[i]) *views[i] = of(Number(i));
+        }
+    }
+    // [rows padded]
+    Real* of(Number which) { return numbers.data() + which * stride; }
+
+  private:
+    AlignedArray<Real> pairs;
+    AlignedArray<std::uint8_t> live;
+    std::vector<Real> low;
+    std::int64_t stride;
+    std::vector<Real> numbers;
+};
+
+}  // namespace
+}  // namespace vqk
