@@ -128,7 +128,7 @@ def test_entropy_of_8192_vectors_with_262144_codes() -> None:
     assert grown - 4 * (n + k) * d < 64 * MIB
 
 
-@needs_cpu
+@needs_extension
 def test_entropy_of_131072_vectors_with_2048_codes() -> None:
     n, k, d = 131072, 2048, 4
     budget = entropy_budget(n, k, d)
