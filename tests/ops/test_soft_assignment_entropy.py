@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from entropy_oracle import Truth, assert_meets, float32_logit_error, materialised, truth_and_budget
+from needs import needs_extension
 from torch._dynamo.testing import CompileCounterWithBackend
 from variants import variants
 
@@ -186,9 +187,6 @@ def test_groups_are_independent(backend: str) -> None:
         assert_bitwise_equal(result.dx.reshape(50, 3, 6)[:, g], alone.dx)
 
 
-needs_cpu = pytest.mark.skipif("cpu" not in usable_backends(*OPS), reason="no compiled extension")
-
-
 @pytest.fixture(params=[isa for kernel, isa in variants(*OPS) if kernel == "cpu"])
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("VQKERNELS_ISA", request.param)
@@ -203,7 +201,7 @@ def among_absent_codes(codebook: torch.Tensor, every: int) -> torch.Tensor:  # [
     return spread
 
 
-@needs_cpu
+@needs_extension
 @pytest.mark.parametrize(("n", "d", "every"), [(1100, 9, 1), (60, 2, 800)], ids=["kept", "computed again"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_bits_do_not_depend_on_threads(metric: str, n: int, d: int, every: int) -> None:
@@ -221,7 +219,7 @@ def test_bits_do_not_depend_on_threads(metric: str, n: int, d: int, every: int) 
                 assert_bitwise_equal(a, b)
 
 
-@needs_cpu
+@needs_extension
 @pytest.mark.parametrize("n", [5, 6, 7, 125, 126, 127, 1007, 1008, 1009])
 def test_borders_of_batches(n: int) -> None:
     """Against the oracle, with codes around the ends of blocks and of what a batch adds up at a time."""
