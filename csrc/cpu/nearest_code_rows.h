@@ -113,9 +113,9 @@ void Rows<Value>::transform(int r, const CodeFrame<Value>& frame, const ScanKern
         const double* shift = frame.metric == Metric::l2 ? frame.shift.data() : frame.unshifted.data();
         square = affine_row(given[r], shift, -frame.factor(x_norm), dim, out);
     }
-    // squares of smaller vectors underflow
+    // squares of shorter vectors underflow; a square that is NaN stays one
     const double least = std::sqrt(double(dim)) * 0x1p-62;
-    length[r] = std::max(least, std::sqrt(square) * (1 + double(dim + 16) * 0x1p-24));
+    length[r] = std::max(std::sqrt(square) * (1 + double(dim + 16) * 0x1p-24), least);
     if (length[r] < length_limit && std::isfinite(x_norm)) return;
     // an entry that is not finite makes the length so, but so does a float overflow: look again
     finite[r] = std::isfinite(x_norm) && std::isfinite(largest_magnitude(kernel, given[r], dim));
