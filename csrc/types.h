@@ -15,6 +15,7 @@ namespace vqk {
 
 enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
 enum class Metric : int { l2 = 0, cosine = 1, dot = 2 };
+enum class Isa : int { automatic = 0, portable = 1, avx2 = 2, avx512 = 3, amx = 4 };  // x86 unless portable
 
 struct half_t {
     std::uint16_t bits;

@@ -33,13 +33,17 @@ constexpr std::int64_t section_bytes = 192 << 10;  // of vectors, which stay in 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 const DrawKernel& draw_kernel(Isa isa) {
-    const ScanKernel& scan = scan_kernel(isa);
+    switch (scan_kernel(isa).isa) {
 #if VQK_X86
-    if (&scan == &scan_avx512() || scan.tiles) return draw_avx512();
-    if (&scan == &scan_avx2()) return draw_avx2();
+        case Isa::amx:
+        case Isa::avx512:
+            return draw_avx512();
+        case Isa::avx2:
+            return draw_avx2();
 #endif
-    (void)scan;
-    return draw_portable();
+        default:
+            return draw_portable();
+    }
 }
 
 // The natural logarithm of a normal number, by the same operations as vqkernels/_core/canonical.py: with y = 2^e m, m

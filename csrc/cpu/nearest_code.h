@@ -11,8 +11,6 @@ namespace vqk {
 
 struct ScanKernel;
 
-enum class Isa : int { automatic = 0, portable = 1, avx2 = 2, avx512 = 3, amx = 4 };
-
 // throws std::invalid_argument if this processor or build lacks the instruction set asked for
 const ScanKernel& scan_kernel(Isa isa);
 

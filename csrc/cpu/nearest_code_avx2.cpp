@@ -79,7 +79,7 @@ struct Avx2 {
 }  // namespace
 
 const ScanKernel& scan_avx2() {
-    static const ScanKernel kernel = make_kernel<Avx2, 6, 2>("avx2");
+    static const ScanKernel kernel = make_kernel<Avx2, 6, 2>(Isa::avx2, "avx2");
     return kernel;
 }
 

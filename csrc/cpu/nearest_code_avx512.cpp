@@ -74,7 +74,7 @@ struct Avx512 {
 }  // namespace
 
 const ScanKernel& scan_avx512() {
-    static const ScanKernel kernel = make_kernel<Avx512, 6, 4>("avx512");
+    static const ScanKernel kernel = make_kernel<Avx512, 6, 4>(Isa::avx512, "avx512");
     return kernel;
 }
 

@@ -90,7 +90,7 @@ struct Portable {
 }  // namespace
 
 const ScanKernel& scan_portable() {
-    static const ScanKernel kernel = make_kernel<Portable, 4, 2>("portable");
+    static const ScanKernel kernel = make_kernel<Portable, 4, 2>(Isa::portable, "portable");
     return kernel;
 }
 

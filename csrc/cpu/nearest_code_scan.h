@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "types.h"
+
 namespace vqk {
 
 struct TileScan;
@@ -71,6 +73,7 @@ struct CandidateLists {
 // The functions that are worth compiling once per instruction set. Codes and queries given
 // as float64 use their plain templates instead (cpu/canonical.h, cpu/affine.h).
 struct ScanKernel {
+    Isa isa;
     const char* name;
     int queries;        // Q: panels are padded to a multiple of this
     int lanes;          // W
@@ -133,6 +136,7 @@ struct ScanKernel {
     double (*spin_fma)(std::int64_t rounds);
 };
 
+// Not to be called where the processor lacks the instruction set: it is what they are compiled with themselves.
 const ScanKernel& scan_portable();
 #if VQK_X86
 const ScanKernel& scan_avx2();

@@ -433,8 +433,9 @@ double spin_fma(std::int64_t rounds) {
 }
 
 template <class Simd, int Q, int V>
-ScanKernel make_kernel(const char* name) {
+ScanKernel make_kernel(Isa isa, const char* name) {
     ScanKernel kernel;
+    kernel.isa = isa;
     kernel.name = name;
     kernel.queries = Q;
     kernel.lanes = Simd::W;

@@ -31,13 +31,17 @@ constexpr std::int64_t turn_codes = 256;        // whose sums a batch has for it
 constexpr double ln2 = 0.69314718055994530942;
 
 const SoftKernels& soft_kernels(Isa isa) {
-    const ScanKernel& scan = scan_kernel(isa);
+    switch (scan_kernel(isa).isa) {
 #if VQK_X86
-    if (&scan == &scan_avx512() || scan.tiles) return soft_avx512();
-    if (&scan == &scan_avx2()) return soft_avx2();
+        case Isa::amx:
+        case Isa::avx512:
+            return soft_avx512();
+        case Isa::avx2:
+            return soft_avx2();
 #endif
-    (void)scan;
-    return soft_portable();
+        default:
+            return soft_portable();
+    }
 }
 
 // One group in the precision that was chosen.
