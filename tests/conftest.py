@@ -17,6 +17,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 
 from vqkernels.testing import backend_device, interpreted, usable_backends
 
@@ -96,6 +97,11 @@ def poison_(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_floating_point() or tensor.is_complex():
         return tensor.fill_(torch.nan)
     return tensor.fill_(True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max - 77)
+
+
+# torch lists once, at first use, the functions that a device context redirects: were it to find the poisoning ones
+# below in their place, modules built "on the meta device" would be allocated
+_device_constructors()
 
 
 @pytest.fixture(autouse=True)
