@@ -1,56 +1,13 @@
-"""How a script ends: one line on stderr and an exit code, and never in the middle of a step."""
+"""How a command ends: one line on stderr and an exit code."""
 
 from __future__ import annotations
 
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 
-
-class UserError(Exception):
-    """Something the user can put right; the message is one line."""
-
-
-class Stopped(Exception):
-    """Training ended on a signal, after a step and with a checkpoint."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}, checkpoint written")
-        self.signum = signum
-
-
-class StopRequest:
-    """The first SIGTERM or Ctrl-C, 0 before."""
-
-    signum = 0
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGTERM or Ctrl-C into a request; a second one acts at once, as it did before."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may set handlers
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
-        restore()
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield request
-    finally:
-        restore()
+from models.errors import UserError
+from models.training.signals import Stopped
 
 
 def run(main: Callable[[], object]) -> int:

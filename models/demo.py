@@ -30,16 +30,18 @@ from rich.table import Table
 from rich.text import Text
 
 from models import command
-from models.checkpoint import load_config
-from models.command import UserError
-from models.config import PatchConfig, TrainConfig, differing_fields
-from models.data import load_photos
+from models.config_json import differing_fields
+from models.data.photos import load_photos
 from models.environment import environment
+from models.errors import UserError
 from models.evaluate import evaluate, write_json
-from models.recipes import RECIPES, with_num_codes
+from models.networks.patch import PatchConfig
+from models.recipes.tokenizers import RECIPES, with_num_codes
 from models.report import METRICS, draw_readme_picture, finding, score_table, write_report
-from models.run_log import read_metrics
 from models.train_tokenizer import train
+from models.training.checkpoint import load_config
+from models.training.config import TrainConfig
+from models.training.run_log import read_metrics
 
 _CURVE_POINTS = 30  # looks at held-out crops during a training
 

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from models import command
-from models.checkpoint import load_config, load_tokenizer
-from models.data import Photo, load_photos, to_image, to_tensor
+from models.data.photos import Photo, load_photos, to_image, to_tensor
 from models.tokenizers import Tokenizer
+from models.training.checkpoint import load_config, load_tokenizer
 
 _CLOUD = 2000  # encoder vectors kept for the picture of the codebook
 _SSIM_BORDER = 5  # half a window

@@ -22,8 +22,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from models import command
-from models.command import UserError
-from models.data import image_files, read_image
+from models.data.photos import image_files, read_image
+from models.errors import UserError
 
 # of the pixels CLIP was trained on, in [0, 1]
 _MEAN = (0.48145466, 0.4578275, 0.40821073)

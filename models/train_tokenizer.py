@@ -17,7 +17,13 @@ import tyro
 from accelerate import Accelerator, PartialState
 
 from models import command
-from models.checkpoint import (
+from models.config_json import differing_fields
+from models.data.photos import Photo, load_photos, to_image
+from models.errors import UserError
+from models.recipes.tokenizers import RECIPES
+from models.tokenizers import Tokenizer, build_tokenizer
+from models.tokenizers.features import codebook_features, fit_codebook
+from models.training.checkpoint import (
     checkpoint_steps,
     find_checkpoint,
     load_config,
@@ -27,15 +33,11 @@ from models.checkpoint import (
     save_checkpoint,
     save_config,
 )
-from models.command import Stopped, UserError
-from models.config import TrainConfig, differing_fields
-from models.data import Photo, load_photos, to_image
-from models.features import codebook_features, fit_codebook
-from models.recipes import RECIPES
-from models.run_log import Display, RunLog
-from models.timing import Stopwatch
-from models.tokenizers import Tokenizer, build_tokenizer
-from models.trainer import Trainer, learning_rate, seed_step, training_crops
+from models.training.config import TrainConfig
+from models.training.run_log import Display, RunLog
+from models.training.signals import Stopped
+from models.training.timing import Stopwatch
+from models.training.trainer import Trainer, learning_rate, seed_step, training_crops
 
 Recipe = tyro.extras.subcommand_type_from_defaults(
     {name: recipe() for name, recipe in RECIPES.items()},

@@ -102,7 +102,7 @@ def _train(
 ) -> dict[str, Any]:
     """Steps until there were enough or time is up; times are means of blocks, of which the median is told."""
     tokenizers, trainers = (importlib.import_module(f"models.{name}") for name in ("tokenizers", "trainer"))
-    stopwatch = importlib.import_module("models.timing").Stopwatch
+    stopwatch = importlib.import_module("models.training.timing").Stopwatch
     trainers.seed_step(config.seed, 0, 0)
     tokenizer = tokenizers.build_tokenizer(config.network, config.quantizer).to(accelerator.device)
     if quantizer is not None:

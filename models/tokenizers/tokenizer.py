@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import vqkernels
-from models.config import PatchConfig, QuantizerConfig, VQGANConfig
-from models.tokenizers.patch import PatchDecoder, PatchEncoder
-from models.tokenizers.vqgan import VQGANDecoder, VQGANEncoder
+from models.networks.patch import PatchConfig, PatchDecoder, PatchEncoder
+from models.networks.vqgan import VQGANConfig, VQGANDecoder, VQGANEncoder
+from models.tokenizers.config import QuantizerConfig
 
 
 class TokenizerOutput(NamedTuple):

@@ -13,8 +13,10 @@ from PIL import Image
 # its configurations; a machine for GPU tests may lack it
 pytest.importorskip("tyro", reason="tyro is not installed")
 
-from models.config import OptimizerConfig, PatchConfig, QuantizerConfig, TrainConfig
-from models.data import embedded_photos
+from models.data.photos import embedded_photos
+from models.networks.patch import PatchConfig
+from models.tokenizers.config import QuantizerConfig
+from models.training.config import OptimizerConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import (
+from models.errors import UserError
+from models.tokenizers import build_tokenizer
+from models.training.checkpoint import (
     checkpoint_steps,
     find_checkpoint,
     load_tokenizer,
@@ -20,9 +22,7 @@ from models.checkpoint import (
     save_checkpoint,
     save_config,
 )
-from models.command import UserError
-from models.config import TrainConfig
-from models.tokenizers import build_tokenizer
+from models.training.config import TrainConfig
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3)}
 STATE = {"optimizer": {"lr": 0.5, "moment": torch.ones(3)}}

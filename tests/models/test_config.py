@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from models import recipes
-from models.command import UserError
-from models.config import QuantizerConfig, TrainConfig, differing_fields
-from models.data import load_photos
-from models.features import codebook_features, fit_codebook, whiten
+from models.config_json import differing_fields
+from models.data.photos import load_photos
+from models.errors import UserError
+from models.recipes import tokenizers as recipes
 from models.tokenizers import build_tokenizer
-from models.trainer import learning_rate, training_crops
+from models.tokenizers.config import QuantizerConfig
+from models.tokenizers.features import codebook_features, fit_codebook, whiten
+from models.training.config import TrainConfig
+from models.training.trainer import learning_rate, training_crops
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

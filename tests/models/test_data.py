@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.command import UserError
-from models.data import (
+from models.data.photos import (
     Photo,
     RandomCrops,
     embedded_photos,
@@ -19,6 +18,7 @@ from models.data import (
     to_image,
     to_tensor,
 )
+from models.errors import UserError
 
 
 def test_embedded_photos_are_colour_photographs_split_whole() -> None:

@@ -17,8 +17,8 @@ from report_page import Page, decode
 from rich.console import Console
 
 from models import demo, evaluate
-from models.command import UserError
 from models.demo import CONTENDERS, Board, DemoConfig, configs, run, summary
+from models.errors import UserError
 from models.report.results import METRICS, MORE_METRICS
 
 STEPS = 4

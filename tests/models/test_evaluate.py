@@ -12,8 +12,7 @@ import skimage.metrics
 import torch
 from sklearn.decomposition import PCA
 
-from models import recipes
-from models.data import Photo
+from models.data.photos import Photo
 from models.evaluate import (
     Pair,
     code_use,
@@ -26,6 +25,7 @@ from models.evaluate import (
     ssim_rgb,
     tokenize,
 )
+from models.recipes import tokenizers as recipes
 from models.tokenizers import Tokenizer, build_tokenizer
 
 # float64 on both sides: what is left is the order of summation over at most a few thousand pixels

@@ -13,7 +13,7 @@ import transformers
 
 import vqkernels
 from models import extract_features
-from models.command import UserError
+from models.errors import UserError
 from models.extract_features import extract, load_encoder, to_square
 from vqkernels.testing import assert_bitwise_equal
 

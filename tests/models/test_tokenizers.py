@@ -7,17 +7,18 @@ import dataclasses
 import pytest
 import torch
 
-from models import recipes
-from models.config import PatchConfig, QuantizerConfig, VQGANConfig
-from models.losses import (
+from models.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
     discriminator_loss,
     psnr,
     reconstruction_loss,
 )
+from models.networks.patch import PatchConfig
+from models.networks.vqgan import VQGANConfig, VQGANDecoder, VQGANEncoder
+from models.recipes import tokenizers as recipes
 from models.tokenizers import Tokenizer, build_tokenizer
-from models.tokenizers.vqgan import VQGANDecoder, VQGANEncoder
+from models.tokenizers.config import QuantizerConfig
 
 TINY_VQGAN = VQGANConfig(
     base_channels=32, multipliers=(1, 2), res_blocks=1, attention_levels=(1,), latent_channels=32

@@ -23,14 +23,16 @@ from typing import Any
 import pytest
 import torch
 
-from models import command, recipes
-from models.checkpoint import checkpoint_steps, find_checkpoint, load_config, load_tokenizer, read_state
-from models.command import Stopped, UserError
-from models.config import LossConfig, TrainConfig
-from models.data import RandomCrops, load_photos
-from models.run_log import read_metrics
-from models.timing import Stopwatch
+from models import command
+from models.recipes import tokenizers as recipes
+from models.data.photos import RandomCrops, load_photos
+from models.errors import UserError
 from models.train_tokenizer import train
+from models.training.checkpoint import checkpoint_steps, find_checkpoint, load_config, load_tokenizer, read_state
+from models.training.config import LossConfig, TrainConfig
+from models.training.run_log import read_metrics
+from models.training.signals import Stopped
+from models.training.timing import Stopwatch
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -302,7 +304,7 @@ class Work(torch.autograd.Function):
 
 def test_a_stopwatch_counts_forward_and_backward_of_its_module_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("models.timing.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("models.training.timing.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     class Working(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,9 +22,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from models.command import UserError
-from models.config import TrainConfig
+from models.errors import UserError
 from models.tokenizers import Tokenizer, build_tokenizer
+from models.training.config import TrainConfig
 
 _KEEP = 2
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

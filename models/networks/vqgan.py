@@ -7,11 +7,31 @@ D code dimension.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.config import VQGANConfig
+from models.config_json import Hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """Convolutional VQGAN encoder and decoder, halving the map between levels."""
+
+    kind: Hidden[Literal["vqgan"]] = "vqgan"
+    base_channels: int = 128  # channels at full resolution
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channel factor of each level
+    res_blocks: int = 2  # residual blocks per level (the decoder has one more)
+    attention_levels: tuple[int, ...] = (4,)  # levels with self-attention after each block
+    latent_channels: int = 256  # channels before the 1x1 convolution to the code dimension
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per side of one token."""
+        return 2 ** (len(self.multipliers) - 1)
 
 
 def norm(channels: int) -> nn.GroupNorm:

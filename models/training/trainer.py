@@ -15,9 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from models.config import OptimizerConfig, TrainConfig
-from models.data import Photo, RandomCrops
-from models.losses import (
+from models.data.photos import Photo, RandomCrops
+from models.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
     adversarial_loss,
@@ -26,6 +25,7 @@ from models.losses import (
     reconstruction_loss,
 )
 from models.tokenizers import Tokenizer
+from models.training.config import OptimizerConfig, TrainConfig
 
 _VAL_CROPS = 8
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.config import LossConfig, OptimizerConfig, PatchConfig, QuantizerConfig, TrainConfig, VQGANConfig
+from models.networks.patch import PatchConfig
+from models.networks.vqgan import VQGANConfig
+from models.tokenizers.config import QuantizerConfig
+from models.training.config import LossConfig, OptimizerConfig, TrainConfig
 
 
 def patch_fc() -> TrainConfig:

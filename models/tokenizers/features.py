@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import vqkernels
-from models.command import UserError
-from models.config import TrainConfig
-from models.data import Photo, RandomCrops
+from models.data.photos import Photo, RandomCrops
+from models.errors import UserError
 from models.tokenizers import Tokenizer
+from models.training.config import TrainConfig
 
 _PATCHES_PER_CODE = 16
 _KMEANS_ITERATIONS = 10

@@ -1,0 +1,1 @@
+"""Images by index: photographs, folders."""

@@ -1,0 +1,1 @@
+"""Recipes, one file a system: functions that return a config."""

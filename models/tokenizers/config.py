@@ -1,0 +1,30 @@
+"""The quantizer of a tokenizer, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """The quantizer, in the terms of ``vqkernels.VectorQuantizer``."""
+
+    codebook: Literal["learned", "ema", "online", "frozen"]  # how the codes move
+    num_codes: int = 4096  # codes in each group
+    groups: int = 1  # groups, each with a codebook of its own
+    code_dim: int = 8  # width of the quantized vector, all groups together
+    metric: Literal["l2", "cosine"] = "l2"  # of the lookup; "cosine" compares and yields unit vectors
+    commitment_weight: float = 1.0  # pulls the encoder to the codes
+    codebook_weight: float = 0.33  # pulls the codes to the encoder
+    decay: float = 0.99  # of the running averages of "ema" and "online"
+    anchor: Literal["closest", "random"] = "closest"  # where "online" moves its dead codes
+    init: Literal["published", "matched", "kmeans"] = "published"  # start of the codes, see features.py
+    features: str = "patches"  # codes of "frozen": k-means of training patches, or a .npy file [K, F]
+    feature_dim: int = 32  # dimensions kept of the whitened patches
+
+    def __post_init__(self) -> None:
+        fitting = "matched" if self.codebook == "frozen" else "kmeans"
+        if self.init not in ("published", fitting):
+            expected = f"'published' or '{fitting}' for codebook='{self.codebook}'"
+            raise ValueError(f"init: expected {expected}, got '{self.init}'")

@@ -1,0 +1,1 @@
+"""The engine: stages, steps, checkpoints, logs."""
