@@ -27,6 +27,10 @@ Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+# `with torch.device(...)` collects the factories it changes when first used: before tests replace some by others
+with torch.device("meta"):
+    torch.empty(0)
+
 # the same examples in every run: a red test must stay red
 hypothesis.settings.register_profile("vqkernels", deadline=None, derandomize=True, database=None, max_examples=100)
 hypothesis.settings.load_profile("vqkernels")
