@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.config_json import Hidden
+from models.networks.precision import at_least_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,11 @@ class StyleGAN2Config:
 
 
 DiscriminatorConfig = PatchGANConfig | StyleGAN2Config
-STYLEGAN2_POCKET = StyleGAN2Config(image_size=64, channels_times_size=2048, max_channels=96)
+
+
+def stylegan2_pocket() -> StyleGAN2Config:
+    """Images of 64 pixels, 0.7 M weights, for two cores."""
+    return StyleGAN2Config(image_size=64, channels_times_size=2048, max_channels=96)
 
 
 def build_discriminator(config: DiscriminatorConfig) -> nn.Module:
@@ -180,7 +185,7 @@ def minibatch_stddev(x: torch.Tensor, group: int) -> torch.Tensor:  # [B, C, h, 
     group = min(group, batch)
     if batch % group:
         raise ValueError(f"images: expected a multiple of minibatch_stddev={group}, got {batch}")
-    variance = x.float().unflatten(0, (group, -1)).var(dim=0, unbiased=False)  # [B/M, C, h, w]
+    variance = at_least_float32(x).unflatten(0, (group, -1)).var(dim=0, unbiased=False)  # [B/M, C, h, w]
     deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [B/M]
     return deviation.to(x.dtype).repeat(group)[:, None, None, None].expand(-1, 1, height, width)
 

@@ -2,7 +2,7 @@
 
 Residual blocks at each level, stride-2 convolutions between levels, attention where the map is small, and a
 1x1 convolution on either side of the quantizer. B batch, H W pixels, h w grid, C channels, Z latent channels,
-D code dimension.
+D code dimension, G groups.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.config_json import Hidden
+from models.networks.checkpointing import run_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,41 @@ class VQGANConfig:
     res_blocks: int = 2  # residual blocks per level (the decoder has one more)
     attention_levels: tuple[int, ...] = (4,)  # levels with self-attention after each block
     latent_channels: int = 256  # channels before the 1x1 convolution to the code dimension
+    groups: int = 1  # of the 1x1 convolutions around the quantizer: MGVQ mixes only the channels of a group
+
+    def __post_init__(self) -> None:
+        if self.base_channels % 32:
+            raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
+        if self.res_blocks < 1:
+            raise ValueError(f"res_blocks: expected at least 1, got {self.res_blocks}")
+        if self.groups < 1 or self.latent_channels % self.groups:
+            raise ValueError(f"groups: expected a divisor of {self.latent_channels} channels, got {self.groups}")
+        beyond = [level for level in self.attention_levels if not 0 <= level < len(self.multipliers)]
+        if beyond:
+            last = len(self.multipliers) - 1
+            raise ValueError(f"attention_levels: expected levels from 0 to {last}, got {beyond[0]}")
 
     @property
     def downsample(self) -> int:
         """Pixels per side of one token."""
         return 2 ** (len(self.multipliers) - 1)
+
+
+def vqgan_f16() -> VQGANConfig:
+    """16 x 16 pixels a token: 71.9 M weights with 16384 codes of 8 dimensions."""
+    return VQGANConfig()
+
+
+def vqgan_f8() -> VQGANConfig:
+    """8 x 8 pixels a token: 70.1 M."""
+    return VQGANConfig(multipliers=(1, 2, 2, 4), attention_levels=(3,))
+
+
+def vqgan_pocket() -> VQGANConfig:
+    """8 x 8 pixels a token with 1.1 M weights, for two cores."""
+    return VQGANConfig(
+        base_channels=32, multipliers=(1, 1, 2, 2), res_blocks=1, attention_levels=(3,), latent_channels=64
+    )
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -98,28 +129,31 @@ class Upsample(nn.Module):
 class VQGANEncoder(nn.Module):
     """Pixels to latent vectors."""
 
-    def __init__(self, config: VQGANConfig, code_dim: int) -> None:
+    def __init__(self, config: VQGANConfig, width: int) -> None:
         super().__init__()
-        widths = [config.base_channels * factor for factor in config.multipliers]
+        _check_groups(config, width)
+        self.gradient_checkpointing = False
         self.downsample = config.downsample
+        widths = [config.base_channels * factor for factor in config.multipliers]
         self.input = nn.Conv2d(3, config.base_channels, 3, padding=1)
         levels, channels = [], config.base_channels
-        for level, width in enumerate(widths):
-            layers = _level(channels, width, config.res_blocks, level in config.attention_levels)
+        for level, out in enumerate(widths):
+            layers = _level(channels, out, config.res_blocks, level in config.attention_levels)
             if level < len(widths) - 1:
-                layers.append(Downsample(width))
+                layers.append(Downsample(out))
             levels.append(nn.Sequential(*layers))
-            channels = width
+            channels = out
         self.levels = nn.Sequential(*levels)
         self.middle = _middle(channels)
         self.norm = norm(channels)
         self.output = nn.Conv2d(channels, config.latent_channels, 3, padding=1)
-        self.to_code = nn.Conv2d(config.latent_channels, code_dim, 1)
+        self.to_code = nn.Conv2d(config.latent_channels, width, 1, groups=config.groups)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
         x = self.input(images)  # [B, C, H, W]
-        x = self.levels(x)  # [B, C, h, w], halved between levels
-        x = self.middle(x)  # [B, C, h, w]
+        for layers in (*self.levels, self.middle):
+            for layer in layers:
+                x = run_block(layer, x, checkpointing=self.gradient_checkpointing)  # [B, C, h, w]
         x = self.output(F.silu(self.norm(x)))  # [B, Z, h, w]
         return self.to_code(x)  # [B, D, h, w]
 
@@ -127,38 +161,46 @@ class VQGANEncoder(nn.Module):
 class VQGANDecoder(nn.Module):
     """Code vectors to pixels."""
 
-    def __init__(self, config: VQGANConfig, code_dim: int) -> None:
+    def __init__(self, config: VQGANConfig, width: int) -> None:
         super().__init__()
+        _check_groups(config, width)
+        self.gradient_checkpointing = False
         widths = [config.base_channels * factor for factor in config.multipliers]
-        self.from_code = nn.Conv2d(code_dim, config.latent_channels, 1)
+        self.from_code = nn.Conv2d(width, config.latent_channels, 1, groups=config.groups)
         self.input = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.middle = _middle(widths[-1])
         levels, channels = [], widths[-1]
-        for level, width in reversed(list(enumerate(widths))):
-            layers = _level(channels, width, config.res_blocks + 1, level in config.attention_levels)
+        for level, out in reversed(list(enumerate(widths))):
+            layers = _level(channels, out, config.res_blocks + 1, level in config.attention_levels)
             if level > 0:
-                layers.append(Upsample(width))
+                layers.append(Upsample(out))
             levels.append(nn.Sequential(*layers))
-            channels = width
+            channels = out
         self.levels = nn.Sequential(*levels)
         self.norm = norm(channels)
         self.output = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:  # [B, D, h, w] -> [B, 3, H, W]
         x = self.input(self.from_code(z))  # [B, C, h, w]
-        x = self.middle(x)  # [B, C, h, w]
-        x = self.levels(x)  # [B, C, H, W], doubled between levels
+        for layers in (self.middle, *self.levels):
+            for layer in layers:
+                x = run_block(layer, x, checkpointing=self.gradient_checkpointing)  # [B, C, h, w]
         return self.output(F.silu(self.norm(x)))  # [B, 3, H, W]
 
 
-def _level(channels: int, width: int, blocks: int, attention: bool) -> list[nn.Module]:
+def _level(channels: int, out_channels: int, blocks: int, attention: bool) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for number in range(blocks):
-        layers.append(ResidualBlock(channels if number == 0 else width, width))
+        layers.append(ResidualBlock(channels if number == 0 else out_channels, out_channels))
         if attention:
-            layers.append(Attention(width))
+            layers.append(Attention(out_channels))
     return layers
 
 
 def _middle(channels: int) -> nn.Sequential:
     return nn.Sequential(ResidualBlock(channels, channels), Attention(channels), ResidualBlock(channels, channels))
+
+
+def _check_groups(config: VQGANConfig, width: int) -> None:
+    if width % config.groups:
+        raise ValueError(f"groups: expected a divisor of the width {width}, got {config.groups}")

@@ -28,7 +28,11 @@ WHOLE = DCAEConfig(
 
 @pytest.mark.parametrize(
     ("config", "encoder", "decoder", "total"),
-    [(dcae.F8, 52.0, 75.9, 128.2), (dcae.F16, 87.1, 128.7, 216.0), (dcae.F32, 123.2, 200.2, 323.6)],
+    [
+        (dcae.dcae_f8(), 52.0, 75.9, 128.2),
+        (dcae.dcae_f16(), 87.1, 128.7, 216.0),
+        (dcae.dcae_f32(), 123.2, 200.2, 323.6),
+    ],
 )
 def test_numbers_of_weights_are_those_of_mgvq(
     config: DCAEConfig, encoder: float, decoder: float, total: float
@@ -41,8 +45,10 @@ def test_numbers_of_weights_are_those_of_mgvq(
 
 def test_the_pocket_network_is_small() -> None:
     with torch.device("meta"):
-        assert 0.5 < millions(DCAEEncoder(dcae.POCKET, 32), DCAEDecoder(dcae.POCKET, 32)) < 1.5
-    assert [config.downsample for config in (dcae.POCKET, dcae.F8, dcae.F16, dcae.F32)] == [8, 8, 16, 32]
+        assert 0.5 < millions(DCAEEncoder(dcae.dcae_pocket(), 32), DCAEDecoder(dcae.dcae_pocket(), 32)) < 1.5
+    assert [
+        config.downsample for config in (dcae.dcae_pocket(), dcae.dcae_f8(), dcae.dcae_f16(), dcae.dcae_f32())
+    ] == [8, 8, 16, 32]
 
 
 @pytest.mark.parametrize("config", [TINY, WHOLE], ids=["half", "whole"])

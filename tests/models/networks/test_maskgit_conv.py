@@ -14,12 +14,12 @@ from network_checks import (
 )
 
 from models.networks.maskgit_conv import (
-    POCKET,
     MaskGITConvConfig,
     MaskGITConvDecoder,
     MaskGITConvEncoder,
     WindowAttention,
     load_phase_one,
+    maskgit_conv_pocket,
 )
 
 TINY = MaskGITConvConfig(base_channels=32, multipliers=(1, 2), res_blocks=1, attention_pairs=1, windows=(4, 2))
@@ -42,7 +42,8 @@ def test_numbers_of_weights_are_the_published_ones(options: dict[str, int], tota
 def test_phase_1_decoder_has_its_published_size_and_the_pocket_network_is_small() -> None:
     with torch.device("meta"):
         assert millions(MaskGITConvDecoder(MaskGITConvConfig(), 256)) == pytest.approx(30.56, abs=0.005)
-        pocket = millions(MaskGITConvEncoder(POCKET, 64), MaskGITConvDecoder(POCKET, 64))
+        config = maskgit_conv_pocket()
+        pocket = millions(MaskGITConvEncoder(config, 64), MaskGITConvDecoder(config, 64))
     assert 0.5 < pocket < 1.5
 
 
