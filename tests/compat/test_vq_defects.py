@@ -147,12 +147,14 @@ def test_beams_of_several_sequences_update_every_layer(training: bool) -> None:
     ],
 )
 def test_a_mask_leaves_out_what_a_shorter_batch_does_not_have(arguments: dict[str, Any]) -> None:
-    """Oracle: the batch without the masked vectors."""
+    """Oracle: the batch without the masked vectors, in numbers whose products and sums are exact in any order."""
     torch.manual_seed(0)
     masked, short = (VectorQuantize(8, 32, **arguments) for _ in range(2))
+    for exact in (*short.parameters(), *([] if "use_cosine_sim" in arguments else [short._codebook.embed])):
+        exact.data.copy_(torch.randint(-4, 5, exact.shape))
     masked.load_state_dict(short.state_dict())
     dim = 1 if "channel_last" in arguments or "accept_image_fmap" in arguments else -1
-    x = torch.randn(2, 9, 8) if "accept_image_fmap" not in arguments else torch.randn(2, 3, 3, 8)
+    x = torch.randint(-4, 5, (2, 3, 3, 8) if "accept_image_fmap" in arguments else (2, 9, 8)).float()
     mask = torch.ones(x.shape[:-1], dtype=torch.bool)
     mask[:, -1] = False
     quantized, indices, loss = masked(x.movedim(-1, dim), mask=mask)
@@ -161,7 +163,8 @@ def test_a_mask_leaves_out_what_a_shorter_batch_does_not_have(arguments: dict[st
     assert_bitwise_equal(indices[:, :-1], want_indices)
     assert bool((indices[:, -1] == -1).all())
     assert not quantized.movedim(dim, -1)[:, -1].any()
-    torch.testing.assert_close(loss, want_loss, rtol=1e-6, atol=0)
+    # a mean of squares, of differences of unit vectors under the cosine
+    torch.testing.assert_close(loss, want_loss, rtol=(x.numel() + 16) * torch.finfo(x.dtype).eps, atol=0)
     for name, value in state(short).items():
         assert_bitwise_equal(state(masked)[name], value)
 
