@@ -1,7 +1,7 @@
 """The codebooks behind a quantizer: each owns its parameters and buffers, its codes and its update rule.
 
 Nothing here is saved for a backward but indices and gathered rows, so codes may be written in place between
-the forward and the backward of a step.
+the forward and the backward of a step. Where something else needs all of them, the quantizer hands it a copy.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Codebook(nn.Module):
     """Codes ``[G, K, D]``, and what happens to them in a training step apart from gradients."""
 
     trained = False  # by gradient: there is a codebook loss
+    written = False  # by a training step, in place
 
     def __init__(self, groups: int, num_codes: int, dim: int, metric: str, backend: str | None) -> None:
         super().__init__()
@@ -101,6 +102,7 @@ class LearnedCodebook(Codebook):
 class OnlineCodebook(LearnedCodebook):
     """A parameter whose hardly used codes are moved to vectors of the batch."""
 
+    written = True
     usage: torch.Tensor  # [G, K] float32
     draws: torch.Tensor  # [] int64, the steps that drew
 
@@ -137,6 +139,7 @@ class OnlineCodebook(LearnedCodebook):
 class EmaCodebook(Codebook):
     """Codes as running means; ``embed_sum / cluster_size`` is the codebook from the first step on."""
 
+    written = True
     weight: torch.Tensor  # [G, K, D] float32
     cluster_size: torch.Tensor  # [G, K] float32
     embed_sum: torch.Tensor  # [G, K, D] float32

@@ -168,6 +168,9 @@ class VectorQuantizer(nn.Module):
             raise RuntimeError("codebook: projector_init='matched' needs fit_codebook(batches) before training")
         rows, usable, shape = self._rows(x, mask)
         codebook = self.table.codes()
+        if self.training and self.table.written and (self.regularizers or isinstance(self.gradient, FullCodebook)):
+            # their backward needs the codes as they are now
+            codebook = codebook.clone()
         indices = _label(self._find(rows, codebook), usable, mask)
         taking_part = usable[:, None].expand_as(indices)
         if self.training and self.nested_keep_probs is not None:

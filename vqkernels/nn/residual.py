@@ -12,6 +12,7 @@ from torch import nn
 from vqkernels._core.checks import check_indices
 from vqkernels._core.random import random_integers
 from vqkernels.nn.codebook import next_seed
+from vqkernels.nn.config import FullCodebook
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
 from vqkernels.nn.rows import without_nonfinite
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
@@ -28,8 +29,9 @@ class ResidualQuantizer(nn.Module):
         quantized = x + (total - x).detach()                   # one estimator for the sum
 
     Args:
-        stages: one or more :class:`VectorQuantizer` of one ``dim`` and layout. Their own ``gradient`` should be
-            ``"none"``, so that the input is not given its gradient once per stage; :meth:`build` makes them so.
+        stages: one or more :class:`VectorQuantizer` of one ``dim`` and layout. An estimator of their own, which would
+            give the input its gradient once per stage, is taken from them: their ``gradient`` becomes ``"none"``.
+            :class:`FullCodebook` stays: through it the input gets a gradient of every stage.
         gradient: how the gradient of the sum reaches ``x``: ``"ste"``, ``"rotation"`` or ``"none"``.
         dropout: probability that a vector of a training step keeps only the first stages, their number drawn
             uniformly from ``1 .. Q - 1`` for every entry of the batch (Kumar et al. 2023); dropped stages give
@@ -61,6 +63,9 @@ class ResidualQuantizer(nn.Module):
             raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout: expected a number in [0, 1], got {dropout}")
+        for stage in self._stages():
+            if not isinstance(stage.gradient, FullCodebook):
+                stage.gradient = "none"
         self.gradient, self.dropout = gradient, dropout
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
@@ -107,8 +112,9 @@ class ResidualQuantizer(nn.Module):
             kept = taking_part if depth is None else taking_part & (depth > number)
             # a vector that is not finite is 0 here: its index is that of a vector left out, and its value 0
             results.append(stage(residual, kept))
-            value = results[-1].quantized.detach()
-            residual, total = residual - value, total + value
+            value = results[-1].quantized
+            # the gradient of a value is that of what makes it out of a code: project_out
+            residual, total = residual - value.detach(), total + value
         # a batch of nothing is no step: the next one draws what it would have drawn
         if depth is not None:
             self.draws.add_(self._stages()[0].statistics.step - steps)
