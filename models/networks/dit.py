@@ -201,23 +201,33 @@ class DiT(nn.Module):
         time: torch.Tensor,  # [B]
         labels: torch.Tensor | None = None,  # [B]
     ) -> torch.Tensor:  # [B, C or 2C, h, w]
-        expected = (self.channels, self.rows * self.patch, self.columns * self.patch)
-        if latent.shape[1:] != expected:
-            raise ValueError(f"latent: expected [B, {', '.join(map(str, expected))}], got {tuple(latent.shape)}")
+        x = self.from_latent(latent)  # [B, L, W]
         if (labels is None) != (self.label is None):
             wanted = "none from an unconditional network" if self.label is None else "one class per latent"
             raise ValueError(f"labels: expected {wanted}, got {'none' if labels is None else tuple(labels.shape)}")
-        patches = F.unfold(latent, self.patch, stride=self.patch).mT  # [B, L, Cpp]
-        x = self.embed(patches) + self.positions  # [B, L, W]
         condition = self.time(time)  # [B, W]
         if self.label is not None:
             condition = condition + self.label(labels)  # [B, W]
         for block in self.blocks:
             x = run_block(block, x, condition, checkpointing=self.gradient_checkpointing)
+        return self.to_latent(x, condition)
+
+    def from_latent(self, latent: torch.Tensor) -> torch.Tensor:  # [B, C, h, w] -> [B, L, W]
+        """Patches embedded, each at its position."""
+        expected = (self.channels, self.rows * self.patch, self.columns * self.patch)
+        if latent.shape[1:] != expected:
+            raise ValueError(f"latent: expected [B, {', '.join(map(str, expected))}], got {tuple(latent.shape)}")
+        patches = F.unfold(latent, self.patch, stride=self.patch).mT  # [B, L, Cpp]
+        return self.embed(patches) + self.positions
+
+    def to_latent(
+        self, x: torch.Tensor, condition: torch.Tensor
+    ) -> torch.Tensor:  # [B, L, W], [B, W] -> [B, C, h, w]
+        """What the last layer makes of the patches, put together."""
         x = self.final(x, condition)  # [B, L, ppC]
         x = x.unflatten(2, (self.patch, self.patch, self.out_channels))
         x = x.unflatten(1, (self.rows, self.columns))  # [B, h/p, w/p, p, p, C]
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, *expected[1:])  # [B, C, h, w]
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 class SiT(DiT):
