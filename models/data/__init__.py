@@ -1,1 +1,1 @@
-"""Images by index: photographs, folders."""
+"""Images, clips and codes by index, and the batches that training sees."""

@@ -1,4 +1,4 @@
-"""Photographs and the random crops that training sees.
+"""Photographs in memory and the random crops that training sees.
 
 B batch, H W pixels, S crop size. The crops of step t are a pure function of (seed, t, rank): a resumed run
 sees what an unbroken one would have seen, and there is no sampler state to save.
@@ -7,21 +7,22 @@ sees what an unbroken one would have seen, and there is no sampler state to save
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from models.data.embedded import EmbeddedSource
+from models.data.images import SUFFIXES, read_image
+from models.data.pixels import to_float, to_image, to_tensor
+from models.data.sample import split_of
 from models.errors import UserError
 
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# pillow reports a broken file by any of these, depending on the format and on where it breaks
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-_HELD_OUT_EVERY = 10
+__all__ = ["Photo", "RandomCrops", "embedded_photos", "image_files", "image_folder", "load_photos", "read_image"]
+__all__ += ["to_image", "to_tensor"]
 
 
 class Photo(NamedTuple):
@@ -39,24 +40,13 @@ def load_photos(data: str) -> tuple[Photo, ...]:
 
 def embedded_photos() -> tuple[Photo, ...]:
     """The colour photographs inside scikit-image and scikit-learn; two of them are held out whole."""
-    from skimage import data as skimage_data
-    from sklearn.datasets import load_sample_image
-
-    def photo(name: str, load: Callable[[], np.ndarray], split: str = "train") -> Photo:
-        return Photo(name, np.ascontiguousarray(load()), split)
-
-    return (
-        photo("astronaut", skimage_data.astronaut),
-        photo("china", lambda: load_sample_image("china.jpg")),
-        photo("coffee", skimage_data.coffee),
-        photo("hubble", skimage_data.hubble_deep_field),
-        photo("immunohistochemistry", skimage_data.immunohistochemistry),
-        photo("motorcycle", lambda: skimage_data.stereo_motorcycle()[0]),
-        photo("retina", skimage_data.retina),
-        photo("rocket", skimage_data.rocket),
-        photo("chelsea", skimage_data.chelsea, "val"),
-        photo("flower", lambda: load_sample_image("flower.jpg"), "val"),
-    )
+    train, val = EmbeddedSource("train"), EmbeddedSource("val")
+    samples = [
+        (source.read(index), split)
+        for source, split in ((train, "train"), (val, "val"))
+        for index in range(len(source))
+    ]
+    return tuple(Photo(sample.name, sample.image, split) for sample, split in samples)
 
 
 def image_folder(path: Path | str) -> tuple[Photo, ...]:
@@ -78,7 +68,7 @@ def image_folder(path: Path | str) -> tuple[Photo, ...]:
         print(f"{root}: skipped {len(skipped)} of {len(files)} images, unreadable: {shown}", file=sys.stderr)
     if len(readable) < 2:
         raise UserError(f"data: expected at least 2 readable images below {root}, got {len(readable)}")
-    held_out = set(range(_HELD_OUT_EVERY - 1, len(readable), _HELD_OUT_EVERY)) or {len(readable) - 1}
+    held_out = set(split_of(len(readable), "val"))
     return tuple(
         Photo(name, image, "val" if number in held_out else "train") for number, (name, image) in enumerate(readable)
     )
@@ -86,15 +76,7 @@ def image_folder(path: Path | str) -> tuple[Photo, ...]:
 
 def image_files(root: Path) -> list[Path]:
     """Every file below a folder that is named like an image, in name order."""
-    return sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-
-
-def read_image(file: Path) -> np.ndarray | None:  # [H, W, 3] uint8
-    try:
-        with Image.open(file) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except _UNREADABLE:
-        return None
+    return sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 class RandomCrops:
@@ -117,7 +99,8 @@ class RandomCrops:
 
     def batch(self, step: int) -> torch.Tensor:  # [B, 3, S, S] float32 in [-1, 1]
         random = np.random.default_rng((self._seed, step, self._rank))
-        return _to_float(np.stack([self._crop(random) for _ in range(self._batch_size)]))
+        crops = np.stack([self._crop(random) for _ in range(self._batch_size)])
+        return to_float(torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))))
 
     def _crop(self, random: np.random.Generator) -> np.ndarray:  # [S, S, 3] uint8
         image = self._images[random.integers(len(self._images))]
@@ -125,17 +108,3 @@ class RandomCrops:
         left = random.integers(image.shape[1] - self._size + 1)
         crop = image[top : top + self._size, left : left + self._size]
         return crop[:, ::-1] if self._flip and random.integers(2) else crop
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:  # [H, W, 3] uint8 -> [1, 3, H, W] float32 in [-1, 1]
-    return _to_float(image[None])
-
-
-def to_image(tensor: torch.Tensor) -> np.ndarray:  # [3, H, W] in [-1, 1] -> [H, W, 3] uint8
-    pixels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255).byte()
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-def _to_float(images: np.ndarray) -> torch.Tensor:  # [B, H, W, 3] uint8 -> [B, 3, H, W] float32 in [-1, 1]
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return pixels.float().div_(127.5).sub_(1)

@@ -19,6 +19,14 @@ from models.tokenizers.config import QuantizerConfig
 from models.training.config import OptimizerConfig, TrainConfig
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes of folders are kept among the test's own files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VQKERNELS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The middle 128 x 128 pixels of every embedded photograph, as files."""
