@@ -36,12 +36,12 @@ from models.environment import environment
 from models.errors import UserError
 from models.evaluate import evaluate, write_json
 from models.networks.patch import PatchConfig
-from models.recipes.tokenizers import RECIPES, with_num_codes
+from models.recipes import TOKENIZERS, with_num_codes
 from models.report import METRICS, draw_readme_picture, finding, score_table, write_report
 from models.train_tokenizer import train
-from models.training.checkpoint import load_config
-from models.training.config import TrainConfig
 from models.training.run_log import read_metrics
+from models.training.runs import load_config
+from models.training.tokenizer_run import TokenizerRun, replace_stage
 
 _CURVE_POINTS = 30  # looks at held-out crops during a training
 
@@ -76,13 +76,12 @@ class DemoConfig:
     readme_picture: Path | None = None  # draw the picture of the README from a finished demo, and nothing else
 
 
-def configs(demo: DemoConfig) -> dict[str, TrainConfig]:
+def configs(demo: DemoConfig) -> dict[str, TokenizerRun]:
     """The training of each contender; only the quantizer differs."""
     often = max(1, demo.steps // _CURVE_POINTS)
     return {
         contender.recipe: dataclasses.replace(
-            with_num_codes(RECIPES[contender.recipe](), demo.num_codes),
-            steps=demo.steps,
+            replace_stage(with_num_codes(TOKENIZERS[contender.recipe](), demo.num_codes), steps=demo.steps),
             seed=demo.seed,
             data=demo.data,
             log_every=often,
@@ -95,7 +94,7 @@ def configs(demo: DemoConfig) -> dict[str, TrainConfig]:
 class Board(Progress):
     """A bar per tokenizer and one for everything; bars follow the metrics files that trainings write."""
 
-    def __init__(self, trainings: dict[str, TrainConfig], folder: Path, console: Console) -> None:
+    def __init__(self, trainings: dict[str, TokenizerRun], folder: Path, console: Console) -> None:
         self._folder, self._bars = folder, dict[str, TaskID]()
         self._active: str | None = None  # the run whose metrics file is read on every refresh
         super().__init__(
@@ -167,14 +166,14 @@ def _last_line(run_dir: Path) -> dict[str, float]:
     return lines[-1] if lines else {}
 
 
-def _run_one(config: TrainConfig, run_dir: Path, progress: bool) -> None:
+def _run_one(config: TokenizerRun, run_dir: Path, progress: bool) -> None:
     train(config, out=run_dir, resume=True, progress=progress)
     evaluate(run_dir)
     # written last: a run that has it is complete
     write_json(run_dir / "stamp.json", environment())
 
 
-def _check_same_demo(out: Path, trainings: dict[str, TrainConfig]) -> None:
+def _check_same_demo(out: Path, trainings: dict[str, TokenizerRun]) -> None:
     for recipe, config in trainings.items():
         if not (out / recipe / "config.json").exists():
             continue

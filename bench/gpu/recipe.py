@@ -46,21 +46,19 @@ class _Nothing(nn.Module):
 def _recipe(context: Context) -> Any:
     """The recipe's config for this machine: as published, but for the batch, the schedule and the arithmetic."""
     recipes = importlib.import_module("models.recipes")
-    config = recipes.RECIPES["vqgan_tiny" if context.smoke else RECIPE]()
-    optimizer = dataclasses.replace(config.optimizer, lr=1e-4, warmup_steps=2 if context.smoke else 20)
+    config = recipes.TOKENIZERS["vqgan_tiny" if context.smoke else RECIPE]()
+    optimizer = dataclasses.replace(config.stage.optimizer, lr=1e-4, warmup_steps=2 if context.smoke else 20)
     changes = {"batch_size": 2, "steps": 3} if context.smoke else {"batch_size": _BATCH, "steps": _STEPS}
-    return dataclasses.replace(config, **changes, optimizer=optimizer, mixed_precision="bf16")
+    stage = dataclasses.replace(config.stage, **changes, optimizer=optimizer)
+    return dataclasses.replace(config, stage=stage, mixed_precision="bf16")
 
 
 def tokenizer_recipe(context: Context) -> None:
     """Whole steps of a VQGAN at 256 pixels, with our quantizer, with the one people use, and with none."""
     if missing := [reason for module in _NEEDS if (reason := needed(module))]:
         raise Unavailable("; ".join(missing))
-    accelerate = importlib.import_module("accelerate")
     config = _recipe(context)
     device = context.device.place(torch.empty(0)).device
-    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=config.mixed_precision)
-    photos = importlib.import_module("models.data").load_photos("embedded")
     width, codes = config.quantizer.code_dim, config.quantizer.num_codes
     options = {"dim": width, "codebook_size": codes, "accept_image_fmap": True, "rotation_trick": False}
 
@@ -75,19 +73,21 @@ def tokenizer_recipe(context: Context) -> None:
         "vector-quantize-pytorch": original,
         "no quantizer": _Nothing,
     }
-    shape = {"recipe": config.recipe, "batch": config.batch_size, "pixels": config.image_size, "codes": codes}
+    stage = config.stage
+    shape = {"recipe": config.recipe, "batch": stage.batch_size, "pixels": stage.image_size, "codes": codes}
     context.record("shape", {**shape, "dim": width, "arithmetic": config.mixed_precision})
     for number, (name, quantizer) in enumerate(contestants.items()):
         # half of the time is for the recipe itself, the rest for the others in equal parts
         seconds = 0.5 * context.left if not number else 0.9 * context.left / (len(contestants) - number)
         try:
             steps = config.steps if not number else min(config.steps, _OTHERS)
-            finding = _train(config, quantizer, photos, accelerator, steps, seconds)
+            finding = _train(config, quantizer, device, steps, seconds)
         except Unavailable as reason:
             context.record(name, {"not available": str(reason)})
             continue
         context.record(name, finding)
-        accelerator.free_memory()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         if not finding["finite"] or not (finding["falls"] or context.smoke):
             raise RuntimeError(f"{name}: the loss is {'not finite' if not finding['finite'] else 'not falling'}")
 
@@ -95,20 +95,33 @@ def tokenizer_recipe(context: Context) -> None:
 def _train(
     config: Any,
     quantizer: Callable[[], nn.Module] | None,
-    photos: Any,
-    accelerator: Any,
+    device: torch.device,
     steps: int,
     seconds: float,
 ) -> dict[str, Any]:
     """Steps until there were enough or time is up; times are means of blocks, of which the median is told."""
-    tokenizers, trainers = (importlib.import_module(f"models.{name}") for name in ("tokenizers", "trainer"))
-    stopwatch = importlib.import_module("models.training.timing").Stopwatch
-    trainers.seed_step(config.seed, 0, 0)
-    tokenizer = tokenizers.build_tokenizer(config.network, config.quantizer).to(accelerator.device)
+    step_module, tasks, parallels, timing, loaders = (
+        importlib.import_module(f"models.{name}")
+        for name in (
+            "training.step",
+            "training.tokenizer_task",
+            "training.parallel",
+            "training.timing",
+            "data.loader",
+        )
+    )
+    step_module.seed_step(config.seed, 0, 0)
+    tokenizer = importlib.import_module("models.tokenizers").build_tokenizer(config.network, config.quantizer)
     if quantizer is not None:
-        tokenizer.quantizer = quantizer().to(accelerator.device)
-    trainer = trainers.Trainer(config, tokenizer, photos, accelerator)
-    whole, part = stopwatch(accelerator.device), stopwatch(accelerator.device)
+        tokenizer.quantizer = quantizer()
+    task = tasks.TokenizerTask(config, 0, tokenizer.to(device), device)
+    for module in task.players.values():
+        module.to(device)
+    stepper = step_module.Stepper(task, config, parallels.Parallel("ddp", 1), device)
+    source, transform = task.data("train")
+    batch_size, seed = config.stage.batch_size, config.seed
+    batches = iter(loaders.Loader(source, transform, batch_size=batch_size, seed=seed, workers=0))
+    whole, part = timing.Stopwatch(device), timing.Stopwatch(device)
     warm_up, block = (1, 1) if steps <= _BLOCK else (_WARM_UP, _BLOCK)
     losses: list[float] = []
     times: list[tuple[float, float]] = []
@@ -116,7 +129,7 @@ def _train(
     with part.watching(tokenizer.quantizer):
         for step in range(1, steps + 1):
             whole.start()
-            values = trainer.step(step)
+            values = stepper.step({name: tensor.to(device) for name, tensor in next(batches).items()}, step)
             whole.stop()
             if step == warm_up or (step > warm_up and (step - warm_up) % block == 0):
                 taken = whole.take() / block, part.take() / block

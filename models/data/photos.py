@@ -1,27 +1,21 @@
-"""Photographs in memory and the random crops that training sees.
-
-B batch, H W pixels, S crop size. The crops of step t are a pure function of (seed, t, rank): a resumed run
-sees what an unbroken one would have seen, and there is no sampler state to save.
-"""
+"""Whole photographs in memory, for the demo and its scores. H W pixels."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from models.data.embedded import EmbeddedSource
 from models.data.images import SUFFIXES, read_image
-from models.data.pixels import to_float, to_image, to_tensor
+from models.data.pixels import to_image, to_tensor
 from models.data.sample import split_of
 from models.errors import UserError
 
-__all__ = ["Photo", "RandomCrops", "embedded_photos", "image_files", "image_folder", "load_photos", "read_image"]
+__all__ = ["Photo", "embedded_photos", "image_files", "image_folder", "load_photos", "read_image"]
 __all__ += ["to_image", "to_tensor"]
 
 
@@ -77,34 +71,3 @@ def image_folder(path: Path | str) -> tuple[Photo, ...]:
 def image_files(root: Path) -> list[Path]:
     """Every file below a folder that is named like an image, in name order."""
     return sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-
-
-class RandomCrops:
-    """Batches of square crops: a photograph drawn uniformly, a place in it, perhaps mirrored."""
-
-    def __init__(
-        self,
-        photos: Sequence[Photo],
-        *,
-        size: int,
-        batch_size: int,
-        seed: int,
-        flip: bool = False,
-        rank: int = 0,
-    ) -> None:
-        self._images = [photo.image for photo in photos if min(photo.image.shape[:2]) >= size]
-        if not self._images:
-            raise UserError(f"image_size: none of {len(photos)} photographs is {size} pixels high and wide")
-        self._size, self._batch_size, self._seed, self._flip, self._rank = size, batch_size, seed, flip, rank
-
-    def batch(self, step: int) -> torch.Tensor:  # [B, 3, S, S] float32 in [-1, 1]
-        random = np.random.default_rng((self._seed, step, self._rank))
-        crops = np.stack([self._crop(random) for _ in range(self._batch_size)])
-        return to_float(torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))))
-
-    def _crop(self, random: np.random.Generator) -> np.ndarray:  # [S, S, 3] uint8
-        image = self._images[random.integers(len(self._images))]
-        top = random.integers(image.shape[0] - self._size + 1)
-        left = random.integers(image.shape[1] - self._size + 1)
-        crop = image[top : top + self._size, left : left + self._size]
-        return crop[:, ::-1] if self._flip and random.integers(2) else crop

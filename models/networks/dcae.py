@@ -30,7 +30,7 @@ class DCAEConfig:
     decoder_depths: tuple[int, ...] = (0, 5, 10, 2, 2)  # blocks
     conv_stages: int = 3  # stages of convolutions; those after them have attention
     head_dim: int = 32  # channels of an attention head
-    groups: int = 1  # of the 1x1 convolutions around the quantizer: each mixes the channels of its group
+    conv_groups: int = 1  # of the 1x1 convolutions around the quantizer: each mixes the channels of its group
 
     def __post_init__(self) -> None:
         for name in ("encoder_depths", "decoder_depths"):
@@ -192,7 +192,7 @@ class DCAEEncoder(nn.Module):
             self.input = Downsample(3, config.widths[1], shortcut=False)
         self.blocks = nn.ModuleList(blocks)
         self.output = nn.Conv2d(config.widths[-1], width, 3, padding=1)
-        self.to_code = nn.Conv2d(width, width, 1, groups=config.groups)
+        self.to_code = nn.Conv2d(width, width, 1, groups=config.conv_groups)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
         x = self.input(images)  # [B, C, H, W] or half of that
@@ -208,7 +208,7 @@ class DCAEDecoder(nn.Module):
         super().__init__()
         _check_width(config, width)
         self.gradient_checkpointing = False
-        self.from_code = nn.Conv2d(width, width, 1, groups=config.groups)
+        self.from_code = nn.Conv2d(width, width, 1, groups=config.conv_groups)
         self.input = nn.Conv2d(width, config.widths[-1], 3, padding=1)
         blocks: list[nn.Module] = []
         for stage in reversed(range(len(config.widths))):
@@ -253,5 +253,5 @@ def _repeated(x: torch.Tensor, channels: int) -> torch.Tensor:  # [B, C, h, w] -
 def _check_width(config: DCAEConfig, width: int) -> None:
     if config.widths[-1] % width:
         raise ValueError(f"width: expected a divisor of {config.widths[-1]} channels, got {width}")
-    if width % config.groups:
-        raise ValueError(f"groups: expected a divisor of the width {width}, got {config.groups}")
+    if width % config.conv_groups:
+        raise ValueError(f"conv_groups: expected a divisor of the width {width}, got {config.conv_groups}")

@@ -9,7 +9,6 @@ B batch, H W pixels, h w grid or map, C channels, P side of a window, D code dim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -158,6 +157,8 @@ class DecoderLevel(nn.Module):
 class MaskGITConvDecoder(nn.Module):
     """Code vectors to pixels."""
 
+    grown = ".attention."  # in the names of what a decoder of phase 1 lacks
+
     def __init__(self, config: MaskGITConvConfig, width: int) -> None:
         super().__init__()
         self.gradient_checkpointing = False
@@ -177,16 +178,6 @@ class MaskGITConvDecoder(nn.Module):
         for level in self.levels:
             x = level(x, self.gradient_checkpointing)  # [B, C, H, W], doubled between levels
         return self.output(F.silu(self.norm(x)))  # [B, 3, H, W]
-
-
-def load_phase_one(decoder: MaskGITConvDecoder, weights: Mapping[str, torch.Tensor]) -> None:
-    """Weights of a decoder with less attention, or none; what they lack stays as it is and must be attention."""
-    own = decoder.state_dict().keys()
-    wrong = sorted(name for name in own - weights.keys() if ".attention." not in name)
-    wrong += sorted(weights.keys() - own)
-    if wrong:
-        raise ValueError(f"weights: expected those of the same decoder before its attention, got {wrong[0]} wrong")
-    decoder.load_state_dict(weights, strict=False)
 
 
 def _blocks(channels: int, out_channels: int, number: int) -> nn.Sequential:

@@ -28,15 +28,17 @@ class VQGANConfig:
     res_blocks: int = 2  # residual blocks per level (the decoder has one more)
     attention_levels: tuple[int, ...] = (4,)  # levels with self-attention after each block
     latent_channels: int = 256  # channels before the 1x1 convolution to the code dimension
-    groups: int = 1  # of the 1x1 convolutions around the quantizer: MGVQ mixes only the channels of a group
+    conv_groups: int = 1  # of the 1x1 convolutions around the quantizer: MGVQ mixes only the channels of a group
 
     def __post_init__(self) -> None:
         if self.base_channels % 32:
             raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
         if self.res_blocks < 1:
             raise ValueError(f"res_blocks: expected at least 1, got {self.res_blocks}")
-        if self.groups < 1 or self.latent_channels % self.groups:
-            raise ValueError(f"groups: expected a divisor of {self.latent_channels} channels, got {self.groups}")
+        if self.conv_groups < 1 or self.latent_channels % self.conv_groups:
+            raise ValueError(
+                f"conv_groups: expected a divisor of {self.latent_channels} channels, got {self.conv_groups}"
+            )
         beyond = [level for level in self.attention_levels if not 0 <= level < len(self.multipliers)]
         if beyond:
             last = len(self.multipliers) - 1
@@ -147,7 +149,7 @@ class VQGANEncoder(nn.Module):
         self.middle = _middle(channels)
         self.norm = norm(channels)
         self.output = nn.Conv2d(channels, config.latent_channels, 3, padding=1)
-        self.to_code = nn.Conv2d(config.latent_channels, width, 1, groups=config.groups)
+        self.to_code = nn.Conv2d(config.latent_channels, width, 1, groups=config.conv_groups)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
         x = self.input(images)  # [B, C, H, W]
@@ -166,7 +168,7 @@ class VQGANDecoder(nn.Module):
         _check_groups(config, width)
         self.gradient_checkpointing = False
         widths = [config.base_channels * factor for factor in config.multipliers]
-        self.from_code = nn.Conv2d(width, config.latent_channels, 1, groups=config.groups)
+        self.from_code = nn.Conv2d(width, config.latent_channels, 1, groups=config.conv_groups)
         self.input = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.middle = _middle(widths[-1])
         levels, channels = [], widths[-1]
@@ -202,5 +204,5 @@ def _middle(channels: int) -> nn.Sequential:
 
 
 def _check_groups(config: VQGANConfig, width: int) -> None:
-    if width % config.groups:
-        raise ValueError(f"groups: expected a divisor of the width {width}, got {config.groups}")
+    if width % config.conv_groups:
+        raise ValueError(f"conv_groups: expected a divisor of the width {width}, got {config.conv_groups}")

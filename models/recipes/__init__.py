@@ -1,1 +1,46 @@
 """Recipes, one file a system: functions that return a config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from models.recipes import cvq, mgvq, patch, seqgan, vqgan
+from models.training.tokenizer_run import TokenizerRun
+
+TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        patch.patch_fc,
+        patch.patch_ema,
+        patch.patch_cvq,
+        patch.patch_lc,
+        patch.patch_groups,
+        vqgan.vqgan,
+        vqgan.vqgan_fc,
+        vqgan.vqgan_fc_f8,
+        vqgan.vqgan_ema,
+        vqgan.vqgan_pocket,
+        cvq.cvq,
+        cvq.cvq_pocket,
+        mgvq.mgvq_g2,
+        mgvq.mgvq_g4,
+        mgvq.mgvq_g8,
+        mgvq.mgvq_g16,
+        mgvq.mgvq_g4_f8,
+        mgvq.mgvq_g8_f8,
+        mgvq.mgvq_g8_f32,
+        mgvq.mgvq_vqgan,
+        mgvq.mgvq_pocket,
+        seqgan.seqgan,
+        seqgan.seqgan_pocket,
+    )
+}
+
+
+def with_num_codes(config: TokenizerRun, total: int) -> TokenizerRun:
+    """The same recipe with ``total`` codes, divided among its groups."""
+    groups = config.quantizer.groups
+    if total % groups:
+        raise ValueError(f"total: expected a multiple of {groups} groups, got {total}")
+    return dataclasses.replace(config, quantizer=dataclasses.replace(config.quantizer, num_codes=total // groups))

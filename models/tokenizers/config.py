@@ -1,9 +1,16 @@
-"""The quantizer of a tokenizer, as data."""
+"""Network and quantizer of a tokenizer, as data. Every system's quantizer is a setting of one config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from models.networks.dcae import DCAEConfig
+from models.networks.maskgit_conv import MaskGITConvConfig
+from models.networks.patch import PatchConfig
+from models.networks.vqgan import VQGANConfig
+
+Network = PatchConfig | VQGANConfig | MaskGITConvConfig | DCAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,10 +22,14 @@ class QuantizerConfig:
     groups: int = 1  # groups, each with a codebook of its own
     code_dim: int = 8  # width of the quantized vector, all groups together
     metric: Literal["l2", "cosine"] = "l2"  # of the lookup; "cosine" compares and yields unit vectors
+    gradient: Literal["ste", "rotation"] = "ste"  # how the decoder's gradient passes the lookup
     commitment_weight: float = 1.0  # pulls the encoder to the codes
     codebook_weight: float = 0.33  # pulls the codes to the encoder
     decay: float = 0.99  # of the running averages of "ema" and "online"
-    anchor: Literal["closest", "random"] = "closest"  # where "online" moves its dead codes
+    anchor: Literal["closest", "random", "probabilistic"] = "closest"  # where "online" moves its dead codes
+    nested_keep_probs: tuple[float, ...] | None = None  # MGVQ: of keeping the first 1, 2, ... groups in training
+    entropy_weight: float = 0.0  # SeQ-GAN: raises the entropy of the mean soft assignment
+    entropy_temperature: float = 1.0  # of its softmax over squared distances
     init: Literal["published", "matched", "kmeans"] = "published"  # start of the codes, see features.py
     features: str = "patches"  # codes of "frozen": k-means of training patches, or a .npy file [K, F]
     feature_dim: int = 32  # dimensions kept of the whitened patches
@@ -28,3 +39,8 @@ class QuantizerConfig:
         if self.init not in ("published", fitting):
             expected = f"'published' or '{fitting}' for codebook='{self.codebook}'"
             raise ValueError(f"init: expected {expected}, got '{self.init}'")
+        for name in ("num_codes", "groups", "code_dim", "feature_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.code_dim % self.groups:
+            raise ValueError(f"groups: expected a divisor of code_dim {self.code_dim}, got {self.groups}")

@@ -7,58 +7,68 @@ encoder's first outputs. N patches, P pixels per side, K codes, F features.
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import vqkernels
-from models.data.photos import Photo, RandomCrops
 from models.errors import UserError
-from models.tokenizers import Tokenizer
-from models.training.config import TrainConfig
+from models.tokenizers.config import QuantizerConfig
+from models.tokenizers.tokenizer import Tokenizer
 
 _PATCHES_PER_CODE = 16
 _KMEANS_ITERATIONS = 10
 
 
-def codebook_features(config: TrainConfig, photos: Sequence[Photo]) -> torch.Tensor | None:  # [K, F]
-    """The codes of a frozen codebook, as the config's ``features`` names them; None for another codebook."""
-    quantizer = config.quantizer
+def codebook_features(
+    quantizer: QuantizerConfig,
+    patches: Callable[[int], torch.Tensor],
+    *,
+    seed: int,
+) -> torch.Tensor | None:  # [K, F]
+    """The codes of a frozen codebook, as the config's ``features`` names them; None for another codebook.
+
+    Args:
+        quantizer: the config.
+        patches: gives so many training patches, ``[N, 3, P, P]``.
+        seed: of k-means.
+    """
     if quantizer.codebook != "frozen":
         return None
     if quantizer.features != "patches":
         return _load_features(Path(quantizer.features), quantizer.num_codes)
-    train = [photo for photo in photos if photo.split == "train"]
-    count = quantizer.num_codes * _PATCHES_PER_CODE
-    crops = RandomCrops(train, size=config.network.downsample, batch_size=count, seed=config.seed)
-    patches = crops.batch(0)  # [N, 3, P, P]
-    white = whiten(patches.flatten(1), quantizer.feature_dim)  # [N, F]
-    result = vqkernels.kmeans(white, quantizer.num_codes, max_iter=_KMEANS_ITERATIONS, seed=config.seed)
+    drawn = patches(quantizer.num_codes * _PATCHES_PER_CODE)
+    white = whiten(drawn.flatten(1), quantizer.feature_dim)  # [N, F]
+    result = vqkernels.kmeans(white, quantizer.num_codes, max_iter=_KMEANS_ITERATIONS, seed=seed)
     return result.centroids
 
 
-def fit_codebook(tokenizer: Tokenizer, config: TrainConfig, crops: RandomCrops) -> None:
-    """Run the config's ``init`` on encoder outputs of the first batches."""
-    quantizer = config.quantizer
-    tokens = config.batch_size * (config.image_size // tokenizer.downsample) ** 2  # per batch
-    if quantizer.num_codes > tokens * config.steps:
-        seen = tokens * config.steps
-        print(
-            f"num_codes: {quantizer.num_codes} codes, but training sees only {seen} tokens",
-            file=sys.stderr,
-        )
+def fit_codebook(
+    tokenizer: Tokenizer,
+    quantizer: QuantizerConfig,
+    batches: Iterable[torch.Tensor],  # each [B, 3, S, S]
+    *,
+    seed: int,
+) -> None:
+    """Run the config's ``init`` on encoder outputs of as many batches as it takes."""
     if quantizer.init == "published":
         return
-    wanted = quantizer.num_codes * _PATCHES_PER_CODE if quantizer.init == "kmeans" else tokens
-    images = (crops.batch(number) for number in range(math.ceil(wanted / tokens)))
+    wanted = quantizer.num_codes * _PATCHES_PER_CODE if quantizer.init == "kmeans" else 1
     device = next(tokenizer.parameters()).device
+
+    def latents() -> Iterator[torch.Tensor]:  # each [B, D, h, w]
+        vectors = 0
+        for images in batches:
+            z = tokenizer.latents(images.to(device))
+            yield z
+            vectors += z.shape[0] * z.shape[2] * z.shape[3]
+            if vectors >= wanted:
+                return
+
     with torch.no_grad():
-        latents = (tokenizer.latents(batch.to(device)) for batch in images)  # each [B, D, h, w]
-        tokenizer.quantizer.fit_codebook(latents, seed=config.seed)
+        tokenizer.quantizer.fit_codebook(latents(), seed=seed)
 
 
 def whiten(x: torch.Tensor, dim: int) -> torch.Tensor:  # [N, F'] -> [N, dim] float32
@@ -78,4 +88,6 @@ def _load_features(path: Path, num_codes: int) -> torch.Tensor:  # [K, F]
         raise UserError(f"features: {path} is not a readable .npy file ({error})") from error
     if features.ndim != 2 or len(features) != num_codes:
         raise UserError(f"features: expected [{num_codes}, F] in {path}, got {list(features.shape)}")
+    if features.dtype.kind not in "fiu":
+        raise UserError(f"features: expected numbers in {path}, got {np.dtype(features.dtype).name}")
     return torch.from_numpy(features).float()

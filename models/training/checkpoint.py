@@ -1,20 +1,23 @@
 """Run folders and checkpoints: written whole or not at all, read without running anything they contain.
 
-    RUN/config.json  metrics.jsonl  tensorboard/  checkpoints/step_000100/{model.safetensors, state.pt}
+    RUN/config.json  metrics.jsonl  tensorboard/
+    RUN/checkpoints/step_000100/{model.safetensors, mean.safetensors, state.pt}
 
-``model.safetensors`` is the tokenizer; ``state.pt`` is what only training needs.
+``model.safetensors`` is the model as it trains, ``mean.safetensors`` the running mean of its weights where a stage
+asks for one, ``state.pt`` what only training needs.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import pickle
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +25,33 @@ import safetensors
 import safetensors.torch
 import torch
 
+from models.config_json import to_json
 from models.errors import UserError
-from models.tokenizers import Tokenizer, build_tokenizer
-from models.training.config import TrainConfig
 
 _KEEP = 2
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FEATURES = "quantizer.table.features"
 _BROKEN_STATE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
-def load_tokenizer(run_dir: Path | str, *, step: int | None = None) -> Tokenizer:
-    """The tokenizer of a run, in eval mode: its newest checkpoint, or the one after ``step`` steps."""
-    checkpoint = find_checkpoint(run_dir, step)
-    return rebuild_tokenizer(load_config(run_dir), read_weights(checkpoint), checkpoint).eval()
-
-
-def rebuild_tokenizer(config: TrainConfig, weights: Mapping[str, torch.Tensor], source: Path) -> Tokenizer:
-    """A tokenizer of this config with these weights; weights of another one are an error of one line."""
-    try:
-        # the features of a frozen codebook are among the weights, and building needs their shape
-        tokenizer = build_tokenizer(config.network, config.quantizer, weights.get(_FEATURES))
-        tokenizer.load_state_dict(weights)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{source}: weights do not fit the config ({_first_line(error)})") from error
-    return tokenizer
-
-
-def load_config(run_dir: Path | str) -> TrainConfig:
-    """The config a run was started with."""
+def read_config(run_dir: Path | str) -> dict[str, Any]:
+    """What config.json holds; see :func:`models.training.runs.load_config`."""
     path = Path(run_dir) / "config.json"
     try:
-        return TrainConfig.from_json(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{run_dir}: not a run folder, config.json is missing") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a training config ({error})") from error
+    except (ValueError, RecursionError) as error:  # JSON and encoding errors are ValueErrors
+        raise UserError(f"{path}: not a training config ({first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a training config (expected an object, got {type(content).__name__})")
+    return content
 
 
-def save_config(run_dir: Path, config: TrainConfig) -> None:
+def save_config(run_dir: Path, config: object) -> None:
     """Write config.json, whole or not at all."""
     run_dir.mkdir(parents=True, exist_ok=True)
     partial = run_dir / ".config.json.partial"
-    _write(partial, config.to_json().encode())
+    _write(partial, to_json(config).encode())
     partial.rename(run_dir / "config.json")
 
 
@@ -85,9 +72,24 @@ def find_checkpoint(run_dir: Path | str, step: int | None = None) -> Path:
 
 
 def save_checkpoint(
-    run_dir: Path | str, step: int, weights: Mapping[str, torch.Tensor], state: dict[str, Any]
+    run_dir: Path | str,
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    state: dict[str, Any],
+    *,
+    mean: Mapping[str, torch.Tensor] | None = None,
+    kept: Collection[int] = (),
 ) -> None:
-    """Write a checkpoint under another name, bring it to the disk, rename it, drop all but the last two."""
+    """Write a checkpoint under another name, bring it to the disk, rename it, drop all but the last two.
+
+    Args:
+        run_dir: run folder.
+        step: steps done.
+        weights: of the model.
+        state: what only training needs.
+        mean: running mean of the weights.
+        kept: steps whose checkpoints stay, the ends of stages.
+    """
     folder = _folder(run_dir, step)
     if folder.exists():
         return
@@ -95,8 +97,10 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        _write(partial / "model.safetensors", safetensors.torch.save(tensors))
+        for name, tensors in (("model", weights), ("mean", mean)):
+            if tensors is not None:
+                content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+                _write(partial / f"{name}.safetensors", safetensors.torch.save(content))
         buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError, python as an OSError
         torch.save(state, buffer)
         _write(partial / "state.pt", buffer.getvalue())
@@ -109,12 +113,15 @@ def save_checkpoint(
             raise
         raise UserError(f"{folder}: disk full, checkpoint not written; the one before it is untouched") from error
     for old in checkpoint_steps(run_dir)[:-_KEEP]:
-        shutil.rmtree(_folder(run_dir, old))
+        if old not in kept:
+            shutil.rmtree(_folder(run_dir, old))
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tokenizer's tensors of a checkpoint folder."""
-    path = folder / "model.safetensors"
+def read_weights(folder: Path, *, mean: bool = False) -> dict[str, torch.Tensor]:
+    """The model's tensors of a checkpoint folder, or, with ``mean`` and if there is one, their running mean."""
+    path = folder / "mean.safetensors"
+    if not mean or not path.exists():
+        path = folder / "model.safetensors"
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -129,7 +136,7 @@ def read_state(folder: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (*_BROKEN_STATE, OSError) as error:
         raise _unreadable(path, error) from error
-    if not isinstance(state, dict) or "optimizer" not in state:
+    if not isinstance(state, dict) or not state.keys() & {"optimizer", "optimizers"}:
         raise _unreadable(path, ValueError("holds no optimizer state"))
     return state
 
@@ -140,12 +147,12 @@ def _folder(run_dir: Path | str, step: int) -> Path:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: missing, truncated or not a checkpoint of this program ({_first_line(error)}); "
+        f"{path}: missing, truncated or not a checkpoint of this program ({first_line(error)}); "
         f"remove {path.parent} to go on from the checkpoint before it"
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -1,25 +1,31 @@
-"""What a training leaves behind while it runs: metrics.jsonl, TensorBoard, a progress bar."""
+"""What a training leaves behind while it runs: metrics.jsonl, TensorBoard, a tracker by name, a progress bar."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from models.errors import UserError
+from models.training.config import RunConfig
+
 
 class RunLog:
     """Appends to a run folder; a resumed run first loses the lines after its checkpoint."""
 
-    def __init__(self, run_dir: Path, start: int, *, enabled: bool = True) -> None:
+    def __init__(self, run_dir: Path, start: int, config: RunConfig, *, enabled: bool = True) -> None:
         kept = [line for line in read_metrics(run_dir) if line["step"] <= start]
         self.last: dict[str, float] = kept[-1] if kept else {}
         self._file: TextIO | None = None
+        self._tracker = _tracker(config, run_dir) if enabled else None
         if enabled:
             path = run_dir / "metrics.jsonl"
             partial = path.with_name(".metrics.jsonl.partial")
@@ -36,6 +42,8 @@ class RunLog:
         self._file.flush()
         for name, value in line.items():
             self._board.add_scalar(name, value, line["step"])
+        if self._tracker is not None:
+            self._tracker.log(line, step=int(line["step"]))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:  # [H, W, 3] uint8
         if self._file is not None:
@@ -54,6 +62,8 @@ class RunLog:
         if self._file is not None:
             self._file.close()
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
 
 def read_metrics(run_dir: Path | str) -> list[dict[str, float]]:
@@ -61,7 +71,30 @@ def read_metrics(run_dir: Path | str) -> list[dict[str, float]]:
     path = Path(run_dir) / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_decode(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _decode(path: Path, number: int, text: bytes) -> dict[str, float]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {number} is not JSON") from error
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        raise UserError(f"{path}: line {number}: expected an object with a step")
+    return line
+
+
+def _tracker(config: RunConfig, run_dir: Path) -> Any:
+    """wandb or trackio, which share these three calls; None if neither is asked for."""
+    if config.track == "none":
+        return None
+    try:
+        tracker = importlib.import_module(config.track)
+    except ImportError as error:
+        raise UserError(f"track: package {config.track} is not installed; pip install {config.track}") from error
+    tracker.init(project="vqkernels", name=run_dir.name, config=dataclasses.asdict(config))
+    return tracker
 
 
 def _encode(line: dict[str, float]) -> str:
@@ -87,11 +120,8 @@ class Display:
         )
         self._task = self._progress.add_task(name, total=steps, completed=start, text="")
 
-    def describe(self, line: dict[str, float]) -> None:
-        self._text = (
-            f"{line['images_per_second']:.0f} images/s  loss {line['loss']:.3f}  "
-            f"{line['psnr']:.1f} dB  {line['utilization']:.0%} used"
-        )
+    def describe(self, text: str) -> None:
+        self._text = text
 
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step, text=self._text)

@@ -15,10 +15,9 @@ pytest.importorskip("tyro", reason="tyro is not installed")
 
 from models.data.photos import embedded_photos
 from models.networks.patch import PatchConfig
-from models.pretrained import efficientnet_lite0
-from models.pretrained.efficientnet_lite0 import EfficientNetLite0
 from models.tokenizers.config import QuantizerConfig
-from models.training.config import OptimizerConfig, TrainConfig
+from models.training.config import OptimizerConfig
+from models.training.tokenizer_run import TokenizerRun, TokenizerStage
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,17 +39,16 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_config(photo_folder: Path) -> TrainConfig:
+def tiny_config(photo_folder: Path) -> TokenizerRun:
     """Milliseconds per step; codes are re-anchored at random, so that training draws random numbers."""
-    return TrainConfig(
+    return TokenizerRun(
         recipe="tiny",
         network=PatchConfig(hidden=32, blocks=1),
         quantizer=QuantizerConfig(codebook="online", num_codes=64, anchor="random", commitment_weight=0.25),
-        optimizer=OptimizerConfig(lr=3e-3, warmup_steps=5),
+        stage=TokenizerStage(
+            optimizer=OptimizerConfig(lr=3e-3, warmup_steps=5), image_size=32, batch_size=4, steps=120
+        ),
         data=str(photo_folder),
-        image_size=32,
-        batch_size=4,
-        steps=120,
         log_every=1,
         val_every=40,
         checkpoint_every=15,
@@ -71,9 +69,3 @@ def small_disk() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
-
-
-@pytest.fixture(scope="session")
-def efficientnet() -> EfficientNetLite0:
-    """The embedded pretrained network; frozen, so that one serves all tests."""
-    return efficientnet_lite0.load()

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.config_json import to_json
 from models.errors import UserError
 from models.tokenizers import build_tokenizer
 from models.training.checkpoint import (
     checkpoint_steps,
     find_checkpoint,
-    load_tokenizer,
     read_state,
     read_weights,
     save_checkpoint,
     save_config,
 )
-from models.training.config import TrainConfig
+from models.training.tokenizer_run import TokenizerRun, load_tokenizer
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3)}
 STATE = {"optimizer": {"lr": 0.5, "moment": torch.ones(3)}}
@@ -126,7 +126,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, content: ob
         read_state(find_checkpoint(tmp_path))
 
 
-def test_weights_of_another_network_are_an_error_of_one_line(tmp_path: Path, tiny_config: TrainConfig) -> None:
+def test_weights_of_another_network_are_an_error_of_one_line(tmp_path: Path, tiny_config: TokenizerRun) -> None:
     tokenizer = build_tokenizer(tiny_config.network, tiny_config.quantizer)
     save_config(tmp_path, tiny_config)
     save_checkpoint(tmp_path, 1, tokenizer.state_dict(), STATE)
@@ -140,9 +140,9 @@ def test_weights_of_another_network_are_an_error_of_one_line(tmp_path: Path, tin
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_that_is_none_is_an_error_of_one_line(tmp_path: Path, tiny_config: TrainConfig) -> None:
+def test_a_config_that_is_none_is_an_error_of_one_line(tmp_path: Path, tiny_config: TokenizerRun) -> None:
     save_checkpoint(tmp_path, 1, WEIGHTS, STATE)
-    for content in ("", "[]", '{"recipe": "x"}', tiny_config.to_json().replace('"patch"', '"hatch"')):
+    for content in ("", "[]", '{"recipe": "x"}', to_json(tiny_config).replace('"patch"', '"hatch"')):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match=r"config.json: not a training config") as caught:
             load_tokenizer(tmp_path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +14,62 @@ import numpy as np
 import pytest
 import torch
 
-from models.config_json import differing_fields
-from models.data.photos import load_photos
+from models.config_json import differing_fields, parse
 from models.errors import UserError
-from models.recipes import tokenizers as recipes
+from models.networks.discriminators import PatchGANConfig
+from models.networks.patch import PatchConfig
+from models.recipes import TOKENIZERS, with_num_codes
 from models.tokenizers import build_tokenizer
 from models.tokenizers.config import QuantizerConfig
 from models.tokenizers.features import codebook_features, fit_codebook, whiten
-from models.training.config import TrainConfig
-from models.training.trainer import learning_rate, training_crops
+from models.train_tokenizer import train
+from models.training.config import OptimizerConfig
+from models.training.tokenizer_run import TokenizerRun, TokenizerStage, replace_stage, upgraded
+
+CONFIG = TOKENIZERS["patch_fc"]()
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+def read(content: object) -> TokenizerRun:
+    config = parse(TokenizerRun, json.loads(json.dumps(content)), "config")
+    assert isinstance(config, TokenizerRun)
+    return config
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_recipes_survive_json(name: str) -> None:
-    config = recipes.RECIPES[name]()
+    config = TOKENIZERS[name]()
     assert config.recipe == name
-    assert TrainConfig.from_json(config.to_json()) == config
+    assert read(dataclasses.asdict(config)) == config
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("steps", "many", "config.steps: expected <class 'int'>, got 'many'"),
-        ("steps", 0, "steps: expected at least 1, got 0"),
+        ("seed", "many", "config.seed: expected <class 'int'>, got 'many'"),
+        ("seed", -1, "seed: expected a number from 0 to"),
+        ("stage", {"steps": 0}, "steps: expected at least 1, got 0"),
+        ("stage", {"optimizer": {"lr": 0.0}}, "lr: expected more than 0, got 0.0"),
         ("mixed_precision", "fp8", "config.mixed_precision: expected .*, got 'fp8'"),
         ("network", {"kind": "mlp"}, "config.network: expected one of"),
-        ("surprise", 1, "config: expected the fields"),
+        ("network", {"kind": "patch", "hidden": "x"}, "config.network.hidden: expected <class 'int'>, got 'x'"),
+        ("then", [{"steps": 1}, {"batch_size": 3, "accumulate": 2}], "accumulate: expected a divisor"),
+        ("surprise", 1, r"config: expected none but the fields of TokenizerRun, got \['surprise'\]"),
     ],
 )
 def test_a_config_that_is_none_is_refused(field: str, value: object, message: str) -> None:
-    content = json.loads(recipes.patch_fc().to_json()) | {field: value}
-    with pytest.raises(ValueError, match=message):
-        TrainConfig.from_json(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as caught:
+        read(dataclasses.asdict(CONFIG) | {field: value})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_field_from_after_a_run_takes_its_default() -> None:
+    content = dataclasses.asdict(CONFIG)
+    del content["stage"]["ema_decay"], content["track"]
+    assert read(content) == CONFIG
+    del content["recipe"]
+    with pytest.raises(ValueError, match=r"config: expected the fields \['recipe'\], got none"):
+        read(content)
 
 
 @pytest.mark.parametrize(("codebook", "init"), [("learned", "matched"), ("ema", "matched"), ("frozen", "kmeans")])
@@ -52,20 +79,83 @@ def test_an_init_that_does_not_go_with_the_codebook_is_refused(codebook: Any, in
 
 
 def test_differing_fields_are_named_with_both_values() -> None:
-    config = recipes.patch_fc()
-    assert differing_fields(config, config) == []
-    other = recipes.with_num_codes(dataclasses.replace(config, steps=7), 64)
-    assert differing_fields(config, other) == ["quantizer.num_codes 4096 / 64", "steps 600 / 7"]
+    assert differing_fields(CONFIG, CONFIG) == []
+    other = with_num_codes(replace_stage(CONFIG, steps=7), 64)
+    assert differing_fields(CONFIG, other) == ["quantizer.num_codes 4096 / 64", "stage.steps 600 / 7"]
+    longer = dataclasses.replace(CONFIG, then=(CONFIG.stage,))
+    assert [line.split()[0] for line in differing_fields(CONFIG, longer)] == ["then"]
+    changed = dataclasses.replace(CONFIG, then=(dataclasses.replace(CONFIG.stage, batch_size=1),))
+    assert differing_fields(longer, changed) == ["then.0.batch_size 32 / 1"]
 
 
-def test_learning_rate_climbs_then_falls_to_zero() -> None:
-    config = recipes.patch_fc().optimizer
-    config = dataclasses.replace(config, lr=2.0, warmup_steps=4)
-    rates = [learning_rate(config, step, 12) for step in range(1, 13)]
-    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
-    assert rates[8] == pytest.approx(1.0)  # half way down the cosine
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert learning_rate(dataclasses.replace(config, schedule="constant"), 12, 12) == 2.0
+def test_steps_belong_to_stages() -> None:
+    config = dataclasses.replace(replace_stage(CONFIG, steps=3), then=(TokenizerStage(steps=2),))
+    assert config.steps == 5
+    assert [config.stage_at(step) for step in range(1, 6)] == [0, 0, 0, 1, 1]
+    assert [config.start_of(number) for number in range(2)] == [0, 3]
+    with pytest.raises(ValueError, match="step: expected at most 5, got 6"):
+        config.stage_at(6)
+
+
+def test_a_stage_takes_over_what_it_does_not_change() -> None:
+    other = dataclasses.replace(CONFIG.quantizer, num_codes=7)
+    stages = (TokenizerStage(quantizer=other), TokenizerStage())
+    config = dataclasses.replace(CONFIG, then=stages)
+    assert [config.parts(number)[1].num_codes for number in range(3)] == [4096, 7, 7]
+    assert {config.parts(number)[0] for number in range(3)} == {CONFIG.network}
+
+
+RATES = {
+    "cosine": lambda done: 0.2 + 1.8 * (1 + math.cos(math.pi * done)) / 2,
+    "linear": lambda done: 2 - 1.8 * done,
+    "exponential": lambda done: 2 * 0.1**done,
+    "constant": lambda _: 2.0,
+}
+
+
+@pytest.mark.parametrize("schedule", RATES)
+@pytest.mark.parametrize("start", [0, 6])
+def test_learning_rate_climbs_stays_and_falls(schedule: Any, start: int) -> None:
+    config = OptimizerConfig(lr=2.0, warmup_steps=4, schedule=schedule, schedule_start=start, final_lr=0.2)
+    rates = [config.rate(step, 12) for step in range(1, 13)]
+    level = max(4, start)
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[4:level] == [2.0] * (level - 4)
+    for step in range(level + 1, 13):
+        assert rates[step - 1] == pytest.approx(RATES[schedule]((step - 1 - level) / (12 - level)))
+
+
+def test_an_exponential_schedule_needs_somewhere_to_go() -> None:
+    with pytest.raises(ValueError, match=r"final_lr: expected more than 0 with schedule='exponential', got 0.0"):
+        OptimizerConfig(schedule="exponential")
+
+
+def test_a_run_from_before_stages_reads_as_one_of_today() -> None:
+    old = {
+        "recipe": "patch_fc",
+        "network": dataclasses.asdict(CONFIG.network),
+        "quantizer": dataclasses.asdict(CONFIG.quantizer),
+        "loss": {"pixel": "l2", "quantizer_weight": 0.5, "disc_start": 7, "disc_weight": 0.2, "disc_layers": 1},
+        "optimizer": {"lr": 0.5, "betas": [0.5, 0.9], "eps": 1e-7, "warmup_steps": 3, "schedule": "constant"},
+        "data": "embedded",
+        "image_size": 32,
+        "batch_size": 4,
+        "flip": False,
+        "steps": 9,
+        "seed": 5,
+        "log_every": 1,
+        "val_every": 2,
+        "checkpoint_every": 3,
+        "mixed_precision": "no",
+    }
+    config = read(upgraded(old))
+    stage = config.stage
+    assert (config.recipe, config.seed, config.checkpoint_every, config.steps) == ("patch_fc", 5, 3, 9)
+    assert (stage.image_size, stage.batch_size, stage.flip) == (32, 4, False)
+    assert (stage.loss.l1_weight, stage.loss.l2_weight, stage.loss.quantizer_weight) == (0, 1, 0.5)
+    assert (stage.loss.disc_start, stage.loss.disc) == (7, PatchGANConfig(layers=1))
+    assert stage.optimizer == OptimizerConfig(lr=0.5, betas=(0.5, 0.9), eps=1e-7, warmup_steps=3, schedule="constant")
+    assert read(upgraded(dataclasses.asdict(CONFIG))) == CONFIG
 
 
 def test_whitened_features_are_uncorrelated_and_of_unit_variance() -> None:
@@ -82,22 +172,28 @@ def test_whitened_features_are_uncorrelated_and_of_unit_variance() -> None:
     assert explained.item() == pytest.approx(largest.item(), rel=1e-5)
 
 
-def frozen(config: TrainConfig, **changes: object) -> TrainConfig:
-    quantizer = dataclasses.replace(config.quantizer, codebook="frozen", init="matched", feature_dim=6, **changes)
-    return dataclasses.replace(config, quantizer=quantizer)
+def frozen(**changes: Any) -> QuantizerConfig:
+    return QuantizerConfig(codebook="frozen", init="matched", num_codes=64, feature_dim=6, **changes)
 
 
-def test_a_matched_codebook_has_the_mean_and_spread_of_the_encoder(tiny_config: TrainConfig) -> None:
-    config = frozen(tiny_config)
-    photos = load_photos(config.data)
-    features = codebook_features(config, photos)
+def noise(count: int, seed: int = 0, size: int = 8) -> torch.Tensor:  # [N, 3, P, P]
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def images(count: int = 4) -> Iterator[torch.Tensor]:  # each [B, 3, 32, 32], without end
+    for seed in itertools.count():
+        yield noise(count, seed, size=32)
+
+
+def test_a_matched_codebook_has_the_mean_and_spread_of_the_encoder() -> None:
+    quantizer = frozen()
+    features = codebook_features(quantizer, noise, seed=0)
     assert features is not None
     assert features.shape == (64, 6)
-    tokenizer = build_tokenizer(config.network, config.quantizer, features)
-    crops = training_crops(config, photos, 0)
-    fit_codebook(tokenizer, config, crops)
+    tokenizer = build_tokenizer(PatchConfig(hidden=32, blocks=1), quantizer, features)
+    fit_codebook(tokenizer, quantizer, images(), seed=0)
     with torch.no_grad():
-        latents = tokenizer.latents(crops.batch(0)).transpose(0, 1).flatten(1).double()  # [D, N]
+        latents = tokenizer.latents(next(images())).transpose(0, 1).flatten(1).double()  # [D, N]
     codes = tokenizer.quantizer.codebook[0].double()  # [K, D]
     # each code is a float32 sum of F + 1 = 7 products, in a scale and a shift that were rounded too
     budget = 16 * torch.finfo(torch.float32).eps * max(codes.abs().max().item(), latents.abs().max().item())
@@ -105,42 +201,42 @@ def test_a_matched_codebook_has_the_mean_and_spread_of_the_encoder(tiny_config: 
     torch.testing.assert_close(codes.std(dim=0), latents.std(dim=1), rtol=0, atol=budget)
 
 
-def test_features_can_come_from_a_file(tiny_config: TrainConfig, tmp_path: Path) -> None:
+def test_features_can_come_from_a_file(tmp_path: Path) -> None:
     features = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     file = tmp_path / "features.npy"
     np.save(file, features)
-    loaded = codebook_features(frozen(tiny_config, features=str(file)), ())
+    quantizer = frozen(features=str(file))
+    loaded = codebook_features(quantizer, noise, seed=0)
     assert loaded is not None
     assert np.array_equal(loaded.numpy(), features)
     np.save(file, features[:10])
     with pytest.raises(UserError, match=r"features: expected \[64, F\] in .*, got \[10, 5\]"):
-        codebook_features(frozen(tiny_config, features=str(file)), ())
+        codebook_features(quantizer, noise, seed=0)
     np.save(file, np.array([{"an": "object"}]), allow_pickle=True)
     with pytest.raises(UserError, match=r"features: .* is not a readable .npy file"):
-        codebook_features(frozen(tiny_config, features=str(file)), ())
+        codebook_features(quantizer, noise, seed=0)
+    np.save(file, np.full((64, 5), "text"))
+    with pytest.raises(UserError, match=r"features: expected numbers in .*, got str128"):
+        codebook_features(quantizer, noise, seed=0)
 
 
-def test_kmeans_init_starts_every_code_at_a_cluster_of_encoder_outputs(tiny_config: TrainConfig) -> None:
-    quantizer = dataclasses.replace(tiny_config.quantizer, init="kmeans", num_codes=8)
-    config = dataclasses.replace(tiny_config, quantizer=quantizer)
-    photos = load_photos(config.data)
-    tokenizer = build_tokenizer(config.network, quantizer)
-    crops = training_crops(config, photos, 0)
-    fit_codebook(tokenizer, config, crops)
+def test_kmeans_init_starts_every_code_at_a_cluster_of_encoder_outputs() -> None:
+    quantizer = QuantizerConfig(codebook="online", init="kmeans", num_codes=8)
+    tokenizer = build_tokenizer(PatchConfig(hidden=32, blocks=1), quantizer)
+    fit_codebook(tokenizer, quantizer, images(), seed=0)
     with torch.no_grad():
         # 128 vectors are wanted for 8 codes, a batch has 64
-        vectors = torch.cat([tokenizer.latents(crops.batch(step)) for step in range(2)])  # [B, D, h, w]
+        vectors = torch.cat([tokenizer.latents(batch) for batch in itertools.islice(images(), 2)])  # [B, D, h, w]
     rows = vectors.movedim(1, -1).reshape(-1, 8).double()
     codes = tokenizer.quantizer.codebook[0].double()
     nearest = torch.cdist(rows, codes).argmin(dim=1)
     spread = (rows - rows.mean(dim=0)).square().sum()
     assert set(nearest.tolist()) == set(range(8))
-    assert (rows - codes[nearest]).square().sum() < 0.5 * spread
+    assert (rows - codes[nearest]).square().sum() < 0.9 * spread
 
 
-def test_more_codes_than_tokens_is_said(tiny_config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    config = dataclasses.replace(tiny_config, steps=1)
-    config = recipes.with_num_codes(config, 1000)
-    tokenizer = build_tokenizer(config.network, config.quantizer)
-    fit_codebook(tokenizer, config, training_crops(config, load_photos(config.data), 0))
-    assert capsys.readouterr().err == "num_codes: 1000 codes, but training sees only 64 tokens\n"
+def test_more_codes_than_tokens_is_refused(tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    config = with_num_codes(replace_stage(tiny_config, steps=1), 1000)
+    with pytest.raises(UserError, match="num_codes: expected at most the 64 tokens that training sees, got 1000"):
+        train(config, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

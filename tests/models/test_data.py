@@ -1,4 +1,4 @@
-"""Photographs and crops. Oracle: the pixels themselves."""
+"""Photographs. Oracle: the pixels themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from PIL import Image
 
 from models.data.photos import (
     Photo,
-    RandomCrops,
     embedded_photos,
     image_folder,
     load_photos,
@@ -48,41 +47,6 @@ def numbered_photo(split: str = "train") -> Photo:
     number = np.arange(40 * 50, dtype=np.uint16)
     pixels = np.stack([number % 256, number // 256, np.full_like(number, 7)], axis=-1)
     return Photo("numbered", pixels.astype(np.uint8).reshape(40, 50, 3), split)
-
-
-def crops(**changes: object) -> RandomCrops:
-    options: dict[str, object] = {"size": 16, "batch_size": 5, "seed": 3}
-    return RandomCrops([numbered_photo()], **(options | changes))  # type: ignore[arg-type]
-
-
-def test_a_batch_is_a_function_of_seed_step_and_rank() -> None:
-    in_order = [crops().batch(step) for step in range(4)]
-    backwards = crops()
-    for step in reversed(range(4)):
-        assert torch.equal(backwards.batch(step), in_order[step])
-    assert not torch.equal(in_order[0], in_order[1])
-    assert not torch.equal(crops(seed=4).batch(0), in_order[0])
-    assert not torch.equal(crops(rank=1).batch(0), in_order[0])
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_crops_are_windows_of_the_photo_mirrored_half_of_the_time(flip: bool) -> None:
-    source = numbered_photo().image
-    windows = {source[t : t + 16, left : left + 16].tobytes() for t in range(25) for left in range(35)}
-    mirrored = {source[t : t + 16, left : left + 16][:, ::-1].tobytes() for t in range(25) for left in range(35)}
-    batch = [to_image(crop).tobytes() for crop in crops(batch_size=200, flip=flip).batch(0)]
-    plain = sum(crop in windows for crop in batch)
-    assert plain + sum(crop in mirrored for crop in batch) == 200
-    # a fair coin leaves 60..140 of 200 with a probability below 1e-8
-    assert (60 <= plain <= 140) if flip else plain == 200
-
-
-def test_photos_smaller_than_a_crop_are_not_drawn_from() -> None:
-    small = Photo("small", np.zeros((8, 100, 3), np.uint8), "train")
-    batch = RandomCrops([small, numbered_photo()], size=16, batch_size=50, seed=0).batch(0)
-    assert (batch[:, 2] == batch[0, 2, 0, 0]).all()  # the third channel of the numbered photo
-    with pytest.raises(UserError, match="image_size: none of 1 photographs is 16 pixels"):
-        RandomCrops([small], size=16, batch_size=1, seed=0)
 
 
 def test_unreadable_images_are_skipped_counted_and_named(

@@ -87,7 +87,7 @@ def test_runs_differ_in_the_quantizer_alone() -> None:
     first, *others = trainings.values()
     for config in others:
         assert config.network == first.network
-        assert (config.steps, config.seed, config.image_size, config.batch_size) == (7, 3, 64, 32)
+        assert (config.steps, config.seed, config.stage.image_size, config.stage.batch_size) == (7, 3, 64, 32)
         assert config.quantizer != first.quantizer
         assert config.quantizer.num_codes * config.quantizer.groups == 64
 

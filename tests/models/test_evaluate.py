@@ -12,6 +12,7 @@ import skimage.metrics
 import torch
 from sklearn.decomposition import PCA
 
+from models import recipes
 from models.data.photos import Photo
 from models.evaluate import (
     Pair,
@@ -25,7 +26,6 @@ from models.evaluate import (
     ssim_rgb,
     tokenize,
 )
-from models.recipes import tokenizers as recipes
 from models.tokenizers import Tokenizer, build_tokenizer
 
 # float64 on both sides: what is left is the order of summation over at most a few thousand pixels
@@ -106,7 +106,7 @@ def test_principal_plane_is_that_of_pca() -> None:
 @pytest.fixture(params=["patch_fc", "patch_groups"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     torch.manual_seed(0)
-    config = recipes.with_num_codes(recipes.RECIPES[request.param](), 64)
+    config = recipes.with_num_codes(recipes.TOKENIZERS[request.param](), 64)
     network = dataclasses.replace(config.network, hidden=32, blocks=1)
     return build_tokenizer(network, config.quantizer).eval()
 

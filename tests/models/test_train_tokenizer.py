@@ -24,19 +24,24 @@ import pytest
 import torch
 
 from models import command
-from models.recipes import tokenizers as recipes
-from models.data.photos import RandomCrops, load_photos
+from models.data.batches import Batches, RawBatch
+from models.data.loader import Loader
+from models.data.source import open_source
+from models.data.transforms import Crop
 from models.errors import UserError
+from models.networks.discriminators import PatchGANConfig
+from models.recipes import TOKENIZERS, with_num_codes
 from models.train_tokenizer import train
-from models.training.checkpoint import checkpoint_steps, find_checkpoint, load_config, load_tokenizer, read_state
-from models.training.config import LossConfig, TrainConfig
+from models.training.checkpoint import checkpoint_steps, find_checkpoint, read_state
 from models.training.run_log import read_metrics
+from models.training.runs import load_config
 from models.training.signals import Stopped
 from models.training.timing import Stopwatch
+from models.training.tokenizer_run import TokenizerLossConfig, TokenizerRun, load_tokenizer, replace_stage
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-TIMES = {"step_seconds", "quantizer_seconds", "images_per_second"}
+TIMES = {"step_seconds", "quantizer_seconds", "data_seconds", "images_per_second"}
 
 
 def flatten(value: object) -> object:
@@ -66,14 +71,14 @@ def assert_same_run(left: Path, right: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(tiny_config: TokenizerRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("unbroken") / "run"
     train(tiny_config, out=out, progress=False)
     return out
 
 
-def command_line(config: TrainConfig) -> list[str]:
+def command_line(config: TokenizerRun) -> list[str]:
     """Recipe and options that make the tiny config, but for its name."""
     options = {
         "hidden": 32,
@@ -81,12 +86,12 @@ def command_line(config: TrainConfig) -> list[str]:
         "num-codes": config.quantizer.num_codes,
         "anchor": config.quantizer.anchor,
         "codebook-weight": config.quantizer.codebook_weight,
-        "lr": config.optimizer.lr,
-        "warmup-steps": config.optimizer.warmup_steps,
+        "lr": config.stage.optimizer.lr,
+        "warmup-steps": config.stage.optimizer.warmup_steps,
         "data": config.data,
-        "image-size": config.image_size,
-        "batch-size": config.batch_size,
-        "steps": config.steps,
+        "image-size": config.stage.image_size,
+        "batch-size": config.stage.batch_size,
+        "steps": config.stage.steps,
         "log-every": config.log_every,
         "val-every": config.val_every,
         "checkpoint-every": config.checkpoint_every,
@@ -94,7 +99,7 @@ def command_line(config: TrainConfig) -> list[str]:
     return ["patch_cvq", *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
 
 
-def start_process(config: TrainConfig, out: Path, lines: int) -> subprocess.Popen[str]:
+def start_process(config: TokenizerRun, out: Path, lines: int) -> subprocess.Popen[str]:
     """``python -m models.train_tokenizer``, once its log has so many lines."""
     process = subprocess.Popen(
         [sys.executable, "-m", "models.train_tokenizer", *command_line(config), "--out", str(out)],
@@ -110,8 +115,8 @@ def start_process(config: TrainConfig, out: Path, lines: int) -> subprocess.Pope
 
 
 def test_loss_falls_on_real_photographs(photo_folder: Path, tmp_path: Path) -> None:
-    config = recipes.with_num_codes(recipes.patch_lc(), 256)
-    config = dataclasses.replace(config, data=str(photo_folder), batch_size=16, steps=20, log_every=1)
+    config = with_num_codes(TOKENIZERS["patch_lc"](), 256)
+    config = dataclasses.replace(replace_stage(config, batch_size=16, steps=20), data=str(photo_folder), log_every=1)
     train(config, out=tmp_path / "run", progress=False)
     reconstruction = [line["reconstruction"] for line in read_metrics(tmp_path / "run")]
     assert len(reconstruction) == 20
@@ -119,7 +124,7 @@ def test_loss_falls_on_real_photographs(photo_folder: Path, tmp_path: Path) -> N
     assert sum(reconstruction[-5:]) < 0.7 * sum(reconstruction[:5])
 
 
-def test_a_run_leaves_what_it_promises(unbroken: Path, tiny_config: TrainConfig) -> None:
+def test_a_run_leaves_what_it_promises(unbroken: Path, tiny_config: TokenizerRun) -> None:
     assert load_config(unbroken) == tiny_config
     assert checkpoint_steps(unbroken) == [105, 120]
     lines = read_metrics(unbroken)
@@ -142,15 +147,14 @@ def test_the_loaded_tokenizer_is_the_trained_one(unbroken: Path) -> None:
     again = train(config, out=unbroken, resume=True, progress=False)  # finished: trains no further
     assert (again.step, again.metrics) == (120, read_metrics(unbroken)[-1])
     loaded = load_tokenizer(unbroken)
-    held_out = [photo for photo in load_photos(config.data) if photo.split == "val"]
-    images = RandomCrops(held_out, size=32, batch_size=8, seed=0).batch(0)
+    images = Loader(open_source(config.data, "val"), Crop(size=32), batch_size=8).batch(1)["image"]
     with torch.no_grad():
-        assert torch.equal(loaded(images).reconstruction, again.tokenizer(images).reconstruction)
+        assert torch.equal(loaded(images).reconstruction, again.model(images).reconstruction)
     assert load_tokenizer(unbroken, step=105).quantizer.codebook.shape == (1, 64, 8)
 
 
 def test_killed_at_a_random_step_and_resumed_equals_unbroken(
-    unbroken: Path, tiny_config: TrainConfig, tmp_path: Path
+    unbroken: Path, tiny_config: TokenizerRun, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     process = start_process(tiny_config, out, lines=random.SystemRandom().randrange(1, 100))
@@ -164,7 +168,7 @@ def test_killed_at_a_random_step_and_resumed_equals_unbroken(
 
 
 def test_sigterm_finishes_the_step_and_resumes_exactly(
-    unbroken: Path, tiny_config: TrainConfig, tmp_path: Path
+    unbroken: Path, tiny_config: TokenizerRun, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     process = start_process(tiny_config, out, lines=20)
@@ -179,16 +183,16 @@ def test_sigterm_finishes_the_step_and_resumes_exactly(
 
 
 def test_ctrl_c_in_the_middle_of_a_step_stops_after_it(
-    tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_config: TokenizerRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    batch, handler = RandomCrops.batch, signal.getsignal(signal.SIGINT)
+    batch, handler = Batches.batch, signal.getsignal(signal.SIGINT)
 
-    def interrupted(self: RandomCrops, step: int) -> torch.Tensor:
+    def interrupted(self: Batches, step: int) -> RawBatch:
         if step == 7:
             signal.raise_signal(signal.SIGINT)
         return batch(self, step)
 
-    monkeypatch.setattr(RandomCrops, "batch", interrupted)
+    monkeypatch.setattr(Batches, "batch", interrupted)
     out = tmp_path / "run"
     code = command.run(lambda: train(tiny_config, out=out, progress=False))
     assert code == 128 + signal.SIGINT
@@ -208,7 +212,7 @@ def test_ctrl_c_in_the_middle_of_a_step_stops_after_it(
 )
 @pytest.mark.parametrize("disc_start", [None, 4], ids=["plain", "adversarial"])
 def test_every_kind_resumes_exactly(
-    tiny_config: TrainConfig,
+    tiny_config: TokenizerRun,
     tmp_path: Path,
     quantizer: dict[str, object],
     disc_start: int | None,
@@ -216,9 +220,12 @@ def test_every_kind_resumes_exactly(
     config = dataclasses.replace(
         tiny_config,
         quantizer=dataclasses.replace(tiny_config.quantizer, **quantizer),  # type: ignore[arg-type]
-        loss=LossConfig(pixel="l2", disc_start=disc_start, disc_layers=1),
-        optimizer=dataclasses.replace(tiny_config.optimizer, max_grad_norm=1.0),
-        steps=10,
+        stage=dataclasses.replace(
+            tiny_config.stage,
+            loss=TokenizerLossConfig(l1_weight=0, l2_weight=1, disc_start=disc_start, disc=PatchGANConfig(layers=1)),
+            optimizer=dataclasses.replace(tiny_config.stage.optimizer, max_grad_norm=1.0),
+            steps=10,
+        ),
         checkpoint_every=5,
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -235,26 +242,26 @@ def test_every_kind_resumes_exactly(
     assert adversarial == ([] if disc_start is None else list(range(4, 11)))
 
 
-def test_resume_without_a_run_starts_one(tiny_config: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(tiny_config, steps=2)
+def test_resume_without_a_run_starts_one(tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    config = replace_stage(tiny_config, steps=2)
     assert train(config, out=tmp_path / "run", resume=True, progress=False).step == 2
 
 
-def test_a_folder_with_a_run_is_not_overwritten(unbroken: Path, tiny_config: TrainConfig) -> None:
+def test_a_folder_with_a_run_is_not_overwritten(unbroken: Path, tiny_config: TokenizerRun) -> None:
     with pytest.raises(UserError, match="already holds a run; continue it with --resume or choose another --out"):
         train(tiny_config, out=unbroken, progress=False)
-    other = recipes.with_num_codes(tiny_config, 32)
+    other = with_num_codes(tiny_config, 32)
     with pytest.raises(UserError, match=r"another config \(quantizer.num_codes 64 / 32\)"):
         train(other, out=unbroken, resume=True, progress=False)
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(
-    tiny_config: TrainConfig,
+    tiny_config: TokenizerRun,
     tmp_path: Path,
     small_disk: Callable[[int], AbstractContextManager[None]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    big = recipes.with_num_codes(tiny_config, 4096)
+    big = with_num_codes(tiny_config, 4096)
     with small_disk(100_000):
         code = command.run(lambda: train(big, out=tmp_path / "run", progress=False))
     assert code == 1
@@ -265,9 +272,9 @@ def test_a_full_disk_is_one_line_and_exit_code_1(
 
 
 def test_a_damaged_checkpoint_is_one_line_and_exit_code_1(
-    tiny_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_config: TokenizerRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, out = dataclasses.replace(tiny_config, steps=2), tmp_path / "run"
+    config, out = replace_stage(tiny_config, steps=2), tmp_path / "run"
     train(config, out=out, progress=False)
     (find_checkpoint(out) / "state.pt").write_bytes(b"")
     assert command.run(lambda: train(config, out=out, resume=True, progress=False)) == 1
@@ -324,9 +331,9 @@ def test_a_stopwatch_counts_forward_and_backward_of_its_module_alone(monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.multiproc
-def test_two_processes_train_together_and_resume_exactly(tiny_config: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(tiny_config, steps=12, checkpoint_every=6)
-    options = [*command_line(config), "--disc-start", "4", "--disc-layers", "1"]
+def test_two_processes_train_together_and_resume_exactly(tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    config = dataclasses.replace(replace_stage(tiny_config, steps=12), checkpoint_every=6)
+    options = [*command_line(config), "--disc-start", "4", "--disc.layers", "1"]
 
     def launch(out: Path, *more: str) -> None:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

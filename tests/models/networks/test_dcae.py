@@ -19,10 +19,10 @@ from models.networks import dcae
 from models.networks.dcae import DCAEConfig, DCAEDecoder, DCAEEncoder, LinearAttention
 
 TINY = DCAEConfig(
-    widths=(16, 16, 32), encoder_depths=(0, 1, 1), decoder_depths=(0, 1, 1), conv_stages=2, head_dim=8, groups=4
+    widths=(16, 16, 32), encoder_depths=(0, 1, 1), decoder_depths=(0, 1, 1), conv_stages=2, head_dim=8, conv_groups=4
 )
 WHOLE = DCAEConfig(
-    widths=(8, 16, 32), encoder_depths=(1, 1, 2), decoder_depths=(2, 1, 1), conv_stages=2, head_dim=8, groups=2
+    widths=(8, 16, 32), encoder_depths=(1, 1, 2), decoder_depths=(2, 1, 1), conv_stages=2, head_dim=8, conv_groups=2
 )
 
 
@@ -84,7 +84,7 @@ def test_is_the_network_of_diffusers(config: DCAEConfig) -> None:
         around = ours.to_code if isinstance(ours, DCAEEncoder) else ours.from_code
         disturb(theirs)
         _copy_in_order(theirs, ours, skip=around)
-        nn.init.dirac_(around.weight, groups=config.groups)
+        nn.init.dirac_(around.weight, groups=config.conv_groups)
         nn.init.zeros_(around.bias)
         x = torch.randn(2, 3, 48, 32) if isinstance(ours, DCAEEncoder) else torch.randn(2, 8, 12, 8)
         for mode in (True, False):  # batch statistics, then the running ones
@@ -178,5 +178,5 @@ def test_configs_that_do_not_fit() -> None:
         DCAEConfig(head_dim=48)
     with pytest.raises(ValueError, match="width: expected a divisor of 32 channels, got 12"):
         DCAEEncoder(TINY, 12)
-    with pytest.raises(ValueError, match="groups: expected a divisor of the width 2, got 4"):
+    with pytest.raises(ValueError, match="conv_groups: expected a divisor of the width 2, got 4"):
         DCAEDecoder(TINY, 2)

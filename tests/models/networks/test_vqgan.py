@@ -38,7 +38,7 @@ def test_the_pocket_network_is_small() -> None:
 
 @pytest.mark.parametrize("groups", [1, 4])
 def test_shapes_and_gradients(groups: int) -> None:
-    config = VQGANConfig(**{**vars(TINY), "groups": groups})
+    config = VQGANConfig(**{**vars(TINY), "conv_groups": groups})
     encoder, decoder = VQGANEncoder(config, 8), VQGANDecoder(config, 8)
     images = torch.randn(2, 3, 8, 16)
     latents = encoder(images)
@@ -53,7 +53,7 @@ def test_shapes_and_gradients(groups: int) -> None:
 
 
 def test_groups_do_not_mix_around_the_quantizer() -> None:
-    config = VQGANConfig(**{**vars(TINY), "groups": 4})
+    config = VQGANConfig(**{**vars(TINY), "conv_groups": 4})
     for layer, channels in ((VQGANEncoder(config, 8).to_code, 32), (VQGANDecoder(config, 8).from_code, 8)):
         z = torch.zeros(1, channels, 2, 2, requires_grad=True)
         outputs = layer.out_channels // 4
@@ -124,7 +124,7 @@ def test_configs_that_do_not_fit() -> None:
         VQGANConfig(res_blocks=0)
     with pytest.raises(ValueError, match="attention_levels: expected levels from 0 to 4, got 5"):
         VQGANConfig(attention_levels=(4, 5))
-    with pytest.raises(ValueError, match="groups: expected a divisor of 256 channels, got 3"):
-        VQGANConfig(groups=3)
-    with pytest.raises(ValueError, match="groups: expected a divisor of the width 6, got 4"):
-        VQGANEncoder(VQGANConfig(groups=4), 6)
+    with pytest.raises(ValueError, match="conv_groups: expected a divisor of 256 channels, got 3"):
+        VQGANConfig(conv_groups=3)
+    with pytest.raises(ValueError, match="conv_groups: expected a divisor of the width 6, got 4"):
+        VQGANEncoder(VQGANConfig(conv_groups=4), 6)

@@ -1,0 +1,45 @@
+"""Optimizers from their description, and a running mean of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from models.training.config import OptimizerConfig
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig, *, fused: bool = True) -> torch.optim.Optimizer:
+    """Adam or AdamW over the parameters that train; only matrices and kernels decay."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
+    others = [parameter for parameter in parameters if parameter.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+    if config.kind == "adam":
+        groups = [{"params": parameters, "weight_decay": config.weight_decay}]
+    return kind([group for group in groups if group["params"]], config.lr, config.betas, config.eps, fused=fused)
+
+
+class WeightMean:
+    """Running mean of a model's parameters, ``mean <- decay mean + (1 - decay) weight``; buffers are copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.mean = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after one more step."""
+        trained = {name for name, _ in model.named_parameters()}
+        for name, tensor in model.state_dict().items():
+            if name in trained and tensor.is_floating_point():
+                self.mean[name].lerp_(tensor, 1 - self.decay)
+            else:
+                self.mean[name].copy_(tensor)
+
+    def load(self, mean: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a mean that was saved."""
+        for name, tensor in self.mean.items():
+            tensor.copy_(mean[name])

@@ -1,0 +1,157 @@
+"""What training a tokenizer is: reconstruction, perceptual and adversarial losses beside the quantizer's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from models.data.loader import Loader
+from models.data.pixels import to_image
+from models.data.source import Source, open_source
+from models.data.transforms import Crop
+from models.errors import UserError
+from models.losses.adversarial import (
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+)
+from models.losses.pixel import charbonnier, psnr
+from models.networks.discriminators import build_discriminator
+from models.tokenizers import Tokenizer, TokenizerOutput, build_tokenizer
+from models.tokenizers.features import codebook_features, fit_codebook
+from models.training.engine import BuildTask
+from models.training.task import Batch, Look, Loss, Transform
+from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer
+
+
+class TokenizerTask:
+    """A tokenizer against a discriminator, if the losses ask for one."""
+
+    unit = "images"
+
+    def __init__(self, config: TokenizerRun, number: int, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.stage, self._config = config.stages[number], config
+        self._loss = self.stage.loss
+        self.model, self.timed = tokenizer, tokenizer.quantizer
+        self.players: dict[str, nn.Module] = {"model": tokenizer}
+        if self._loss.disc_start is not None:
+            self.players["discriminator"] = build_discriminator(self._loss.disc)
+        self._perceptual: nn.Module | None = None
+        self._fakes: dict[int, torch.Tensor] = {}  # reconstructions of the model's turn, for the discriminator's
+
+    def data(self, split: str) -> tuple[Source, Transform]:
+        training = split == "train"
+        size = self.stage.image_size
+        crop = Crop(
+            size=size, resize=size if self.stage.crop == "resize" else None, flip=self.stage.flip and training
+        )
+        return open_source(self._config.data, split), crop
+
+    def loss(self, player: str, batch: Batch, part: int, step: int) -> Loss | None:
+        adversarial = self._loss.disc_start is not None and step >= self._loss.disc_start
+        if player == "model":
+            return self._tokenizer_loss(batch["image"], part, adversarial)
+        return self._discriminator_loss(batch["image"], self._fakes.pop(part), step) if adversarial else None
+
+    def look(self, batch: Batch) -> Look:
+        images = batch["image"]
+        reconstruction = self.model(images).reconstruction.float()
+        pairs = torch.cat([images, reconstruction], dim=2)  # [B, 3, 2S, S]
+
+        picture = to_image(torch.cat(list(pairs), dim=2))
+        return Look({"val_psnr": psnr(reconstruction, images).item()}, picture)
+
+    def statistics(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.model.quantizer.usage()._asdict().items()}
+
+    def headline(self, line: Mapping[str, float]) -> str:
+        return (
+            f"{line['images_per_second']:.0f} images/s  loss {line['loss']:.3f}  "
+            f"{line['psnr']:.1f} dB  {line['utilization']:.0%} used"
+        )
+
+    def _tokenizer_loss(self, images: torch.Tensor, part: int, adversarial: bool) -> Loss:
+        weights = self._loss
+        output: TokenizerOutput = self.players["model"](images)
+        reconstruction = output.reconstruction.float()
+        terms: dict[str, torch.Tensor] = {}
+        error = reconstruction - images
+        pixel = images.new_zeros(())
+        if weights.l1_weight:
+            pixel = pixel + weights.l1_weight * error.abs().mean()
+        if weights.l2_weight:
+            pixel = pixel + weights.l2_weight * error.square().mean()
+        if weights.charbonnier_weight:
+            pixel = pixel + weights.charbonnier_weight * charbonnier(reconstruction, images)
+        terms["reconstruction"] = pixel
+        if self._perceptual is not None:
+            terms["perceptual"] = self._perceptual(reconstruction, images)
+            pixel = pixel + weights.perceptual_weight * terms["perceptual"]
+        total = pixel + weights.quantizer_weight * output.loss
+        terms |= {"quantizer": output.loss, **output.losses}
+        if adversarial:
+            terms["adversarial"] = generator_loss(self.players["discriminator"](reconstruction), weights.disc_loss)
+            if weights.disc_adaptive:
+                last = self.model.decoder.output.weight
+                terms["adversarial_weight"] = adaptive_weight(pixel, terms["adversarial"], last)
+            scale = terms.get("adversarial_weight", 1.0)
+            total = total + weights.disc_weight * scale * terms["adversarial"]
+            self._fakes[part] = reconstruction.detach()
+        return Loss(total, terms | {"psnr": psnr(reconstruction.detach(), images)})
+
+    def _discriminator_loss(self, real: torch.Tensor, fake: torch.Tensor, step: int) -> Loss:
+        weights, judge = self._loss, self.players["discriminator"]
+        terms: dict[str, torch.Tensor] = {}
+        total = discriminator_loss(judge(real), judge(fake), weights.disc_loss)
+        if weights.r1_weight and step % weights.r1_every == 0:
+            terms["r1"] = gradient_penalty(judge, real)
+            total = total + weights.r1_weight * weights.r1_every * terms["r1"]
+        return Loss(total, terms)
+
+
+def tokenizer_tasks(config: TokenizerRun) -> BuildTask:
+    """How the engine gets the task of each stage of a tokenizer's run."""
+
+    def build(
+        number: int, weights: Mapping[str, torch.Tensor] | None, grown: bool, device: torch.device
+    ) -> TokenizerTask:
+        if weights is not None:
+            tokenizer = rebuild_tokenizer(config, number, weights, config.recipe, grown=grown)
+            return TokenizerTask(config, number, tokenizer, device)
+        network, quantizer = config.parts(number)
+        _check_tokens(config, number, network.downsample)
+        features = codebook_features(quantizer, lambda n: _patches(config, network.downsample, n), seed=config.seed)
+        tokenizer = build_tokenizer(network, quantizer, features, accumulate=config.stages[number].accumulate)
+        task = TokenizerTask(config, number, tokenizer.to(device), device)
+        fit_codebook(tokenizer, quantizer, _images(task, config), seed=config.seed)
+        return task
+
+    return build
+
+
+def _check_tokens(config: TokenizerRun, number: int, downsample: int) -> None:
+    """More codes than tokens is a mistake that nothing later tells."""
+    stage, (_, quantizer) = config.stages[number], config.parts(number)
+    tokens = stage.steps * stage.batch_size * (stage.image_size // downsample) ** 2
+    if quantizer.codebook != "frozen" and quantizer.num_codes > tokens:
+        raise UserError(
+            f"num_codes: expected at most the {tokens} tokens that training sees, got {quantizer.num_codes}"
+        )
+
+
+def _patches(config: TokenizerRun, size: int, wanted: int) -> torch.Tensor:  # [N, 3, size, size]
+    """Crops of one token each, of training images."""
+    source = open_source(config.data, "train")
+    with Loader(source, Crop(size=size), batch_size=wanted, seed=config.seed) as loader:
+        return loader.batch(1)["image"]
+
+
+def _images(task: TokenizerTask, config: TokenizerRun) -> Iterator[torch.Tensor]:  # each [B, 3, S, S]
+    """Batches of training crops without end, the same on every process."""
+    source, transform = task.data("train")
+    with Loader(source, transform, batch_size=task.stage.batch_size, seed=config.seed) as loader:
+        for batch in loader:
+            yield batch["image"]
