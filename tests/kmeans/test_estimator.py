@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import vqkernels
 from vqkernels import KMeans, kmeans
-from vqkernels.testing import assert_bitwise_equal
+from vqkernels.kmeans import source
+from vqkernels.testing import assert_bitwise_equal, peak_memory_growth
 
 # one that scikit-learn's own KMeans does not pass either: random draws are of rows, whatever they weigh
 NOT_EQUIVALENT = "check_sample_weight_equivalence_on_dense_data"
@@ -63,6 +65,60 @@ def test_the_same_kind_comes_back() -> None:
     assert_bitwise_equal(
         torch.from_numpy(pickle.loads(pickle.dumps(given)).predict(x)), tensor.predict(torch.from_numpy(x))
     )
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", "i4"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_memory_map_gives_what_its_rows_give(dtype: str, order: str, tmp_path: Path) -> None:
+    """Read in place, in chunks of three rows. Oracle: the same rows in memory."""
+    rows = (100 * np.random.default_rng(0).standard_normal((80, 4))).astype(dtype, order=order)
+    weight = np.linspace(1, 2, 80)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "_READ", 12)
+        got = KMeans(7, random_state=1).fit(mapped, sample_weight=weight)
+        partial = KMeans(7, random_state=1).partial_fit(mapped)
+        results = got.predict(mapped), got.transform(mapped), got.score(mapped), partial.cluster_centers_
+    want = KMeans(7, random_state=1).fit(rows, sample_weight=weight)
+    assert isinstance(got.labels_, np.ndarray)
+    for name in ("cluster_centers_", "labels_", "inertia_", "n_iter_"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    expected = want.predict(rows), want.transform(rows), want.score(rows)
+    for here, there in zip(
+        results, (*expected, KMeans(7, random_state=1).partial_fit(rows).cluster_centers_), strict=True
+    ):
+        np.testing.assert_array_equal(here, there)
+        assert np.asarray(here).dtype == np.asarray(there).dtype
+
+
+@pytest.mark.parametrize("call", ["fit", "predict", "score"])
+def test_a_memory_map_stays_on_disk(call: str, tmp_path: Path) -> None:
+    path, n, chunk = str(tmp_path / "rows.npy"), 800_000, 1 << 17
+    setup = f"""
+import numpy, torch, vqkernels
+from vqkernels.kmeans import source
+source._READ = {chunk}
+torch.set_num_threads(1)
+def model(n):
+    data = numpy.lib.format.open_memmap({path!r}, mode="w+", dtype="float32", shape=(n, 16))
+    for start in range(0, n, 10000):
+        data[start : start + 10000] = numpy.random.default_rng(0).standard_normal((10000, 16), dtype="float32")
+    data.flush()
+    del data
+    return vqkernels.KMeans(8, init=numpy.random.default_rng(1).standard_normal((8, 16)), max_iter=1)
+def x():
+    return numpy.load({path!r}, mmap_mode="r")
+model(50000).fit(x()).{call}(x())
+measured = model({n})
+measured.cluster_centers_, measured.n_features_in_ = measured.init.astype("float32"), 16
+"""
+    # the labels twice while they are joined; three chunks read ahead, some float64 copies of one, and what an
+    # allocator keeps
+    labels = 0 if call == "score" else 2 * 8 * n
+    budget = labels + chunk * (3 * 4 + 6 * 8) + (8 << 20)
+    assert budget < n * 16 * 4
+    assert peak_memory_growth(setup, f"measured.{call}(x())") < budget
 
 
 def test_partial_fit_takes_the_mean_of_all_rows_so_far() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import vqkernels
-from vqkernels import kmeans, nearest_code
+from vqkernels import KMeans, kmeans, nearest_code
 from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup, assert_within_budget
 
 
@@ -228,6 +229,30 @@ def test_the_best_of_several_starts_is_returned() -> None:
     assert told == [0]
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_centroids_to_start_from_are_a_tensor_or_an_array(metric: str) -> None:
+    x, start = torch.randn(90, 3), torch.randint(-9, 9, (5, 3))
+    want = kmeans(x, 5, init=start.float(), metric=metric, max_iter=2)
+    for given in (start.numpy(), start.double().numpy(), start.half().numpy()[::-1][::-1], start.tolist()):
+        assert_bitwise_equal(kmeans(x, 5, init=given, metric=metric, max_iter=2).centroids, want.centroids)
+        assert_bitwise_equal(KMeans(5, init=given, metric=metric, max_iter=2).fit(x).cluster_centers_, want.centroids)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_rows_too_long_for_their_distances_are_left_out(metric: str) -> None:
+    """Oracle: the others alone. Under the cosine a length is no matter."""
+    x = torch.randn(60, 3, dtype=torch.float64)
+    far = x.clone()
+    far[::20] *= torch.tensor([1e19, 1e38, 1e160], dtype=torch.float64)[:, None]
+    kept = far if metric == "cosine" else torch.cat([x[1:20], x[21:40], x[41:]])
+    assert_bitwise_equal(kmeans(far, 5, metric=metric).centroids, kmeans(kept, 5, metric=metric).centroids)
+    # up to there all is as usual
+    near = x * 2.0**62 / x.norm(dim=1).max() * (1 - 2.0**-50)
+    result = kmeans(near, 5, metric=metric)
+    assert float(result.count.sum()) == 60
+    assert math.isfinite(result.inertia)
+
+
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     result = kmeans(torch.randn(100, 2), 5, progress=True)
     captured = capsys.readouterr()
@@ -252,6 +277,18 @@ def test_the_package_attribute_is_the_function() -> None:
         ({"init": "zeros"}, ValueError, "init"),
         ({"init": torch.zeros(4, 3)}, ValueError, "init: expected shape"),
         ({"init": torch.full((3, 3), torch.nan)}, ValueError, "init: expected finite"),
+        ({"init": np.full((3, 3), 1e300)}, ValueError, "init: expected finite"),
+        ({"init": np.zeros((4, 3))}, ValueError, "init: expected shape"),
+        ({"init": np.array(["a"])}, ValueError, "init: expected numbers, got <U1"),
+        ({"init": np.array([None, {}])}, TypeError, "init: expected numbers, got others"),
+        ({"init": [[1.0, 2.0], [3.0]]}, ValueError, "init: expected numbers, got others"),
+        ({"init": np.zeros((3, 3), complex)}, TypeError, "init: expected a floating point tensor"),
+        ({"init": torch.zeros(3, 3, dtype=torch.int64)}, TypeError, "init: expected a floating point tensor"),
+        ({"seed": 1 << 63}, ValueError, "seed: expected one of 64 bits"),
+        ({"seed": (1 << 63) - 1, "n_init": 2}, ValueError, "seed: expected one of 64 bits"),
+        ({"x": np.zeros((20, 3), np.int64)}, TypeError, "x: expected a floating point tensor"),
+        ({"x": np.array([["a"]])}, ValueError, "x: expected numbers, got <U1"),
+        ({"x": [np.array([[None]]), np.array([[{}]])]}, TypeError, "x: expected numbers, got others"),
         ({"max_iter": -1}, ValueError, "max_iter"),
         ({"n_init": 0}, ValueError, "n_init: expected at least 1, got 0"),
         ({"tol": torch.nan}, ValueError, "tol"),

@@ -12,10 +12,11 @@ from vqkernels.kmeans.lloyd import Callback, KMeansResult, State, lloyd
 from vqkernels.kmeans.minibatch import minibatches
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.progress import Progress
-from vqkernels.kmeans.seeding import check_init, start, too_many
+from vqkernels.kmeans.seeding import given_init, start, too_many
 from vqkernels.kmeans.source import HeldRows, open_source
 
 METRICS = ("l2", "cosine")
+_LOWEST_SEED, _HIGHEST_SEED = -(1 << 63), (1 << 63) - 1
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def kmeans(
     num_clusters: int,
     *,
     metric: str = "l2",
-    init: str | torch.Tensor = "k-means++",
+    init: Any = "k-means++",
     n_init: int = 1,
     max_iter: int = 25,
     tol: float = 1e-4,
@@ -45,13 +46,13 @@ def kmeans(
         x: vectors ``[N, D]``, any floating point dtype: a tensor or NumPy array; or rows on disk, read once per
             iteration and never held: a ``numpy.memmap``, the path of a ``.npy`` or ``.safetensors`` file or of a
             folder of them; or an iterable of batches that can be gone through again. Rows with a non-finite entry
-            are left out; so are, for ``"cosine"``, zero rows.
+            are left out; so are rows longer than 2^62 and, for ``"cosine"``, zero rows.
         num_clusters: K, at most the number of distinct rows.
         metric: ``"l2"`` (squared distance), or ``"cosine"``: spherical k-means, on rows scaled to unit
             length, with centroids of unit length.
         init: ``"k-means++"`` (Arthur and Vassilvitskii 2007), or ``"hierarchical"``: about sqrt(K) clusters, then
             k-means++ inside each; both choose among at most max(2^18, 8 K) rows, drawn uniformly. ``"random"``:
-            distinct rows, drawn uniformly from all. Or the centroids to start from, ``[K, D]``.
+            distinct rows, drawn uniformly from all. Or the centroids to start from, ``[K, D]``, a tensor or array.
         n_init: how many times to start, by the seeds from ``seed`` on; the lowest inertia is returned. Given
             centroids start once.
         max_iter: most updates of the centroids, at least 0; with ``batch_size``, most passes over the rows.
@@ -92,8 +93,8 @@ def kmeans(
         >>> vqkernels.kmeans(x, 2).centroids.sort(0).values.tolist()
         [[0.5], [10.5]]
     """
-    check_arguments(num_clusters, metric, max_iter, tol, batch_size, n_init)
-    check_init(init)
+    check_arguments(num_clusters, metric, max_iter, tol, seed, batch_size, n_init)
+    init = given_init(init)
     check_backend(backend)
     source, weight = open_source(x), check_weight(weight)
     if batch_size is not None and isinstance(source, HeldRows):
@@ -115,7 +116,13 @@ def kmeans(
 
 
 def check_arguments(
-    num_clusters: int, metric: str, max_iter: int, tol: float, batch_size: int | None = None, n_init: int = 1
+    num_clusters: int,
+    metric: str,
+    max_iter: int,
+    tol: float,
+    seed: int,
+    batch_size: int | None = None,
+    n_init: int = 1,
 ) -> None:
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
@@ -124,6 +131,8 @@ def check_arguments(
         raise ValueError(f"arguments: expected num_clusters >= 1, max_iter >= 0 and tol >= 0, got {got}")
     if n_init < 1:
         raise ValueError(f"n_init: expected at least 1, got {n_init}")
+    if not _LOWEST_SEED <= seed <= _HIGHEST_SEED - (n_init - 1):
+        raise ValueError(f"seed: expected one of 64 bits, from {_LOWEST_SEED} to {_HIGHEST_SEED}, got {seed}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: expected None or at least 1, got {batch_size}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vqkernels.kmeans.files import open_rows, read_metadata, save_safetensors, save_whole
 from vqkernels.kmeans.lloyd import KMeansResult, State
@@ -29,14 +30,34 @@ def load_state(path: Path, run: Mapping[str, Any]) -> State:
     """
     try:
         file = open_rows(path, "centroids")
-        rest = json.loads(read_metadata(path)["state"])
-        state = State(file.read(0, file.rows), tuple(rest["history"]), rest["spread"], rest["settled"])
-    except (ValueError, KeyError) as error:
+        state, of = _read_state(file.read(0, file.rows), read_metadata(path).get("state"))
+    except ValueError as error:
         raise ValueError(f"{path}: expected a k-means checkpoint, got something else ({error})") from error
     for name, value in run.items():
-        if rest["run"].get(name) != value:
-            raise ValueError(f"{path}: expected a run with {name}={value!r}, got {rest['run'].get(name)!r}")
+        if of.get(name) != value:
+            raise ValueError(f"{path}: expected a run with {name}={value!r}, got {of.get(name)!r}")
     return state
+
+
+def _read_state(centroids: torch.Tensor, text: object) -> tuple[State, dict[str, Any]]:
+    """A state, and the run that it belongs to."""
+    try:
+        rest = json.loads(text) if isinstance(text, str) else None
+    except RecursionError:
+        rest = None
+    if not isinstance(rest, dict):
+        raise ValueError("no state beside the centroids")
+    history, spread, settled, run = (rest.get(name) for name in ("history", "spread", "settled", "run"))
+    if not (
+        isinstance(history, list)
+        and all(isinstance(number, float) for number in (*history, 0.0 if spread is None else spread))
+        and isinstance(settled, bool)
+        and isinstance(run, dict)
+    ):
+        raise ValueError("a state of other types")
+    if list(centroids.shape) != [run.get("k"), run.get("dim")] or not bool(centroids.isfinite().all()):
+        raise ValueError(f"centroids {list(centroids.shape)} that are not finite, or not those of its run")
+    return State(centroids.float(), tuple(history), spread, settled), run
 
 
 def save_result(path: Path, result: KMeansResult, summary: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,9 +24,13 @@ from vqkernels.kmeans.progress import Progress
 from vqkernels.kmeans.seeding import INITS, start, too_many
 from vqkernels.kmeans.source import FileRows, find_files
 
+_LONGEST = 299  # characters of an error
+_LEFT_OUT = {"l2": "not finite, or longer than 2^62", "cosine": "not finite, or zero"}
+
 _EPILOG = """\
-FEATURES is a .npy or .safetensors file of rows [N, D], or a folder of them. Rows with a non-finite entry are left
-out and counted. Started by torchrun, every process takes an equal part of the rows; the result is the same bits.
+FEATURES is a .npy or .safetensors file of rows [N, D], or a folder of them. Rows that are not finite, or too long for
+float32 to hold their squared distances, are left out and counted. Started by torchrun, every process takes an equal
+part of the rows; the result is the same bits.
 
 A checkpoint is written after each iteration; a run that was killed goes on with --resume, to the same bits. At the
 end FILE holds the centroids, FILE.json the summary that is also printed, FILE.png the inertia over iterations.
@@ -36,39 +40,46 @@ end FILE holds the centroids, FILE.json the summary that is also printed, FILE.p
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     distributed = "WORLD_SIZE" in os.environ
-    if distributed:
-        dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
     try:
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device: expected cpu where torch finds no CUDA device, got cuda")
+        if distributed:
+            dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
         _run(args, Processes(dist.group.WORLD if distributed else None))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except (ValueError, OSError) as error:
-        return _fail(f"error: {error}", 1)
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError, dist.DistError) as error:
+        return _fail(f"error: {error or type(error).__name__}", 2)
     finally:
-        if distributed:
+        if dist.is_initialized():
             dist.destroy_process_group()
     return 0
 
 
 def _run(args: argparse.Namespace, processes: Processes) -> None:
     began = time.perf_counter()
+
+    def say(text: str) -> None:
+        if processes.rank == 0 and not args.quiet:
+            sys.stderr.write(text + "\n")
+
     out = Path(args.out)
     if out.suffix not in (".npy", ".safetensors"):
         raise ValueError(f"--out: expected a name ending in .npy or .safetensors, got {args.out!r}")
-    if not out.parent.is_dir():
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
         raise ValueError(f"--out: expected a file in an existing folder, got {args.out!r}")
     checkpoint = out.with_name(out.name + ".checkpoint")
     if args.resume and not checkpoint.exists() and out.exists() and summary_path(out).exists():
-        _say(processes, f"{out} is finished; nothing to resume")
+        say(f"{out} is finished; nothing to resume")
         return
     if checkpoint.exists() and not args.resume:
         raise ValueError(f"{checkpoint}: a run was cut off here; go on with --resume, or delete this file")
-    check_arguments(args.k, args.metric, args.max_iter, args.tol)
+    check_arguments(args.k, args.metric, args.max_iter, args.tol, args.seed)
     files = find_files(Path(args.features), args.key)
     source = FileRows(share(files, processes.rank, processes.size), args.device)
     data = Data(source, None, args.metric, None, processes)
     if data.left_out:
-        _say(processes, f"{args.features}: left out {data.left_out} rows that are not finite (cosine: or are zero)")
+        say(f"{args.features}: left out {data.left_out} rows that are {_LEFT_OUT[args.metric]}")
     if args.k > data.total:
         raise too_many(args.k, data.total, "usable")
     chosen = {"k": args.k, "metric": args.metric, "init": args.init, "seed": args.seed, "tol": args.tol}
@@ -80,9 +91,10 @@ def _run(args: argparse.Namespace, processes: Processes) -> None:
     summary = _summary(args, data, result, run, seconds, processes.size)
     save_result(out, result, summary)
     if reason := plot(out.with_name(out.name + ".png"), result.history):
-        _say(processes, f"no plot: {reason}")
+        say(f"no plot: {reason}")
     checkpoint.unlink(missing_ok=True)
-    sys.stdout.write(json.dumps(summary) + "\n")
+    if not args.quiet:
+        sys.stdout.write(json.dumps(summary) + "\n")
 
 
 def _iterate(args: argparse.Namespace, data: Data, checkpoint: Path, run: dict[str, Any]) -> KMeansResult:
@@ -134,18 +146,19 @@ def _summary(
     }
 
 
-def _say(processes: Processes, text: str) -> None:
-    if processes.rank == 0:
-        sys.stderr.write(text + "\n")
-
-
 def _fail(text: str, code: int) -> int:
-    sys.stderr.write(" ".join(text.splitlines()) + "\n")
+    line = " ".join(text.split())
+    sys.stderr.write((line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "...") + "\n")
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_fail(f"error: {message}", 2))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m vqkernels.kmeans",
         description="Cluster rows in files by exact k-means, in bounded memory.",
         epilog=_EPILOG,
@@ -162,5 +175,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key", metavar="NAME", help="tensor to read, in .safetensors files that hold several")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return parser

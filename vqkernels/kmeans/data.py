@@ -21,6 +21,8 @@ from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 
 _PIECE = 1 << 15  # numbers
+# a squared distance is at most 2^126; one that is not finite would order nothing
+_LONGEST = 2.0**62
 
 
 class Chunk(NamedTuple):
@@ -176,8 +178,10 @@ def check_weight(weight: Any) -> torch.Tensor | None:
 def usable(
     rows: torch.Tensor, weight: torch.Tensor | None, metric: str
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # [n, D], [n] -> fewer of them
-    """The rows that can be clustered, for cosine scaled to unit length."""
+    """The rows that can be clustered: float32 holds their squared distances; for cosine scaled to unit length."""
     keep = by_pieces(lambda piece: piece.isfinite().all(dim=1), rows)
+    if metric == "l2":
+        keep &= by_pieces(squared_lengths, rows) <= _LONGEST**2
     if weight is not None:
         keep &= weight > 0
     if metric == "cosine":

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 
 from vqkernels.kmeans.api import kmeans
-from vqkernels.kmeans.arrays import as_rows, as_weight, in_kind_of
+from vqkernels.kmeans.arrays import as_source, as_weight, in_kind_of
 from vqkernels.kmeans.data import Data
 from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.minibatch import Running
 from vqkernels.kmeans.processes import Processes
-from vqkernels.kmeans.seeding import start
-from vqkernels.kmeans.source import HeldRows
+from vqkernels.kmeans.seeding import given_init, start
+from vqkernels.kmeans.source import HeldRows, MappedRows
 from vqkernels.kmeans.tally import tally
 from vqkernels.ops.nearest_code import nearest_code
 
@@ -80,13 +81,13 @@ class KMeans:
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Cluster ``X [N, D]``; ``y`` is ignored."""
-        x = as_rows(X, least=self.n_clusters)
-        weight = as_weight(sample_weight, x)
+        source = as_source(X, least=self.n_clusters)
+        weight = as_weight(sample_weight, source)
         best = kmeans(
-            x,
+            source,
             self.n_clusters,
             metric=self.metric,
-            init=self._init(),
+            init=self.init,
             n_init=self.n_init,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -99,24 +100,27 @@ class KMeans:
         self.__dict__.pop("_running", None)
         self._keep(best.centroids, X)
         self.inertia_, self.n_iter_ = best.inertia, best.iterations
-        self.labels_ = in_kind_of(X, self._labels(x))
+        self.labels_ = in_kind_of(X, self._labels(source))
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Move the centroids by one mini-batch; the first one starts them, or goes on from ``fit``."""
         fresh = not hasattr(self, "cluster_centers_")
-        x = as_rows(X, least=self.n_clusters if fresh else 1)
+        source = as_source(X, least=self.n_clusters if fresh else 1)
         if not fresh:
-            self._check_dimension(x)
-        data = Data(HeldRows(x), as_weight(sample_weight, x), self.metric, self.backend, Processes(self.group))
+            self._check_dimension(source)
+        data = Data(source, as_weight(sample_weight, source), self.metric, self.backend, Processes(self.group))
         if not hasattr(self, "_running"):
-            centroids = start(data, self.n_clusters, self._init(), self._seed()) if fresh else self._centers(x)
+            if fresh:
+                centroids = start(data, self.n_clusters, given_init(self.init), self._seed())
+            else:
+                centroids = self._centers(source.device)
             self._running = Running(centroids, self.metric)
         found = tally(data, self._running.centroids, LastPass(data))
         self._running.take(found.count, found.total)
         self._keep(self._running.centroids, X)
         self.inertia_, self.n_iter_ = found.inertia, getattr(self, "n_iter_", 0) + 1
-        self.labels_ = in_kind_of(X, self._labels(x))
+        self.labels_ = in_kind_of(X, self._labels(source))
         return self
 
     def predict(self, X: Any) -> Any:
@@ -125,20 +129,15 @@ class KMeans:
 
     def transform(self, X: Any) -> Any:
         """Distance of every row to every centroid, ``[N, K]``: Euclidean, or 1 - cos."""
-        x = self._checked(X)
-        wide, centers = x.double(), self._centers(x).double()
-        if self.metric == "cosine":
-            unit = torch.nn.functional.normalize(wide, dim=1)
-            distance = 1 - unit @ torch.nn.functional.normalize(centers, dim=1).T
-        else:
-            distance = torch.cdist(wide, centers, compute_mode="donot_use_mm_for_euclid_dist")
-        return in_kind_of(X, distance.to(x.dtype))
+        source = self._checked(X)
+        centers = self._centers(source.device).double()
+        return in_kind_of(X, torch.cat([self._distances(rows, centers) for rows in source.chunks()]))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The negative inertia of ``X``."""
-        x = self._checked(X)
-        data = Data(HeldRows(x), as_weight(sample_weight, x), self.metric, self.backend, Processes())
-        return -tally(data, self._centers(x), LastPass(data)).inertia
+        source = self._checked(X)
+        data = Data(source, as_weight(sample_weight, source), self.metric, self.backend, Processes())
+        return -tally(data, self._centers(source.device), LastPass(data)).inertia
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """``fit(X).labels_``."""
@@ -179,9 +178,6 @@ class KMeans:
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "cluster_centers_")
 
-    def _init(self) -> Any:
-        return self.init if isinstance(self.init, str) else torch.as_tensor(self.init)
-
     def _seed(self) -> int:
         state = self.random_state
         if isinstance(state, np.random.RandomState):
@@ -192,23 +188,35 @@ class KMeans:
         self.cluster_centers_ = in_kind_of(like, centroids)
         self.n_features_in_ = centroids.shape[1]
 
-    def _centers(self, like: torch.Tensor) -> torch.Tensor:  # [K, D]
-        return torch.as_tensor(self.cluster_centers_).to(like.device)
+    def _centers(self, device: torch.device) -> torch.Tensor:  # [K, D]
+        return torch.as_tensor(self.cluster_centers_).to(device)
 
-    def _labels(self, x: torch.Tensor) -> torch.Tensor:  # [N, D] -> [N]
-        return nearest_code(x, self._centers(x), metric=self.metric, backend=self.backend).indices
+    def _labels(self, source: HeldRows | MappedRows) -> torch.Tensor:  # [N, D] -> [N]
+        centers = self._centers(source.device)
+        lookup = partial(nearest_code, metric=self.metric, backend=self.backend)
+        return torch.cat([lookup(rows, centers).indices for rows in source.chunks()])
 
-    def _checked(self, X: Any) -> torch.Tensor:  # [N, D]
+    def _distances(self, rows: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:  # [n, D], [K, D] -> [n, K]
+        wide = rows.double()
+        if self.metric == "cosine":
+            unit = torch.nn.functional.normalize(wide, dim=1)
+            distance = 1 - unit @ torch.nn.functional.normalize(centers, dim=1).T
+        else:
+            distance = torch.cdist(wide, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.to(rows.dtype)
+
+    def _checked(self, X: Any) -> HeldRows | MappedRows:  # [N, D]
         if not hasattr(self, "cluster_centers_"):
             raise _not_fitted()(f"{type(self).__name__}: expected a call of fit before, got none")
-        x = as_rows(X, least=1)
-        self._check_dimension(x)
-        return x
+        source = as_source(X, least=1)
+        self._check_dimension(source)
+        return source
 
-    def _check_dimension(self, x: torch.Tensor) -> None:
-        if x.shape[1] != self.n_features_in_:
+    def _check_dimension(self, source: HeldRows | MappedRows) -> None:
+        if source.rows.shape[1] != self.n_features_in_:
             name, expected = type(self).__name__, self.n_features_in_
-            raise ValueError(f"X has {x.shape[1]} features, but {name} is expecting {expected} features as input")
+            got = source.rows.shape[1]
+            raise ValueError(f"X has {got} features, but {name} is expecting {expected} features as input")
 
 
 class NotFittedError(ValueError, AttributeError):

@@ -5,18 +5,36 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
-import numpy as np
 import torch
 
 SUFFIXES = (".npy", ".safetensors")
 _NPY = {"<f4": torch.float32, "<f8": torch.float64, "<f2": torch.float16}
+# what a header of format 1, 2 or 3 says of rows of numbers: a Python literal, not worth a parser of Python
+_NPY_MAGIC = b"\x93NUMPY"
+_NPY_ENTRIES = {
+    "descr": re.compile(r"""["']descr["']\s*:\s*["']([^"']*)["']"""),
+    "fortran_order": re.compile(r"""["']fortran_order["']\s*:\s*(True|False)"""),
+    "shape": re.compile(r"""["']shape["']\s*:\s*\(([\d\s,]*)\)"""),
+}
 _SAFETENSORS = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
 _LONGEST_HEADER = 100_000_000
+
+
+class _Layout(NamedTuple):
+    """What a header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int  # of its first number in the file, in bytes
+    columns: bool = False  # its columns lie together, not its rows
 
 
 @dataclass(frozen=True)
@@ -28,21 +46,33 @@ class RowsFile:
     rows: int
     dim: int
     offset: int  # of the first row, in bytes
+    column: int | None = None  # bytes from one column to the next, where columns lie together
 
     def part(self, start: int, stop: int) -> RowsFile:
         """Some of the rows, as if they were the file."""
-        return replace(self, rows=stop - start, offset=self.offset + start * self.dim * self.dtype.itemsize)
+        return replace(self, rows=stop - start, offset=self._place(start))
 
     def read(self, start: int, stop: int) -> torch.Tensor:  # [stop - start, D]
-        rows = torch.empty(stop - start, self.dim, dtype=self.dtype)
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset + start * self.dim * self.dtype.itemsize)
-            view = memoryview(rows.view(torch.uint8).numpy().data).cast("B")
-            while view:
-                if not (got := file.readinto(view)):
-                    raise ValueError(f"{self.path}: expected {self.rows} rows, but the file ends before")
-                view = view[got:]
-        return rows
+            if self.column is None:
+                rows = torch.empty(stop - start, self.dim, dtype=self.dtype)
+                self._fill(file, self._place(start), rows)
+                return rows
+            columns = torch.empty(self.dim, stop - start, dtype=self.dtype)
+            for number, column in enumerate(columns):
+                self._fill(file, self._place(start) + number * self.column, column)
+            return columns.T.contiguous()
+
+    def _place(self, row: int) -> int:
+        return self.offset + row * self.dtype.itemsize * (self.dim if self.column is None else 1)
+
+    def _fill(self, file: FileIO, place: int, numbers: torch.Tensor) -> None:
+        file.seek(place)
+        view = memoryview(numbers.view(torch.uint8).numpy().data).cast("B")
+        while view:
+            if not (got := file.readinto(view)):
+                raise ValueError(f"{self.path}: expected {self.rows} rows, but the file ends before")
+            view = view[got:]
 
 
 def open_rows(path: Path, key: str | None = None) -> RowsFile:
@@ -55,24 +85,31 @@ def open_rows(path: Path, key: str | None = None) -> RowsFile:
     Raises:
         ValueError: if it is not a file of rows, or shorter than its header says, in one line.
     """
+    # a pipe would wait for somebody to write
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path}: expected a regular file, got something else")
     with path.open("rb") as file:
         try:
-            dtype, shape = _npy_header(file) if path.suffix == ".npy" else _safetensors_header(file, key)
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+            layout = _npy_layout(file) if path.suffix == ".npy" else _safetensors_layout(file, key)
+        except ValueError as error:
             raise ValueError(f"{path}: not a readable {path.suffix} file of floating point rows ({error})") from error
-        offset, size = file.tell(), os.fstat(file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size
+    dtype, shape, offset, columns = layout
     if len(shape) != 2 or shape[1] < 1:
         raise ValueError(f"{path}: expected rows [N, D], got shape {list(shape)}")
     needed = offset + math.prod(shape) * dtype.itemsize
     if size < needed:
         raise ValueError(f"{path}: expected {needed} bytes for shape {list(shape)}, got {size}")
-    return RowsFile(path, dtype, shape[0], shape[1], offset)
+    return RowsFile(path, dtype, shape[0], shape[1], offset, shape[0] * dtype.itemsize if columns else None)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The texts in a ``.safetensors`` file."""
     with path.open("rb") as file:
-        return dict(_json_header(file).get("__metadata__", {}))
+        metadata = _json_header(file).get("__metadata__")
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: expected texts in its header, got none")
+    return metadata
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -107,28 +144,61 @@ def save_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def _npy_header(file: BinaryIO) -> tuple[torch.dtype, tuple[int, ...]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
-    if fortran_order:
-        raise ValueError("columns lie together, not rows")
-    return _NPY[dtype.str], shape
+def _npy_layout(file: BinaryIO) -> _Layout:
+    start = file.read(8)
+    if start[:6] != _NPY_MAGIC or start[6:7] not in (b"\1", b"\2", b"\3"):
+        raise ValueError("it begins like none")
+    header = _header(file, 2 if start[6] == 1 else 4).decode("latin1")
+    found = {name: pattern.search(header) for name, pattern in _NPY_ENTRIES.items()}
+    absent = [name for name, match in found.items() if match is None]
+    if absent:
+        raise ValueError(f"no header that says {' and '.join(absent)} of numbers")
+    descr, order, sizes = (match.group(1) for match in found.values() if match is not None)
+    dtype = _of_kind(_NPY, descr)
+    return _Layout(dtype, tuple(int(size) for size in sizes.split(",") if size.strip()), file.tell(), order == "True")
 
 
-def _safetensors_header(file: BinaryIO, key: str | None) -> tuple[torch.dtype, tuple[int, ...]]:
+def _safetensors_layout(file: BinaryIO, key: str | None) -> _Layout:
     header = _json_header(file)
     header.pop("__metadata__", None)
     if key is None and len(header) != 1:
         raise ValueError(f"it holds {len(header)} tensors, not one")
-    entry = header[key] if key is not None else next(iter(header.values()))
-    file.seek(entry["data_offsets"][0], os.SEEK_CUR)
-    return _SAFETENSORS[entry["dtype"]], tuple(entry["shape"])
+    if key is not None and key not in header:
+        raise ValueError(f"it holds no tensor {key!r}, but {', '.join(header) or 'none'}")
+    entry = next(iter(header.values())) if key is None else header[key]
+    told = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = _of_kind(_SAFETENSORS, told.get("dtype")), told.get("shape"), told.get("data_offsets")
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise ValueError(f"shape {shape} and offsets {offsets} are none")
+    if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"shape {shape} of {dtype} does not fill the bytes {offsets[0]} to {offsets[1]}")
+    return _Layout(dtype, tuple(shape), file.tell() + offsets[0])
 
 
 def _json_header(file: BinaryIO) -> dict[str, Any]:
-    length = int.from_bytes(file.read(8), "little")
-    if length > _LONGEST_HEADER:
-        raise ValueError("no header")
-    header: dict[str, Any] = json.loads(file.read(length))
+    try:
+        header = json.loads(_header(file, 8))
+    except RecursionError:
+        raise ValueError("its header is nested too deep") from None
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
     return header
+
+
+def _header(file: BinaryIO, digits: int) -> bytes:
+    """The header, after its length in so many bytes."""
+    length = int.from_bytes(file.read(digits), "little")
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if length > min(left, _LONGEST_HEADER):
+        raise ValueError(f"a header of {length} bytes, where {left} are left")
+    return file.read(length)
+
+
+def _of_kind(known: Mapping[str, torch.dtype], name: object) -> torch.dtype:
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"numbers of type {name!r}, not {', '.join(known)}")
+    return known[name]
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)

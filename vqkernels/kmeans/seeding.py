@@ -16,6 +16,7 @@ import torch
 
 from vqkernels._core.checks import check_floating, check_shape
 from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.source import tensor_of
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 
@@ -30,13 +31,25 @@ _SAMPLE_PER_CENTER = 8
 _COARSE_ITERATIONS = 5
 
 
-def check_init(init: Any) -> None:
-    if isinstance(init, torch.Tensor):
-        check_floating("init", init)
-        if not bool(init.isfinite().all()):
-            raise ValueError("init: expected finite centroids, got others")
-    elif init not in INITS:
-        raise ValueError(f"init: expected one of {', '.join(INITS)} or a tensor, got {init!r}")
+def given_init(init: Any) -> str | torch.Tensor:
+    """One of the names, or centroids as a tensor.
+
+    Raises:
+        TypeError: if they are not floating point.
+        ValueError: if it is no such name, or not all centroids are finite.
+    """
+    if isinstance(init, str):
+        if init not in INITS:
+            raise ValueError(f"init: expected one of {', '.join(INITS)} or centroids [K, D], got {init!r}")
+        return init
+    centroids = init if isinstance(init, torch.Tensor) else tensor_of("init", init)
+    if centroids is not init and not centroids.is_complex():
+        centroids = centroids.double()  # whole numbers are as good, in an array
+    check_floating("init", centroids)
+    # beyond float32 is not finite: that is what centroids are
+    if not bool(centroids.float().isfinite().all()):
+        raise ValueError("init: expected finite centroids, got others")
+    return centroids
 
 
 def start(data: Data, num_clusters: int, init: str | torch.Tensor, seed: int) -> torch.Tensor:  # [K, D] float32

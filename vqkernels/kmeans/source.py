@@ -35,12 +35,12 @@ def open_source(x: Any) -> Source:
         ValueError: if files do not fit each other or cannot be read.
     """
     if isinstance(x, np.memmap):
-        return MappedRows(_two_dimensional(x))
-    if isinstance(x, np.ndarray):
-        x = torch.from_numpy(x if x.flags.writeable else x.copy())
-    if isinstance(x, torch.Tensor):
-        check_floating("x", x)
-        return HeldRows(_two_dimensional(x))
+        if x.dtype.kind != "f":
+            raise TypeError(f"x: expected floating point numbers, got {x.dtype}")
+        _check_two_dimensional(x)
+        return MappedRows(x)
+    if isinstance(x, (np.ndarray, torch.Tensor)):
+        return HeldRows(_rows(x))
     if isinstance(x, (str, Path)):
         return FileRows(find_files(Path(x)))
     if isinstance(x, (HeldRows, MappedRows, FileRows, BatchRows)):
@@ -75,6 +75,10 @@ class HeldRows:
     rows: torch.Tensor  # [N, D]
     in_memory = True
 
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
     def chunks(self) -> Iterator[torch.Tensor]:
         yield from self.rows.split(max(1, _HELD // self.rows.shape[1]))
 
@@ -96,16 +100,18 @@ class FileRows:
 
 @dataclass(frozen=True)
 class MappedRows:
-    """A ``numpy.memmap``; pages that were read do not stay in this process."""
+    """A ``numpy.memmap`` of real numbers; pages that were read do not stay in this process."""
 
-    rows: Any  # [N, D]
+    rows: np.memmap[Any, Any]  # [N, D]
     in_memory = False
+    device = torch.device("cpu")
 
     def chunks(self) -> Iterator[torch.Tensor]:
         size = max(1, _READ // self.rows.shape[1])
-        mapping = self.rows._mmap
+        mapping = getattr(self.rows, "_mmap", None)
         for start in range(0, len(self.rows), size):
-            yield torch.from_numpy(np.array(self.rows[start : start + size]))
+            rows = tensor_of("x", np.array(self.rows[start : start + size]))
+            yield rows if rows.is_floating_point() else rows.double()
             # pages of a private mapping may hold changes of their own
             if self.rows.mode != "c" and isinstance(mapping, mmap.mmap):
                 mapping.madvise(mmap.MADV_DONTNEED)
@@ -120,12 +126,33 @@ class BatchRows:
 
     def chunks(self) -> Iterator[torch.Tensor]:
         for batch in self.batches:
-            rows = torch.as_tensor(batch)
-            check_floating("x", rows)
-            yield _two_dimensional(rows)
+            yield _rows(batch)
 
 
-def _two_dimensional(x: Any) -> Any:
+def _rows(x: Any) -> torch.Tensor:  # [N, D]
+    rows = x if isinstance(x, torch.Tensor) else tensor_of("x", x)
+    check_floating("x", rows)
+    _check_two_dimensional(rows)
+    return rows
+
+
+def _check_two_dimensional(x: Any) -> None:
     if x.ndim != 2 or x.shape[1] < 1:
         raise ValueError(f"x: expected [N, D], got shape {list(x.shape)}")
-    return x
+
+
+def tensor_of(name: str, value: Any) -> torch.Tensor:
+    """A tensor that shares the memory of an array, where it can; or of whatever NumPy makes an array of."""
+    if hasattr(value, "toarray"):
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected a dense array, got sparse data ({kind}), which is not supported")
+    try:
+        array = np.asarray(value)
+        array = array.astype(np.float64) if array.dtype == object else array
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: expected numbers, got others ({error})") from None
+    if array.dtype.kind not in "fiubc":
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
+    native = np.asarray(array, dtype=np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="))
+    shared = native.flags.writeable and min(native.strides, default=0) >= 0
+    return torch.from_numpy(native if shared else native.copy())
