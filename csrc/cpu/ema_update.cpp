@@ -1,5 +1,6 @@
 #include "cpu/ema_update.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <vector>
@@ -15,29 +16,35 @@ struct Group {
     const T *count, *total;
 };
 
-// moves the statistics of one code; false if the step brought a non-finite number, which leaves them as they were
+// moves the statistics of one code; false, and they stay as they were, if they would not be finite
 template <class T>
 bool move_statistics(const EmaUpdate& call, const Group<T>& group, std::int64_t code) {
-    const T* total = group.total + code * call.d;
-    bool finite = std::isfinite(group.count[code]);
-    for (std::int64_t d = 0; d < call.d; ++d) finite &= std::isfinite(total[d]);
-    if (!finite) return false;
     const T keep = T(call.decay), take = T(1 - call.decay);
+    const T* total = group.total + code * call.d;
     T* sum = group.sum + code * call.d;
-    group.size[code] = keep * group.size[code] + take * group.count[code];
+    const T size = keep * group.size[code] + take * group.count[code];
+    bool finite = std::isfinite(size);
+    for (std::int64_t d = 0; d < call.d; ++d) finite &= std::isfinite(keep * sum[d] + take * total[d]);
+    if (!finite) return false;
+    group.size[code] = size;
     for (std::int64_t d = 0; d < call.d; ++d) sum[d] = keep * sum[d] + take * total[d];
     return true;
 }
 
+// a code that would not be finite stays as it was
 template <class T>
 void write_code(const EmaUpdate& call, const Group<T>& group, std::int64_t code, T smoothed) {
     const T* sum = group.sum + code * call.d;
     T* out = group.codebook + code * call.d;
+    T largest = 0;
     double square = 0;
     for (std::int64_t d = 0; d < call.d; ++d) {
-        out[d] = sum[d] / smoothed;
-        square += double(out[d]) * double(out[d]);
+        const T value = sum[d] / smoothed;
+        largest = std::max(largest, std::fabs(value));
+        square += double(value) * double(value);
     }
+    if (!std::isfinite(largest)) return;
+    for (std::int64_t d = 0; d < call.d; ++d) out[d] = sum[d] / smoothed;
     if (!call.normalize || !(square > 0)) return;
     const T norm = T(std::sqrt(square));
     for (std::int64_t d = 0; d < call.d; ++d) out[d] /= norm;

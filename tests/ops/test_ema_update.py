@@ -187,3 +187,33 @@ def test_statistics_may_be_strided_or_of_another_dtype(backend: str) -> None:
     ema_update_(*other, count, total, decay=0.5, backend=backend)
     for actual, expected in zip(other, state, strict=True):
         assert_bitwise_equal(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_state_of_16_bits_moves_in_float32(dtype: torch.dtype, backend: str) -> None:
+    state, step = make(2, 10, 4)
+    state = state.copy(dtype)
+    wide = state.copy(torch.float32)
+    ema_update_(*state, *step, decay=0.9, backend=backend)
+    ema_update_(*wide, *step, decay=0.9, backend=backend)
+    for actual, expected in zip(state, wide, strict=True):
+        assert_bitwise_equal(actual, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_a_state_stays_finite_whatever_finite_step_comes(dtype: torch.dtype, backend: str) -> None:
+    largest = torch.finfo(dtype).max
+    state, step = make(1, 8, 3)
+    state, step = state.copy(dtype), step.to(torch.float64)
+    # a sum that 16 bits cannot hold, a code of hardly any size, and a sum at the end of the range
+    state.cluster_size[0, 1], step.count[0, 1] = 2.0**-14, 0
+    state.embed_sum[0, 1], step.total[0, 1] = largest / 2, 0
+    step.total[0, 2] = 0.99 * largest if dtype != torch.float16 else 1e6
+    before = state.copy()
+    ema_update_(*state, *step, decay=0.9, eps=0.0, backend=backend)
+    assert all(bool(t.isfinite().all()) for t in state)
+    assert_bitwise_equal(state.codebook[0, 1], before.codebook[0, 1])
+    if dtype == torch.float16:
+        for actual, expected in zip(state, before, strict=True):
+            assert_bitwise_equal(actual[0, 2], expected[0, 2])
+    assert not torch.equal(state.codebook[0, 3:], before.codebook[0, 3:])

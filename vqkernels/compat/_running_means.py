@@ -25,23 +25,6 @@ class State(NamedTuple):
     embed_avg: torch.Tensor  # [H, K, D]
 
 
-def move_(
-    state: State,
-    count: torch.Tensor,  # [H, K]
-    total: torch.Tensor,  # [H, K, D]
-    *,
-    decay: float,
-    eps: float,
-    normalize: bool = False,
-) -> None:
-    """:func:`vqkernels.ema_update_`, also of a module cast to half precision, which moves in float32 all the same."""
-    codes, size, sums = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in state)
-    ema_update_(codes, size, sums, count, total, decay=decay, eps=eps, normalize=normalize)
-    for tensor, moved in zip(state, (codes, size, sums), strict=True):
-        if moved is not tensor:
-            tensor.copy_(moved)
-
-
 class RunningMeans(nn.Module):
     """What a training step does to H codebooks of K codes apart from gradients.
 
@@ -130,7 +113,7 @@ class RunningMeans(nn.Module):
         self._ema_(torch.zeros_like(size), torch.zeros_like(sums), decay=1.0)
 
     def _ema_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:
-        move_(self.state(), count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
+        ema_update_(*self.state(), count, total, decay=decay, eps=self.eps, normalize=self.use_cosine_sim)
 
     def expires(self) -> bool:
         """Whether this step replaces dead codes."""

@@ -214,9 +214,12 @@ class EmaCodebook(Codebook):
 
     def _accumulated(self, count: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The statistics of all forwards since the last update if one is due now, otherwise none."""
+        count, total = self.pending_count + count, self.pending_total + total
+        # 16 bits cannot hold every sum; a code then does without this forward
+        fits = count.to(self.pending_count).isfinite() & total.to(self.pending_total).isfinite().all(dim=2)
         self.forwards.add_(1)
-        self.pending_count.add_(count)
-        self.pending_total.add_(total)
+        self.pending_count.copy_(torch.where(fits, count, self.pending_count))
+        self.pending_total.copy_(torch.where(fits[..., None], total, self.pending_total))
         due = self.forwards >= self.accumulate
         count, total = self.pending_count * due, self.pending_total.clone()
         for buffer in (self.forwards, self.pending_count, self.pending_total):

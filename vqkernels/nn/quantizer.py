@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_floating, check_indices, check_metric, check_shape, check_tensor
+from vqkernels._core.checks import check_floating, check_indices, check_metric
 from vqkernels._core.random import random_uniform
 from vqkernels.nn.codebook import advance_, build_codebook, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
-from vqkernels.nn.rows import finite_rows, masked_mean_square
+from vqkernels.nn.rows import finite_rows, kept_rows, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
@@ -164,8 +164,7 @@ class VectorQuantizer(nn.Module):
             for codes that only an optimizer changes. ``loss`` is the weighted sum of ``losses``, each a mean
             over the vectors that take part; 0 if there are none.
         """
-        if self.training and not self.table.ready():
-            raise RuntimeError("codebook: projector_init='matched' needs fit_codebook(batches) before training")
+        self.check_ready()
         rows, usable, shape = self._rows(x, mask)
         codebook = self.table.codes()
         if self.training and self.table.written and (self.regularizers or isinstance(self.gradient, FullCodebook)):
@@ -192,6 +191,11 @@ class VectorQuantizer(nn.Module):
                 advance_(self.draws, count)
         out = self._output(quantized, indices, shape).to(x.dtype)
         return QuantizerOutput(out, self._shaped(indices, shape), loss, losses)
+
+    def check_ready(self) -> None:
+        """Raise if it is to train and cannot yet."""
+        if self.training and not self.table.ready():
+            raise RuntimeError("codebook: projector_init='matched' needs fit_codebook(batches) before training")
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [...] or [..., G]
@@ -278,13 +282,7 @@ class VectorQuantizer(nn.Module):
             legend = "[B, dim, ...]" if self.channels_first else "[..., dim]"
             raise ValueError(f"x: expected {legend} with dim={self.dim}, got shape {list(x.shape)}")
         x = x.movedim(dim, -1)
-        usable = finite_rows(x)
-        if mask is not None:
-            check_tensor("mask", mask)
-            if mask.dtype != torch.bool:
-                raise TypeError(f"mask: expected bool, got {mask.dtype}")
-            check_shape("mask", mask, tuple(usable.shape), "x without its vector dimension")
-            usable = usable & mask
+        usable = kept_rows(finite_rows(x), mask)
         # zeroed before anything is computed from them, so that no backward multiplies a NaN by zero
         x = torch.where(usable[..., None], x, 0)
         if self.project_in is not None:

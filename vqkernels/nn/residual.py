@@ -14,7 +14,7 @@ from vqkernels._core.random import random_integers
 from vqkernels.nn.codebook import next_seed
 from vqkernels.nn.config import FullCodebook
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
-from vqkernels.nn.rows import without_nonfinite
+from vqkernels.nn.rows import kept_rows, without_nonfinite
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
 
@@ -101,9 +101,12 @@ class ResidualQuantizer(nn.Module):
             ``QuantizerOutput(quantized, indices, loss, losses)``: indices ``[..., Q]``, or ``[..., Q, G]`` for
             stages of several groups; losses summed over the stages.
         """
+        # before the first stage has moved
+        for stage in self._stages():
+            stage.check_ready()
         rows, usable = without_nonfinite(x.movedim(self._dim, -1))
         x = rows.movedim(-1, self._dim)
-        taking_part = usable if mask is None else usable & mask
+        taking_part = kept_rows(usable, mask)
         depth = self._depth(usable.shape) if self.training and self.dropout > 0 else None
         steps = self._stages()[0].statistics.step.clone()
         residual, total = x, torch.zeros_like(x)
@@ -129,7 +132,7 @@ class ResidualQuantizer(nn.Module):
         """Indices as :meth:`forward` returns them in evaluation mode; updates nothing in any mode."""
         rows, usable = without_nonfinite(x.movedim(self._dim, -1))
         residual = rows.movedim(-1, self._dim)
-        mask, columns = usable if mask is None else usable & mask, []
+        mask, columns = kept_rows(usable, mask), []
         for stage in self._stages():
             columns.append(stage.encode(residual, mask))
             residual = residual - stage.decode(columns[-1]).to(x.dtype)

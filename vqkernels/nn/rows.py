@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vqkernels._core.checks import check_shape, check_tensor
+
 
 def masked_mean_square(
     a: torch.Tensor,  # [N, G, D]
@@ -23,6 +25,17 @@ def without_nonfinite(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # 
     """
     finite = finite_rows(x)
     return torch.where(finite[..., None], x, 0), finite
+
+
+def kept_rows(usable: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:  # [...] bool, [...] -> [...] bool
+    """Those of the usable vectors that the mask keeps."""
+    if mask is None:
+        return usable
+    check_tensor("mask", mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected bool, got {mask.dtype}")
+    check_shape("mask", mask, tuple(usable.shape), "x without its vector dimension")
+    return usable & mask
 
 
 def finite_rows(x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...] bool

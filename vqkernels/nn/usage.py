@@ -44,7 +44,8 @@ class UsageStatistics(nn.Module):
     @torch.no_grad()
     def summary(self) -> Usage:
         alive = self.last_used > (self.step - self.window).clamp(min=0)
-        share = self.frequency / self.frequency.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        frequency = self.frequency.to(torch.promote_types(self.frequency.dtype, torch.float32))
+        share = frequency / frequency.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         entropy = -torch.special.xlogy(share, share).sum(dim=1)
         return Usage(alive.float().mean(), entropy.exp().mean(), (~alive).sum())
 

@@ -9,9 +9,8 @@ from torch import nn
 
 from vqkernels.compat._embedding_quantizer import Renamed
 from vqkernels.compat._feature_maps import OneHot, match
-from vqkernels.compat._running_means import State, move_
 from vqkernels.distributed import stats_of_all
-from vqkernels.ops.ema_update import no_step_if_empty
+from vqkernels.ops.ema_update import ema_update_, no_step_if_empty
 from vqkernels.ops.gather_codes import gather_codes
 
 
@@ -65,8 +64,8 @@ class EmbeddingEMA(nn.Module):
         self._move_(no_step_if_empty(count), total, self.decay)
 
     def _move_(self, count: torch.Tensor, total: torch.Tensor, decay: float) -> None:  # [1, K], [1, K, D]
-        state = State(*(tensor.detach()[None] for tensor in (self.weight, self.cluster_size, self.embed_avg)))
-        move_(state, count, total, decay=decay, eps=self.eps)
+        codes, size, sums = (tensor.detach()[None] for tensor in (self.weight, self.cluster_size, self.embed_avg))
+        ema_update_(codes, size, sums, count, total, decay=decay, eps=self.eps)
 
 
 class EMAVectorQuantizer(Renamed):

@@ -113,6 +113,9 @@ class Codebook(RunningMeans):
         (count, total), anchors = self._stats_of_all(self.stored(x), indices, anchors=anchors)
         if callable(ema_update_weight):
             ema_update_weight = ema_update_weight(total, count)
+        if ema_update_weight is not None and ema_update_weight.shape not in (count.shape, count.shape[1:]):
+            got = list(ema_update_weight.shape)
+            raise ValueError(f"ema_update_weight: expected {list(count.shape[1:])} or {list(count.shape)}, got {got}")
         for buffer, new in ((self.cluster_size, count), (self.embed_avg, total)):
             # what batches before this one left to be taken in with it
             if buffer.grad is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vqkernels._core.checks import check_index_values, check_indices, check_shape
 from vqkernels.compat.vector_quantize_pytorch._affine import AffineCodebook
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook, UpdateWeight
 from vqkernels.compat.vector_quantize_pytorch._lookup import CodebookTransform, Found, look_up, score_metric
@@ -298,6 +299,11 @@ class VectorQuantize(QuantizerLosses):
         mask = mask if lens is None else lens_to_mask(lens, x.shape[self._length_dim()])
         rows = self._rows(x, mask)
         book = self._codebook
+        if indices is not None:
+            check_indices("indices", indices)
+            given = (*rows.shape, self.heads) if self.heads > 1 else tuple(rows.shape)
+            check_shape("indices", indices, given, "[B, ..., (heads)]")
+            check_index_values("indices", indices, self.codebook_size)
         if self.training:
             book.prepare(rows.x.detach(), rows.taking_part)
         search = partial(

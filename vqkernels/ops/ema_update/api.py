@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from vqkernels._core.backend import check_backend
@@ -37,7 +39,7 @@ def ema_update_(
         codebook     = embed_sum / ((cluster_size + eps) / (n + K * eps) * n)
 
     Args:
-        codebook, cluster_size, embed_sum: the state, contiguous float32 or float64 of one dtype, written in place.
+        codebook, cluster_size, embed_sum: the state, contiguous and of one floating point dtype, written in place.
         count, total: as returned by :func:`vqkernels.code_stats` for the same K, D (and G).
         decay: in [0, 1].
         eps: Laplace smoothing, at least 0. It pulls unused codes towards the origin a little every step; with
@@ -46,8 +48,8 @@ def ema_update_(
         backend: a backend by name, or None.
 
     Numerics:
-        float32 arithmetic, n summed in float64. If ``count`` or ``total`` holds a non-finite number for some code,
-        that code's state is left as it was.
+        float32 arithmetic, n summed in float64; a state of 16 bits is rounded at the end. A code whose statistics
+        would not be finite keeps its state; one that would not be finite itself keeps its value.
 
     Raises:
         TypeError: if a tensor is not floating point.
@@ -77,8 +79,8 @@ def ema_update_(
     ):
         check_shape(name, tensor, expected, "codebook.shape" + ("[:-1]" if len(expected) < len(shape) else ""))
     for name, tensor in state.items():
-        if tensor.dtype != codebook.dtype or tensor.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}: expected float32 or float64 state of one dtype, got {tensor.dtype}")
+        if tensor.dtype != codebook.dtype:
+            raise ValueError(f"{name}: expected the dtype of the codebook, {codebook.dtype}, got {tensor.dtype}")
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: expected a contiguous tensor, got strides {list(tensor.stride())}")
     if not 0.0 <= decay <= 1.0:
@@ -87,14 +89,22 @@ def ema_update_(
         raise ValueError(f"eps: expected a number >= 0, got {eps}")
     g = shape[0] if len(shape) == 3 else 1
     flat, deep = (g, shape[-2]), (g, *shape[-2:])
-    ema_update_op(
-        codebook.detach().view(deep),
-        cluster_size.detach().view(flat),
-        embed_sum.detach().view(deep),
-        count.detach().reshape(flat).to(codebook.dtype),
-        total.detach().reshape(deep).to(codebook.dtype),
-        decay,
-        eps,
-        normalize,
-        backend,
-    )
+    given = codebook.detach().view(deep), cluster_size.detach().view(flat), embed_sum.detach().view(deep)
+    dtype = torch.promote_types(codebook.dtype, torch.float32)
+    wide = [tensor.to(dtype) for tensor in given]
+    step = count.detach().reshape(flat).to(dtype), total.detach().reshape(deep).to(dtype)
+    ema_update_op(*wide, *step, decay, eps, normalize, backend)
+    if dtype != codebook.dtype:
+        _narrow(given, wide)
+
+
+def _narrow(given: Sequence[torch.Tensor], wide: Sequence[torch.Tensor]) -> None:
+    """Round an updated state to the dtype in which it is kept; what that makes infinite stays as it was."""
+    codes, size, sums = (new.to(old.dtype) for old, new in zip(given, wide, strict=True))
+    fits = size.isfinite() & sums.isfinite().all(dim=-1)
+    for old, new, keep in (
+        (given[0], codes, fits & codes.isfinite().all(dim=-1)),
+        (given[1], size, fits),
+        (given[2], sums, fits),
+    ):
+        old.copy_(torch.where(keep if new.dim() == keep.dim() else keep[..., None], new, old))

@@ -19,19 +19,20 @@ def run(
     eps: float,
     normalize: bool,
 ) -> None:
-    usable = count.isfinite() & total.isfinite().all(dim=2)
-    cluster_size.copy_(torch.where(usable, decay * cluster_size + (1 - decay) * count, cluster_size))
-    moved = torch.where(usable[..., None], decay * embed_sum + (1 - decay) * total, embed_sum)
-    embed_sum.copy_(moved)
+    size = decay * cluster_size + (1 - decay) * count
+    moved = decay * embed_sum + (1 - decay) * total
+    usable = size.isfinite() & moved.isfinite().all(dim=2)
+    cluster_size.copy_(torch.where(usable, size, cluster_size))
+    embed_sum.copy_(torch.where(usable[..., None], moved, embed_sum))
     if eps > 0:
         n = cluster_size.double().sum(dim=1, keepdim=True)
         smoothed = (cluster_size.double() + eps) / (n + codebook.shape[1] * eps) * n
         smoothed = smoothed.to(codebook.dtype)
     else:
         smoothed = cluster_size
-    known = (smoothed > 0) & usable
     codes = embed_sum / smoothed[..., None]
+    known = (smoothed > 0) & usable & codes.isfinite().all(dim=2)
     if normalize:
-        norm = codes.norm(dim=2, keepdim=True)
+        norm = codes.double().norm(dim=2, keepdim=True).to(codes.dtype)
         codes = torch.where(norm > 0, codes / norm, codes)
     codebook.copy_(torch.where(known[..., None], codes, codebook))

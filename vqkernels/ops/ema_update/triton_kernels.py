@@ -22,7 +22,7 @@ def move_statistics(
     embed_sum,  # [G * K, D], in place
     count,  # [G * K]
     total,  # [G * K, D]
-    moved,  # [G * K] int8 out: whether the step of the code is finite
+    moved,  # [G * K] int8 out: whether the statistics of the code are finite, and written
     num_codes,  # G * K
     decay,  # bits of a float64
     rest,  # 1 - decay, likewise
@@ -33,16 +33,17 @@ def move_statistics(
     code = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = code < num_codes
     hits = tl.load(count + code, mask=real, other=0.0)
-    finite = real & is_finite(hits)
+    keep, take = _number(decay, hits.dtype), _number(rest, hits.dtype)
+    size = keep * tl.load(cluster_size + code, mask=real, other=0.0) + take * hits
+    finite = real & is_finite(size)
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
-        step = tl.load(total + code[:, None] * D + d[None, :], mask=real[:, None] & (d < D)[None, :], other=0.0)
-        finite = finite & (tl.sum(tl.where(is_finite(step), 0, 1), axis=1) == 0)
+        at, inside = code[:, None] * D + d[None, :], real[:, None] & (d < D)[None, :]
+        old, step = tl.load(embed_sum + at, mask=inside, other=0.0), tl.load(total + at, mask=inside, other=0.0)
+        finite = finite & (tl.sum(tl.where(is_finite(keep * old + take * step), 0, 1), axis=1) == 0)
     tl.store(moved + code, finite.to(tl.int8), mask=real)
 
-    keep, take = _number(decay, hits.dtype), _number(rest, hits.dtype)
-    size = tl.load(cluster_size + code, mask=finite, other=0.0)
-    tl.store(cluster_size + code, keep * size + take * hits, mask=finite)
+    tl.store(cluster_size + code, size, mask=finite)
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         at, inside = code[:, None] * D + d[None, :], finite[:, None] & (d < D)[None, :]
@@ -76,12 +77,15 @@ def write_codes(
     known = (k < num_codes) & (tl.load(moved + code, mask=k < num_codes, other=0) > 0) & (smoothed > 0)
     divisor = tl.where(known, smoothed, 1.0)[:, None]
     square = tl.zeros([BLOCK], tl.float64)
-    if NORMALIZE:
-        for start in range(0, D, BLOCK_D):
-            d = start + tl.arange(0, BLOCK_D)
-            at = code[:, None] * D + d[None, :]
-            value = _divide(tl.load(embed_sum + at, mask=known[:, None] & (d < D)[None, :], other=0.0), divisor)
+    largest = tl.zeros([BLOCK], size.dtype)
+    for start in range(0, D, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        at = code[:, None] * D + d[None, :]
+        value = _divide(tl.load(embed_sum + at, mask=known[:, None] & (d < D)[None, :], other=0.0), divisor)
+        largest = tl.maximum(largest, tl.max(tl.abs(value), axis=1))
+        if NORMALIZE:
             square += tl.sum(value.to(tl.float64) * value.to(tl.float64), axis=1)
+    known = known & is_finite(largest)
     length = tl.where(square > 0, tl.sqrt(square), 1.0).to(size.dtype)[:, None]
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
