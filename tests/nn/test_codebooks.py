@@ -169,6 +169,42 @@ def test_frozen_codes_are_projected_features(shared: bool, groups: int) -> None:
     assert not quantizer.table.features.requires_grad
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_hidden_layer_projects_features_and_is_trained(shared: bool, groups: int) -> None:
+    features = torch.randn(32, 12) if shared else torch.randn(groups, 32, 12)
+    config = Frozen(features=features, projector="mlp", hidden=20)
+    quantizer = VectorQuantizer(8, 32, groups=groups, codebook=config)
+    hidden, last = quantizer.table.hidden, quantizer.table.projector
+    d = 8 // groups
+
+    def project(dtype: torch.dtype) -> torch.Tensor:
+        source = features.to(dtype).expand(groups, 32, 12)
+        units = F.relu(F.linear(source, hidden.weight.to(dtype), hidden.bias.to(dtype)))  # [G, K, H]
+        parts = zip(units, last.weight.to(dtype).split(d), last.bias.to(dtype).split(d), strict=True)
+        return torch.stack([F.linear(f, w, b) for f, w, b in parts])
+
+    assert_within_budget(quantizer.codebook, project(torch.float64), project(torch.float32))
+    quantizer(torch.randn(40, 8)).losses["codebook"].backward()
+    assert all(bool(p.grad.any()) for p in quantizer.table.parameters())
+
+
+@pytest.mark.parametrize("projector", ["none", "linear", "mlp"])
+def test_tuned_features_are_trained_by_the_codebook_loss(projector: str) -> None:
+    features = torch.randn(32, 8)
+    plain = VectorQuantizer(8, 32, codebook=Frozen(features=features, projector=projector))
+    quantizer = VectorQuantizer(8, 32, codebook=Frozen(features=features, projector=projector, tuned=True))
+    quantizer.load_state_dict(plain.state_dict())  # the same keys, tuned or not
+    assert_bitwise_equal(quantizer.codebook, plain.codebook)
+    x = torch.randn(40, 8)
+    out = quantizer(x)
+    out.losses["codebook"].backward()
+    moved = quantizer.table.features.grad.abs().sum(1) > 0
+    used = torch.zeros(32, dtype=torch.bool).index_fill(0, out.indices, True)
+    assert torch.equal(moved, used)
+    assert "codebook" in plain(x).losses or projector == "none"
+
+
 def test_frozen_features_as_codes() -> None:
     features = torch.randn(32, 4)
     quantizer = VectorQuantizer(8, 32, groups=2, codebook=Frozen(features=features, projector=False))
@@ -261,6 +297,12 @@ def test_fit_codebook_needs_enough_vectors() -> None:
         (lambda: Frozen(features=torch.ones(3)), ValueError, "features"),
         (lambda: Frozen(features=torch.ones(3, 3, dtype=torch.int64)), TypeError, "features"),
         (lambda: Frozen(features=torch.ones(3, 3), projector_init="zeros"), ValueError, "projector_init"),
+        (
+            lambda: Frozen(features=torch.ones(3, 3), projector="conv"),
+            ValueError,
+            "projector: expected a bool or one of",
+        ),
+        (lambda: Frozen(features=torch.ones(3, 3), projector="mlp", hidden=0), ValueError, "hidden"),
         (
             lambda: Frozen(features=torch.ones(3, 3), projector=False, projector_init="matched"),
             ValueError,

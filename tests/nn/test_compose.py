@@ -154,6 +154,20 @@ def test_nested_groups_are_kept_from_the_first_on() -> None:
     torch.testing.assert_close(out.losses["commitment"].double(), want, rtol=1e-5, atol=0)
 
 
+def test_nested_groups_of_a_whole_batch_are_as_many_for_every_entry() -> None:
+    probs = (0.3, 0.3, 0.2, 0.2)
+    quantizer = VectorQuantizer(8, 16, groups=4, codebook=WIDE, nested_keep_probs=probs, nested_scope="batch")
+    kept = [(quantizer(torch.randn(5, 3, 8)).indices >= 0).sum(dim=-1) for _ in range(200)]  # each [5, 3]
+    numbers = torch.stack([one.flatten() for one in kept])  # [200, 15]
+    assert (numbers == numbers[:, :1]).all()
+    counts = torch.bincount(numbers[:, 0], minlength=5)[1:]
+    # binomial: five standard deviations of 200 draws
+    for count, p in zip(counts.tolist(), probs, strict=True):
+        assert abs(count - 200 * p) < 5 * (200 * p * (1 - p)) ** 0.5
+    with pytest.raises(ValueError, match="nested_scope: expected one of entry, batch, got 'step'"):
+        VectorQuantizer(8, 16, groups=4, nested_keep_probs=probs, nested_scope="step")
+
+
 def test_dropped_groups_learn_and_pass_on_nothing() -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(4, 16, groups=2, codebook=Ema(), nested_keep_probs=(1.0, 0.0))

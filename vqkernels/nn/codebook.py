@@ -242,7 +242,7 @@ class EmaCodebook(Codebook):
 
 
 class FrozenCodebook(Codebook):
-    """Fixed features seen through a linear map; the whole codebook is mapped in every forward.
+    """Features seen through a map; the whole codebook is mapped in every forward.
 
     One map serves lookup, values and losses, so they agree to the last bit. Its gradient passes through a
     ``[K, D]`` tensor, small beside the features.
@@ -258,11 +258,17 @@ class FrozenCodebook(Codebook):
         if num_codes != self.num_codes or groups not in ([], [self.groups]):
             expected = f"[K={self.num_codes}, F] or [G={self.groups}, K={self.num_codes}, F]"
             raise ValueError(f"features: expected {expected}, got shape {list(features.shape)}")
-        if not config.projector and width != self.dim:
+        projector = config.kind_of_projector
+        if projector == "none" and width != self.dim:
             raise ValueError(f"features: expected F = D = {self.dim} without a projector, got {width}")
-        self.register_buffer("features", features)
-        self.projector = nn.Linear(width, self.groups * self.dim) if config.projector else None
-        self.trained = config.projector
+        if config.tuned:
+            self.features = nn.Parameter(features)
+        else:
+            self.register_buffer("features", features)
+        self.hidden = nn.Linear(width, config.hidden) if projector == "mlp" else None
+        inputs = config.hidden if projector == "mlp" else width
+        self.projector = nn.Linear(inputs, self.groups * self.dim) if projector != "none" else None
+        self.trained = config.tuned or projector != "none"
         self.matched = config.projector_init == "matched"
         self._calibrated = False
         if self.projector is not None:
@@ -277,11 +283,12 @@ class FrozenCodebook(Codebook):
         weight, bias = self.projector.weight, self.projector.bias
         # in float32 under any autocast: codes apart by less than a bfloat16 step must stay apart
         with torch.autocast(self.features.device.type, enabled=False):
-            if self.features.dim() == 2:
-                codes = F.linear(self.features, weight, bias)
+            inputs = self.features if self.hidden is None else F.relu(self.hidden(self.features))
+            if inputs.dim() == 2:
+                codes = F.linear(inputs, weight, bias)
                 return codes.view(self.num_codes, self.groups, self.dim).transpose(0, 1)
             per_group = weight.view(self.groups, self.dim, -1).transpose(1, 2)  # [G, F, D]
-            return torch.baddbmm(bias.view(self.groups, 1, self.dim), self.features, per_group)
+            return torch.baddbmm(bias.view(self.groups, 1, self.dim), inputs, per_group)
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:

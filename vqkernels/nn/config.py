@@ -11,6 +11,7 @@ from vqkernels._core.checks import check_floating
 from vqkernels.ops.reanchor import check_policy
 
 PROJECTOR_INITS = ("published", "matched")
+PROJECTORS = ("linear", "mlp", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +81,17 @@ class Ema:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frozen:
-    """Codes computed from fixed features by a trained linear map (VQGAN-LC, Zhu et al. 2024).
+    """Codes computed from fixed features by a trained map (VQGAN-LC, Zhu et al. 2024).
 
     Only the codebook loss trains the map; all codes move together, so none is left behind. With random
     features this is SimVQ.
 
     Args:
         features: ``[K, F]``, shared by all groups, or ``[G, K, F]``; copied as float32.
-        projector: False uses the features themselves as codes; F must then be the code dimension.
+        projector: ``"linear"`` (or True): one linear map; ``"mlp"``: a hidden layer of ``hidden`` ReLU units before it;
+            ``"none"`` (or False): the features themselves are the codes, and F must be the code dimension.
+        hidden: width of the hidden layer of ``"mlp"``.
+        tuned: the codebook loss moves the features too (the paper's ablation); they are then a parameter.
         projector_init: ``"published"``: weights normal with standard deviation D ** -0.5. ``"matched"``: the
             same, then scaled and shifted per dimension so that the codes have the mean and standard deviation
             of the encoder's vectors; :meth:`vqkernels.VectorQuantizer.fit_codebook` does that and must be
@@ -95,8 +99,10 @@ class Frozen:
     """
 
     features: torch.Tensor  # [K, F] or [G, K, F]
-    projector: bool = True
+    projector: bool | str = True
     projector_init: str = "published"
+    hidden: int = 256
+    tuned: bool = False
 
     def __post_init__(self) -> None:
         check_floating("features", self.features)
@@ -105,8 +111,17 @@ class Frozen:
         if self.projector_init not in PROJECTOR_INITS:
             expected = ", ".join(PROJECTOR_INITS)
             raise ValueError(f"projector_init: expected one of {expected}, got {self.projector_init!r}")
-        if not self.projector and self.projector_init != "published":
+        if not isinstance(self.projector, bool) and self.projector not in PROJECTORS:
+            raise ValueError(f"projector: expected a bool or one of {', '.join(PROJECTORS)}, got {self.projector!r}")
+        if self.hidden < 1:
+            raise ValueError(f"hidden: expected at least 1, got {self.hidden}")
+        if self.kind_of_projector == "none" and self.projector_init != "published":
             raise ValueError("projector_init: expected 'published' without a projector, got 'matched'")
+
+    @property
+    def kind_of_projector(self) -> str:
+        """``projector`` by its name."""
+        return {True: "linear", False: "none"}[self.projector] if isinstance(self.projector, bool) else self.projector
 
 
 CodebookConfig = Learned | OnlineClustering | Ema | Frozen

@@ -21,6 +21,9 @@ from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
 
+NESTED_SCOPES = ("entry", "batch")
+
+
 class QuantizerOutput(NamedTuple):
     """Result of :meth:`VectorQuantizer.forward`."""
 
@@ -61,7 +64,9 @@ class VectorQuantizer(nn.Module):
         sampling_temperature: in training, draw codes from ``softmax(-distance / sampling_temperature)``; None takes
             the nearest.
         nested_keep_probs: probabilities of keeping the first 1, 2, ... G groups, drawn for every entry of a training
-            batch (MGVQ); the other groups have value 0 and index -1, no loss and no update. None keeps all.
+            batch, or as ``nested_scope`` says (MGVQ); the other groups have value 0 and index -1, no loss and no update. None keeps all.
+        nested_scope: ``"entry"``: each entry of a batch has a draw of its own; ``"batch"``: one for all of them, as in
+            MGVQ's released code.
         channels_first: vectors along dimension 1, ``[B, dim, ...]``, instead of along the last one.
         usage_window: training steps over which :meth:`usage` looks back.
         backend: a backend by name for every operation, or None.
@@ -113,6 +118,7 @@ class VectorQuantizer(nn.Module):
         regularizers: Sequence[Regularizer] = (),
         sampling_temperature: float | None = None,
         nested_keep_probs: Sequence[float] | None = None,
+        nested_scope: str = "entry",
         channels_first: bool = False,
         usage_window: int = 100,
         backend: str | None = None,
@@ -138,6 +144,9 @@ class VectorQuantizer(nn.Module):
         self.project_out = nn.Linear(width, dim) if width != dim else None
         self.regularizers = tuple(part for part in regularizers if part.weight)
         self.sampling_temperature = sampling_temperature
+        if nested_scope not in NESTED_SCOPES:
+            raise ValueError(f"nested_scope: expected one of {', '.join(NESTED_SCOPES)}, got {nested_scope!r}")
+        self.nested_scope = nested_scope
         self.nested_keep_probs = None if nested_keep_probs is None else _check_probs(nested_keep_probs, groups)
         if sampling_temperature is not None or nested_keep_probs is not None:
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
@@ -302,13 +311,14 @@ class VectorQuantizer(nn.Module):
         return nearest_code(rows, codebook, metric=self.metric, backend=self.backend).indices
 
     def _kept_groups(self, shape: torch.Size) -> torch.Tensor:  # [N, G] bool
-        """The first groups of every entry of the batch, as many as a draw says."""
+        """The first groups of every entry of the batch, or of all of them alike, as many as a draw says."""
         assert self.nested_keep_probs is not None
         ends = torch.tensor(self.nested_keep_probs, device=self.draws.device).cumsum(0)[:-1]
         # the sign keeps these draws apart from those of codes
-        uniform = random_uniform(-next_seed(self.draws), tuple(shape[:1]), self.draws.device)
+        drawn = tuple(shape[:1]) if self.nested_scope == "entry" else (1,) * len(shape[:1])
+        uniform = random_uniform(-next_seed(self.draws), drawn, self.draws.device)
         kept = torch.cat([torch.ones_like(uniform[..., None], dtype=torch.bool), uniform[..., None] >= ends], dim=-1)
-        entries = kept.reshape(*shape[:1], *(1 for _ in shape[1:]), self.groups)
+        entries = kept.reshape(*drawn, *(1 for _ in shape[1:]), self.groups)
         return entries.expand(*shape, self.groups).reshape(-1, self.groups)
 
     def _differentiable(
