@@ -15,6 +15,8 @@ pytest.importorskip("tyro", reason="tyro is not installed")
 
 from models.data.photos import embedded_photos
 from models.networks.patch import PatchConfig
+from models.pretrained import efficientnet_lite0
+from models.pretrained.efficientnet_lite0 import EfficientNetLite0
 from models.tokenizers.config import QuantizerConfig
 from models.training.config import OptimizerConfig
 from models.training.tokenizer_run import TokenizerRun, TokenizerStage
@@ -69,3 +71,9 @@ def small_disk() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def efficientnet() -> EfficientNetLite0:
+    """The embedded pretrained network; frozen, so that one serves all tests."""
+    return efficientnet_lite0.load()
