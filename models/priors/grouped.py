@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from models.config_json import Hidden
+from models.losses.cross_entropy import linear_cross_entropy
 from models.networks.code_shape import CodeShape
 from models.networks.depth_head import DepthHead, DepthHeadConfig
 from models.networks.gpt import GPT, GPTConfig
 from models.priors.autoregressive import Pick
 from models.priors.corruption import check_share, drop_labels, flat_codes
-from models.priors.cross_entropy import linear_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)

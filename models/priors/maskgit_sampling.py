@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from models.priors.cross_entropy import LOGITS_AT_ONCE
+from models.losses.cross_entropy import LOGITS_AT_ONCE
 from models.priors.guidance import Guidance, check_guidance
 from models.priors.masked import MaskedPrior
 from models.priors.sample_random import SampleRandom
@@ -72,7 +72,8 @@ def sample_masked(
     schedules = torch.tensor([hidden_counts(start, config.steps, config.schedule) for start in starts])  # [B, T]
     with evaluating(prior):
         for step, left in enumerate(schedules.T.to(codes.device)):  # left [B]
-            passed = step / max(config.steps - 1, 1) if config.guidance_growth == "linear" else 1.0
+            growing = config.guidance_growth == "linear" and config.steps > 1
+            passed = step / (config.steps - 1) if growing else 1.0
             scale = 1 + (config.guidance - 1) * passed
             hidden = prior.gpt(guidance.rows(codes), guidance.labels)[:, 1:]  # [N, L, W]
             drawn, confidence = _draw(prior, hidden, random.uniform(length), guidance, scale, config)  # [B, L] each
@@ -80,7 +81,7 @@ def sample_masked(
             confidence = confidence + config.choice_temperature * (1 - (step + 1) / config.steps) * gumbel
             masked = codes == mask
             codes = torch.where(masked, drawn, codes)
-            rank = confidence.masked_fill(~masked, torch.inf).argsort(1, stable=True).argsort(1)  # [B, L]
+            rank = confidence.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True).argsort(1)  # [B, L]
             codes = torch.where(masked & (rank < left[:, None]), mask, codes)
     return codes.unflatten(1, shape.shape)
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.losses.cross_entropy import linear_cross_entropy
 from models.networks.code_shape import CodeShape
 from models.networks.depth_head import DepthHeadConfig
 from models.networks.gpt import GPTConfig
 from models.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from models.priors.corruption import drop_labels, replace_codes
-from models.priors.cross_entropy import linear_cross_entropy
 from models.priors.grouped import GroupedConfig, GroupedPrior
 from models.priors.masked import MaskedConfig, MaskedPrior, random_masks
 from models.priors.video import VideoConfig, VideoPrior
