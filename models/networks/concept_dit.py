@@ -34,7 +34,7 @@ class ConceptDiTConfig:
 
 
 def concept_dit_pocket() -> ConceptDiTConfig:
-    """0.9 M weights, for two cores."""
+    """0.7 M weights, for two cores."""
     return ConceptDiTConfig(dit=DiTConfig(layers=4, width=96, heads=4))
 
 

@@ -56,7 +56,7 @@ class ViTConfig:
 
 
 def concept_encoder_pocket() -> ConceptEncoderConfig:
-    """16 tokens of images of 64 pixels with 0.9 M weights, for two cores."""
+    """16 tokens of images of 64 pixels with 0.8 M weights, for two cores."""
     return ConceptEncoderConfig(image_size=64, patch_size=8, tokens=16, layers=4, width=128, heads=4)
 
 
