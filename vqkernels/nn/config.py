@@ -88,8 +88,8 @@ class Frozen:
 
     Args:
         features: ``[K, F]``, shared by all groups, or ``[G, K, F]``; copied as float32.
-        projector: ``"linear"`` (or True): one linear map; ``"mlp"``: a hidden layer of ``hidden`` ReLU units before it;
-            ``"none"`` (or False): the features themselves are the codes, and F must be the code dimension.
+        projector: ``"linear"`` (or True): one linear map; ``"mlp"``: hidden ReLU units before it; ``"none"``
+            (or False): the features themselves are the codes, and F must be the code dimension.
         hidden: width of the hidden layer of ``"mlp"``.
         tuned: the codebook loss moves the features too (the paper's ablation); they are then a parameter.
         projector_init: ``"published"``: weights normal with standard deviation D ** -0.5. ``"matched"``: the

@@ -20,7 +20,6 @@ from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
-
 NESTED_SCOPES = ("entry", "batch")
 
 
@@ -64,9 +63,10 @@ class VectorQuantizer(nn.Module):
         sampling_temperature: in training, draw codes from ``softmax(-distance / sampling_temperature)``; None takes
             the nearest.
         nested_keep_probs: probabilities of keeping the first 1, 2, ... G groups, drawn for every entry of a training
-            batch, or as ``nested_scope`` says (MGVQ); the other groups have value 0 and index -1, no loss and no update. None keeps all.
-        nested_scope: ``"entry"``: each entry of a batch has a draw of its own; ``"batch"``: one for all of them, as in
-            MGVQ's released code.
+            batch, or as ``nested_scope`` says (MGVQ); the other groups have value 0 and index -1, no loss and no
+            update. None keeps all.
+        nested_scope: ``"entry"``: each entry of a batch has a draw of its own; ``"batch"``: one for all of them, as
+            in MGVQ's released code.
         channels_first: vectors along dimension 1, ``[B, dim, ...]``, instead of along the last one.
         usage_window: training steps over which :meth:`usage` looks back.
         backend: a backend by name for every operation, or None.
