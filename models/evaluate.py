@@ -28,8 +28,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from models import command
 from models.data.photos import Photo, load_photos, to_image, to_tensor
 from models.tokenizers import Tokenizer
-from models.training.runs import load_config
-from models.training.tokenizer_run import load_tokenizer
+from models.training.runs import load_config, load_tokenizer
 
 _CLOUD = 2000  # encoder vectors kept for the picture of the codebook
 _SSIM_BORDER = 5  # half a window

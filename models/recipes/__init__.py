@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.recipes import cvq, mgvq, patch, seqgan, vqgan
+from models.recipes import cvq, mgvq, patch, seqgan, vqgan, vqgan_lc
 from models.training.tokenizer_run import TokenizerRun
 
 TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
@@ -21,6 +21,9 @@ TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
         vqgan.vqgan_fc_f8,
         vqgan.vqgan_ema,
         vqgan.vqgan_pocket,
+        vqgan_lc.vqgan_lc,
+        vqgan_lc.vqgan_lc_f8,
+        vqgan_lc.vqgan_lc_pocket,
         cvq.cvq,
         cvq.cvq_pocket,
         mgvq.mgvq_g2,

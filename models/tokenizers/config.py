@@ -28,11 +28,18 @@ class QuantizerConfig:
     decay: float = 0.99  # of the running averages of "ema" and "online"
     anchor: Literal["closest", "random", "probabilistic"] = "closest"  # where "online" moves its dead codes
     nested_keep_probs: tuple[float, ...] | None = None  # MGVQ: of keeping the first 1, 2, ... groups in training
+    nested_scope: Literal["entry", "batch"] = "entry"  # what has a draw of its own
     entropy_weight: float = 0.0  # SeQ-GAN: raises the entropy of the mean soft assignment
     entropy_temperature: float = 1.0  # of its softmax over squared distances
     init: Literal["published", "matched", "kmeans"] = "published"  # start of the codes, see features.py
-    features: str = "patches"  # codes of "frozen": k-means of training patches, or a .npy file [K, F]
-    feature_dim: int = 32  # dimensions kept of the whitened patches
+    features: str = "patches"  # of "frozen": "patches", "random", a network of models/pretrained, or a .npy file
+    features_pick: Literal["kmeans", "kmeans_per_class", "sample"] = "kmeans"  # how codes are made of them
+    features_file: str | None = None  # weights of the network, where it does not find them by itself
+    features_layer: str | None = None  # of the network; None takes its last map
+    features_size: int | None = None  # pixels per side that crops are scaled to for it; None takes its own size
+    feature_dim: int = 32  # dimensions kept of whitened patches, or of "random"
+    projector: Literal["linear", "mlp", "none"] = "linear"  # from features to codes
+    tuned: bool = False  # features are trained too
 
     def __post_init__(self) -> None:
         fitting = "matched" if self.codebook == "frozen" else "kmeans"

@@ -113,6 +113,7 @@ def _build_quantizer(
         codebook_weight=config.codebook_weight,
         regularizers=regularizers,
         nested_keep_probs=config.nested_keep_probs,
+        nested_scope=config.nested_scope,
         channels_first=True,
     )
 
@@ -127,4 +128,6 @@ def _codebook(config: QuantizerConfig, features: torch.Tensor | None, accumulate
     if features is None:
         raise ValueError("features: expected the [K, F] codes of a frozen codebook, got None")
     projector_init = "matched" if config.init == "matched" else "published"
-    return vqkernels.Frozen(features=features, projector=True, projector_init=projector_init)
+    return vqkernels.Frozen(
+        features=features, projector=config.projector, projector_init=projector_init, tuned=config.tuned
+    )

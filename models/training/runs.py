@@ -1,4 +1,4 @@
-"""The kinds of runs, and their configs out of run folders."""
+"""The kinds of runs; configs and models out of run folders."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from models.config_json import parse
 from models.errors import UserError
-from models.training.checkpoint import first_line, read_config
-from models.training.tokenizer_run import TokenizerRun, upgraded
+from models.tokenizers import Tokenizer
+from models.training.checkpoint import find_checkpoint, first_line, read_config, read_weights
+from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer, upgraded
 
 AnyRun = TokenizerRun
 _KINDS = {"tokenizer": TokenizerRun}
@@ -26,3 +27,19 @@ def load_config(run_dir: Path | str) -> AnyRun:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a training config ({first_line(error)})") from error
     return config
+
+
+def load_tokenizer(run_dir: Path | str, *, step: int | None = None, mean: bool = True) -> Tokenizer:
+    """The tokenizer of a run, in eval mode.
+
+    Args:
+        run_dir: a run folder.
+        step: steps after which it was saved; None takes the newest checkpoint.
+        mean: the running mean of its weights, where the run kept one.
+    """
+    config = load_config(run_dir)
+    if not isinstance(config, TokenizerRun):
+        raise UserError(f"{run_dir}: expected the run of a tokenizer, got that of a {config.kind}")
+    folder = find_checkpoint(run_dir, step)
+    stage = config.stage_at(max(1, int(folder.name.removeprefix("step_"))))
+    return rebuild_tokenizer(config, stage, read_weights(folder, mean=mean), folder).eval()

@@ -16,7 +16,7 @@ from models.errors import UserError
 from models.networks.discriminators import DiscriminatorConfig, PatchGANConfig
 from models.tokenizers import Tokenizer, build_tokenizer
 from models.tokenizers.config import Network, QuantizerConfig
-from models.training.checkpoint import find_checkpoint, first_line, read_weights
+from models.training.checkpoint import first_line
 from models.training.config import RunConfig, StageConfig, check_positive
 
 _FEATURES = "quantizer.table.features"
@@ -120,24 +120,6 @@ def rebuild_tokenizer(
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{source}: weights do not fit the config ({first_line(error)})") from error
     return tokenizer
-
-
-def load_tokenizer(run_dir: Path | str, *, step: int | None = None, mean: bool = True) -> Tokenizer:
-    """The tokenizer of a run, in eval mode.
-
-    Args:
-        run_dir: a run folder.
-        step: steps after which it was saved; None takes the newest checkpoint.
-        mean: the running mean of its weights, where the run kept one.
-    """
-    from models.training.runs import load_config  # the kinds of runs are known there
-
-    config = load_config(run_dir)
-    if not isinstance(config, TokenizerRun):
-        raise UserError(f"{run_dir}: expected the run of a tokenizer, got that of a {config.kind}")
-    folder = find_checkpoint(run_dir, step)
-    stage = config.stage_at(max(1, int(folder.name.removeprefix("step_"))))
-    return rebuild_tokenizer(config, stage, read_weights(folder, mean=mean), folder).eval()
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:

@@ -123,10 +123,17 @@ def tokenizer_tasks(config: TokenizerRun) -> BuildTask:
             return TokenizerTask(config, number, tokenizer, device)
         network, quantizer = config.parts(number)
         _check_tokens(config, number, network.downsample)
-        features = codebook_features(quantizer, lambda n: _patches(config, network.downsample, n), seed=config.seed)
-        tokenizer = build_tokenizer(network, quantizer, features, accumulate=config.stages[number].accumulate)
+        stage, patch_size = config.stages[number], network.downsample
+
+        def crops(size: int) -> Iterator[Batch]:
+            return _crops(config, size, stage.batch_size * (stage.image_size // size) ** 2)
+
+        features = codebook_features(
+            quantizer, crops, patch_size=patch_size, image_size=stage.image_size, seed=config.seed
+        )
+        tokenizer = build_tokenizer(network, quantizer, features, accumulate=stage.accumulate)
         task = TokenizerTask(config, number, tokenizer.to(device), device)
-        fit_codebook(tokenizer, quantizer, _images(task, config), seed=config.seed)
+        fit_codebook(tokenizer, quantizer, (batch["image"] for batch in crops(stage.image_size)), seed=config.seed)
         return task
 
     return build
@@ -142,16 +149,8 @@ def _check_tokens(config: TokenizerRun, number: int, downsample: int) -> None:
         )
 
 
-def _patches(config: TokenizerRun, size: int, wanted: int) -> torch.Tensor:  # [N, 3, size, size]
-    """Crops of one token each, of training images."""
-    source = open_source(config.data, "train")
-    with Loader(source, Crop(size=size), batch_size=wanted, seed=config.seed) as loader:
-        return loader.batch(1)["image"]
-
-
-def _images(task: TokenizerTask, config: TokenizerRun) -> Iterator[torch.Tensor]:  # each [B, 3, S, S]
+def _crops(config: TokenizerRun, size: int, batch_size: int) -> Iterator[Batch]:
     """Batches of training crops without end, the same on every process."""
-    source, transform = task.data("train")
-    with Loader(source, transform, batch_size=task.stage.batch_size, seed=config.seed) as loader:
-        for batch in loader:
-            yield batch["image"]
+    source = open_source(config.data, "train")
+    with Loader(source, Crop(size=size), batch_size=batch_size, seed=config.seed) as loader:
+        yield from loader

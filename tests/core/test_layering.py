@@ -8,6 +8,7 @@ Read from the syntax trees, so that an import inside a function counts too.
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import importlib.util
 import re
@@ -177,6 +178,81 @@ def test_programs_use_public_names_only(folder: str) -> None:
     assert files, f"{folder}/ holds no Python file"
     found = {str(path.relative_to(ROOT)): private_uses(path.read_text()) for path in files}
     assert {path: names for path, names in found.items() if names} == {}
+
+
+# from top to bottom: an import goes to a layer below, or stays in its own
+MODEL_LAYERS = (
+    "command",
+    "claims",
+    "report",
+    "recipes",
+    "training",
+    "tokenizers",
+    "priors",
+    "networks",
+    "losses",
+    "metrics",
+    "pretrained",
+    "published",
+    "data",
+    "bottom",
+)
+BOTTOM = {"errors", "config_json", "environment"}
+
+
+def model_layer(module: str) -> str:
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] in MODEL_LAYERS:
+        return parts[1]
+    return "bottom" if len(parts) > 1 and parts[1] in BOTTOM else "command"
+
+
+def model_sources() -> dict[str, str]:
+    sources = {}
+    for path in sorted((ROOT / "models").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+    return sources
+
+
+def model_violations(sources: dict[str, str]) -> list[str]:
+    """Imports of models/ that go up, and circles among modules of one layer."""
+    graph: dict[str, set[str]] = {}
+    found = []
+    for module, source in sources.items():
+        is_package = any(other.startswith(module + ".") for other in sources)
+        package = module if is_package else module.rpartition(".")[0]
+        graph[module] = {name for name in imports(source, package, set(sources)) if name in sources} - {module}
+        for target in graph[module]:
+            here, there = (MODEL_LAYERS.index(model_layer(name)) for name in (module, target))
+            if here > there and target != "models":
+                found.append(f"{module} imports {target}, a layer above")
+    order = graphlib.TopologicalSorter(graph)
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        found.append(f"a circle: {' -> '.join(error.args[1])}")
+    return found
+
+
+def test_imports_of_models_run_one_way() -> None:
+    assert model_violations(model_sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("models.data.folder", "from models.networks.patch import PatchConfig"),
+        ("models.networks.patch", "from models.training.config import RunConfig"),
+        ("models.training.engine", "def f():\n    from models.recipes import TOKENIZERS"),
+        ("models.errors", "from models.data.sample import Source"),
+        ("models.training.config", "from models.training.engine import train_run"),
+    ],
+)
+def test_a_wrong_import_of_models_is_found(module: str, line: str) -> None:
+    sources = model_sources()
+    sources[module] += "\n" + line + "\n"
+    assert len(model_violations(sources)) == 1
 
 
 @pytest.mark.parametrize(

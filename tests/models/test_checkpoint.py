@@ -22,7 +22,8 @@ from models.training.checkpoint import (
     save_checkpoint,
     save_config,
 )
-from models.training.tokenizer_run import TokenizerRun, load_tokenizer
+from models.training.runs import load_tokenizer
+from models.training.tokenizer_run import TokenizerRun
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3)}
 STATE = {"optimizer": {"lr": 0.5, "moment": torch.ones(3)}}

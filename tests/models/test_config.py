@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from models.config_json import differing_fields, parse
 from models.errors import UserError
 from models.networks.discriminators import PatchGANConfig
 from models.networks.patch import PatchConfig
+from models.pretrained.efficientnet_lite0 import EfficientNetLite0
 from models.recipes import TOKENIZERS, with_num_codes
 from models.tokenizers import build_tokenizer
 from models.tokenizers.config import QuantizerConfig
@@ -176,18 +178,23 @@ def frozen(**changes: Any) -> QuantizerConfig:
     return QuantizerConfig(codebook="frozen", init="matched", num_codes=64, feature_dim=6, **changes)
 
 
-def noise(count: int, seed: int = 0, size: int = 8) -> torch.Tensor:  # [N, 3, P, P]
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def images(count: int = 4) -> Iterator[torch.Tensor]:  # each [B, 3, 32, 32], without end
+def noise(size: int, count: int = 4) -> Iterator[dict[str, torch.Tensor]]:  # without end, two classes in turn
     for seed in itertools.count():
-        yield noise(count, seed, size=32)
+        pixels = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        yield {"image": pixels, "label": torch.arange(count) % 2}
+
+
+def images() -> Iterator[torch.Tensor]:  # each [4, 3, 32, 32], without end
+    return (batch["image"] for batch in noise(32))
+
+
+def made(quantizer: QuantizerConfig) -> torch.Tensor | None:
+    return codebook_features(quantizer, noise, patch_size=8, image_size=32, seed=0)
 
 
 def test_a_matched_codebook_has_the_mean_and_spread_of_the_encoder() -> None:
     quantizer = frozen()
-    features = codebook_features(quantizer, noise, seed=0)
+    features = made(quantizer)
     assert features is not None
     assert features.shape == (64, 6)
     tokenizer = build_tokenizer(PatchConfig(hidden=32, blocks=1), quantizer, features)
@@ -206,18 +213,69 @@ def test_features_can_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "features.npy"
     np.save(file, features)
     quantizer = frozen(features=str(file))
-    loaded = codebook_features(quantizer, noise, seed=0)
+    loaded = made(quantizer)
     assert loaded is not None
     assert np.array_equal(loaded.numpy(), features)
     np.save(file, features[:10])
     with pytest.raises(UserError, match=r"features: expected \[64, F\] in .*, got \[10, 5\]"):
-        codebook_features(quantizer, noise, seed=0)
+        made(quantizer)
     np.save(file, np.array([{"an": "object"}]), allow_pickle=True)
     with pytest.raises(UserError, match=r"features: .* is not a readable .npy file"):
-        codebook_features(quantizer, noise, seed=0)
+        made(quantizer)
     np.save(file, np.full((64, 5), "text"))
     with pytest.raises(UserError, match=r"features: expected numbers in .*, got str128"):
-        codebook_features(quantizer, noise, seed=0)
+        made(quantizer)
+
+
+@pytest.mark.parametrize("pick", ["kmeans", "kmeans_per_class", "sample"])
+def test_features_of_a_pretrained_network(pick: Any, efficientnet: EfficientNetLite0) -> None:
+    quantizer = QuantizerConfig(
+        codebook="frozen",
+        num_codes=4,
+        features="efficientnet_lite0",
+        features_layer="expand3",
+        features_size=64,
+        features_pick=pick,
+    )
+    features = made(quantizer)
+    assert features is not None
+    batch = next(noise(32))
+    scaled = F.interpolate(batch["image"], (64, 64), mode="bicubic", align_corners=False, antialias=True)
+    layer = efficientnet.features(scaled, ["expand3"])["expand3"]
+    pooled = F.adaptive_avg_pool2d(layer, 4).flatten(2).transpose(1, 2)  # [4, 16, F]
+    rows = pooled.flatten(0, 1).double()  # 64 are what 4 codes take
+    assert features.shape == (4, rows.shape[1])
+    if pick == "sample":
+        assert (torch.cdist(features.double(), rows).amin(1) < 1e-4).all()
+    elif pick == "kmeans":
+        error = torch.cdist(rows, features.double()).amin(1).square().sum()
+        assert error < (rows - rows.mean(0)).square().sum()
+    else:  # k-means of either class: the mean of a class is that of its centres, weighted by what they stand for
+        for number in range(2):
+            own = pooled[batch["label"] == number].flatten(0, 1).double()
+            centres = features[2 * number : 2 * number + 2].double()
+            nearest = torch.cdist(own, centres).argmin(1)
+            mean = torch.stack([own[nearest == i].mean(0) for i in range(2)])
+            torch.testing.assert_close(centres, mean, rtol=1e-3, atol=1e-3)
+
+
+def test_classes_must_be_there_and_divide_the_codes() -> None:
+    quantizer = frozen(features_pick="kmeans_per_class")
+    with pytest.raises(UserError, match="num_codes: expected a multiple of 2 classes, got 63"):
+        made(dataclasses.replace(quantizer, num_codes=63))
+
+    def unlabelled(size: int) -> Iterator[dict[str, torch.Tensor]]:
+        return ({"image": batch["image"]} for batch in noise(size))
+
+    with pytest.raises(UserError, match="features_pick: expected 'kmeans' or 'sample' for data without classes"):
+        codebook_features(quantizer, unlabelled, patch_size=8, image_size=32, seed=0)
+
+
+def test_random_features_are_as_published() -> None:
+    features = made(QuantizerConfig(codebook="frozen", num_codes=50, features="random", feature_dim=40))
+    assert features is not None
+    assert features.shape == (50, 40)
+    assert 0.019 < features.abs().max() <= 0.02
 
 
 def test_kmeans_init_starts_every_code_at_a_cluster_of_encoder_outputs() -> None:

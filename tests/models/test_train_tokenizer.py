@@ -34,10 +34,10 @@ from models.recipes import TOKENIZERS, with_num_codes
 from models.train_tokenizer import train
 from models.training.checkpoint import checkpoint_steps, find_checkpoint, read_state
 from models.training.run_log import read_metrics
-from models.training.runs import load_config
+from models.training.runs import load_config, load_tokenizer
 from models.training.signals import Stopped
 from models.training.timing import Stopwatch
-from models.training.tokenizer_run import TokenizerLossConfig, TokenizerRun, load_tokenizer, replace_stage
+from models.training.tokenizer_run import TokenizerLossConfig, TokenizerRun, replace_stage
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
