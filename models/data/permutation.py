@@ -37,11 +37,11 @@ class Permutation:
         mask = (1 << self._half) - 1
         left, right = value >> self._half, value & mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ key) & mask)
+            left, right = right, left ^ (mix64(right ^ key) & mask)
         return left << self._half | right
 
 
-def _mix(value: int) -> int:
+def mix64(value: int) -> int:
     """Every bit of 64 changes about half of all bits (the finalizer of splitmix64)."""
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
     value = (value ^ value >> 27) * 0x94D049BB133111EB & _MASK64

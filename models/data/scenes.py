@@ -1,0 +1,76 @@
+"""Procedural street scenes: pictures with an exact label map, and clips of them, of which there is no end.
+
+A scene is a drive down a street of its own: road with its markings, sidewalks, houses with windows, trees, traffic,
+people; at noon, in fog, at night in the rain. Every frame is a pure function of (seed, frame, size).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from models.data.sample import Sample, Source, SplitName
+from models.data.spec import Size, read_options
+from models.data.street.classes import CLASSES
+from models.data.street.dice import Dice
+from models.data.street.render import Picture, render
+from models.data.street.weather import NAMES
+from models.data.street.world import draw_street
+from models.errors import UserError
+
+__all__ = ["CLASSES", "Picture", "SceneSource", "render"]
+
+_VERSION = 1  # of what is drawn
+_FRAMES = 1 << 12  # a scene begins at one of them
+_DEFAULTS: dict[str, int | Size] = {"length": 10_000, "seed": 0, "size": (256, 256), "frames": 1, "stride": 1}
+
+
+class SceneSource(Source):
+    """``length`` scenes, the same for the same ``seed``; a tenth as many, others, to validate.
+
+    Images of one frame, or clips of ``frames`` frames, each ``stride`` after the last. The label is the weather.
+    """
+
+    labels = NAMES
+    map_labels = CLASSES
+
+    def __init__(self, split: SplitName, options: str = "") -> None:
+        values = read_options("scenes", options, _DEFAULTS)
+        for name in ("length", "frames", "stride"):
+            if values[name] < 1:  # type: ignore[operator]
+                raise UserError(f"data: scenes: expected {name}=1 or more, got {values[name]}")
+        if min(values["size"]) < 8:  # type: ignore[arg-type]
+            raise UserError(f"data: scenes: expected a size of 8 pixels or more, got {values['size']}")
+        self._values, self._split = values, split
+        length = int(values["length"])  # type: ignore[call-overload]
+        self._length = length if split == "train" else max(1, length // 10)
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        told = f"scenes {_VERSION} {self._split} {sorted(self._values.items())}"
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def name(self, index: int) -> str:
+        street, frame = self._place(index)
+        return f"street {street} frame {frame}"
+
+    def read(self, index: int) -> Sample:
+        street, first = self._place(index)
+        frames, stride = int(self._values["frames"]), int(self._values["stride"])  # type: ignore[call-overload]
+        pictures = [render(street, first + number * stride, self._values["size"]) for number in range(frames)]  # type: ignore[arg-type]
+        label = NAMES.index(draw_street(street).weather.name)
+        if frames == 1:
+            return Sample(self.name(index), pictures[0].image, label, pictures[0].map)
+        images, maps = (np.stack(part) for part in zip(*pictures, strict=True))
+        return Sample(self.name(index), images, label, maps)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Street and first frame of a sample."""
+        if not 0 <= index < self._length:
+            raise IndexError(f"index: expected 0 to {self._length - 1}, got {index}")
+        dice = Dice(int(self._values["seed"]), 0 if self._split == "train" else 1, index)  # type: ignore[call-overload]
+        return dice.whole(0, (1 << 48) - 1), dice.whole(0, _FRAMES - 1)
