@@ -29,8 +29,8 @@ def linear_cross_entropy(
 ) -> CrossEntropy:
     """Cross entropy of ``hidden @ weight.T``, per position, in float32 or wider.
 
-    At most ``logits_at_once`` logits exist at a time; the backward pass computes those of more positions again. Under
-    autocast the products are in its type.
+    At most ``logits_at_once`` logits exist at a time; the backward pass computes those of more positions again (by
+    torch's own chunked function, in torch from 2.13). Under autocast the products are in its type.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

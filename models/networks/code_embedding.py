@@ -32,8 +32,8 @@ class CodeVectors(nn.Module):
     def __init__(self, num_codes: int, groups: int, code_dim: int, width: int) -> None:
         super().__init__()
         self.codes: torch.Tensor  # [G, K, D/G]
-        # NaN until set, so that a network without its codes has no finite loss
         self.register_buffer("codes", torch.full((groups, num_codes, code_dim // groups), torch.nan))
+        self._set = False
         self.mlp = nn.Sequential(
             nn.Linear(code_dim, width // 2, bias=False),
             nn.GELU(),
@@ -47,6 +47,10 @@ class CodeVectors(nn.Module):
         self.codes.copy_(codes)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:  # [B, S] or [B, S, G] -> [B, S, W]
+        if not self._set:  # or loaded, or copied: looked at once
+            if self.codes.isnan().any():
+                raise ValueError("codes: expected the tokenizer's codes before the first batch, got none")
+            self._set = True
         groups = len(self.codes)
         indices = codes if groups > 1 else codes.unsqueeze(2)  # [B, S, G]
         vectors = self.codes[torch.arange(groups, device=codes.device), indices]  # [B, S, G, D/G]
