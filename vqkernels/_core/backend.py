@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from vqkernels._core.shown import shown
+
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # order of preference
 
 
@@ -71,14 +73,14 @@ def registered_ops() -> tuple[str, ...]:
 
 def registered_backends(op: str) -> tuple[str, ...]:
     """Backends that implement ``op``, in order of preference."""
-    if op not in _MODULES:
-        raise ValueError(f"op: expected one of {', '.join(_MODULES)}, got {op!r}")
+    if not isinstance(op, str) or op not in _MODULES:
+        raise ValueError(f"op: expected one of {', '.join(_MODULES)}, got {shown(op)}")
     return tuple(name for name in BACKENDS if name in _MODULES[op])
 
 
-def check_backend(backend: str | None) -> None:
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"backend: expected None or one of {', '.join(BACKENDS)}, got {backend!r}")
+def check_backend(backend: object) -> None:
+    if backend is not None and not (isinstance(backend, str) and backend in BACKENDS):
+        raise ValueError(f"backend: expected None or one of {', '.join(BACKENDS)}, got {shown(backend)}")
 
 
 def _module(op: str, backend: str) -> BackendModule:

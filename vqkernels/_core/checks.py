@@ -1,20 +1,110 @@
-"""Argument checks with one-line messages: the argument, what was expected, what came."""
+"""Argument checks with one-line messages: the argument, what was expected, what came.
+
+Nothing here looks at the values of a tensor, unless it says so; all of it can be traced.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 
 from vqkernels._core.backend import check_backend
+from vqkernels._core.shown import shape, shown
 
 METRICS = ("l2", "cosine", "dot")
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# more numbers than any address space holds in float32
+MOST_NUMBERS = 1 << 45
+
+_INTEGERS = (int, np.integer, torch.SymInt)
+_NUMBERS = (*_INTEGERS, float, np.floating, torch.SymFloat)
 
 
-def check_metric(metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    # not `in` alone, which asks an array or a tensor whether it equals a string
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {shown(value)}")
+
+
+def check_metric(metric: object) -> None:
+    check_choice("metric", metric, METRICS)
+
+
+def is_integer(value: object) -> bool:
+    """Whether it is an integer of Python, NumPy or a traced shape; True and False are none."""
+    return isinstance(value, _INTEGERS) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
+
+
+def is_flag(value: object) -> bool:
+    # configurations write 0 and 1
+    return isinstance(value, (bool, np.bool_)) or (is_integer(value) and value in (0, 1))
+
+
+def check_flag(name: str, value: object) -> bool:
+    if not is_flag(value):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None, legend: str = "") -> None:
+    """An integer of at least ``low``; ``legend`` says what the upper limit, if there is one, is."""
+    if not is_integer(value):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if high is not None:
+        if not low <= value <= high:
+            raise ValueError(f"{name}: expected {low} <= {name} <= {legend} = {high}, got {shown(value)}")
+    elif value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {shown(value)}")
+    # a traced size has no such limit, and to ask would be one more condition of the graph
+    elif not torch.compiler.is_compiling() and value > torch.iinfo(torch.int64).max:
+        raise ValueError(f"{name}: expected a number of 64 bits, got {shown(value)}")
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, without: tuple[float, ...] = ()
+) -> None:
+    """A finite number from ``low`` to ``high``, ends included but for those that it has to be ``without``."""
+    if not is_number(value):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    # ordered so that NaN, and an integer too large for a float, fail too
+    if not (low <= value <= high and abs(value) < math.inf) or value in without:
+        raise ValueError(f"{name}: expected {interval(low, high, without)}, got {shown(value)}")
+
+
+def interval(low: float, high: float, without: tuple[float, ...] = ()) -> str:
+    """How a message calls the numbers from ``low`` to ``high``."""
+    if high == math.inf:
+        return "a finite number" if low == -math.inf else f"a finite number {'>' if low in without else '>='} {low:g}"
+    return f"a number in {'(' if low in without else '['}{low:g}, {high:g}{')' if high in without else ']'}"
+
+
+def check_seed(name: str, value: object, like: torch.Tensor) -> None:
+    """An integer of 64 bits, or a tensor ``[]`` of one on the device of ``like``."""
+    if isinstance(value, torch.Tensor):
+        check_tensor(name, value)
+        if value.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{name}: expected an integer, got a tensor of {value.dtype}")
+        check_shape(name, value, (), "[]")
+        if value.device != like.device:
+            raise ValueError(f"{name}: expected a tensor on {like.device}, got one on {value.device}")
+    else:
+        check_integer(name, value, -(1 << 63))
+
+
+def check_size(name: str, **sizes: int) -> None:
+    """Raise for a table of these sizes that no machine could hold."""
+    if not torch.compiler.is_compiling() and math.prod(sizes.values()) > MOST_NUMBERS:
+        got = " x ".join(f"{key}={shown(size)}" for key, size in sizes.items())
+        raise ValueError(f"{name}: expected at most 2^45 numbers in a table, got {got}")
 
 
 def tensors_among(args: Iterable[object]) -> list[torch.Tensor]:
@@ -26,6 +116,9 @@ def tensors_among(args: Iterable[object]) -> list[torch.Tensor]:
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.is_nested or value.layout is not torch.strided:
+        kind = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
 
 
 def check_floating(name: str, value: object) -> None:
@@ -33,6 +126,16 @@ def check_floating(name: str, value: object) -> None:
     assert isinstance(value, torch.Tensor)
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating point tensor, got {value.dtype}")
+    # others, of 8 bits and fewer, are for storage: torch itself cannot compare them
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {value.dtype}")
+
+
+def check_floating_dtype(name: str, value: object) -> None:
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"{name}: expected a torch.dtype, got {type(value).__name__}")
+    if value not in FLOATS:
+        raise ValueError(f"{name}: expected float32, float64, float16 or bfloat16, got {value}")
 
 
 def check_indices(name: str, value: object) -> None:
@@ -40,6 +143,28 @@ def check_indices(name: str, value: object) -> None:
     assert isinstance(value, torch.Tensor)
     if value.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name}: expected int64 or int32 indices, got {value.dtype}")
+
+
+def check_mask(name: str, value: object, expected: tuple[int, ...], legend: str) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, torch.Tensor)
+    if value.dtype != torch.bool:
+        raise TypeError(f"{name}: expected bool, got {value.dtype}")
+    check_shape(name, value, expected, legend)
+
+
+def check_data(name: str, tensor: torch.Tensor) -> None:
+    """Raise for a tensor without values, where a value decides what happens next."""
+    if tensor.is_meta:
+        raise ValueError(f"{name}: expected a tensor with data, got one on {tensor.device}")
+
+
+def check_writable(name: str, tensor: torch.Tensor) -> None:
+    """Raise for a tensor that cannot be written in place: several entries in one place, or of inference mode."""
+    if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        raise ValueError(f"{name}: expected a tensor that can be written, got an expanded one")
+    if not torch.compiler.is_compiling() and tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{name}: expected a tensor that can be written, got one of inference mode")
 
 
 def check_index_values(name: str, indices: torch.Tensor, num_codes: int) -> None:
@@ -62,15 +187,15 @@ def check_same_device(**tensors: torch.Tensor | None) -> None:
 
 def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...], legend: str) -> None:
     if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(f"{name}: expected shape {legend} = {list(expected)}, got {list(tensor.shape)}")
+        raise ValueError(f"{name}: expected shape {legend} = {shown(list(expected))}, got {shape(tensor)}")
 
 
 def check_codebook(codebook: torch.Tensor) -> None:
     """``[K, D]`` or ``[G, K, D]`` with at least one code, one dimension and one group."""
     if codebook.dim() not in (2, 3):
-        raise ValueError(f"codebook: expected [K, D] or [G, K, D], got shape {list(codebook.shape)}")
+        raise ValueError(f"codebook: expected [K, D] or [G, K, D], got shape {shape(codebook)}")
     if min(codebook.shape) < 1:
-        raise ValueError(f"codebook: expected at least one code and one dimension, got shape {list(codebook.shape)}")
+        raise ValueError(f"codebook: expected at least one code and one dimension, got shape {shape(codebook)}")
 
 
 def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
@@ -79,16 +204,8 @@ def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
     if x.dim() < len(tail) or tuple(x.shape[-len(tail) :]) != tail:
         legend = "[..., D]" if codebook.dim() == 2 else "[..., G, D]"
         raise ValueError(
-            f"x: expected {legend} ending in {list(tail)} for codebook {list(codebook.shape)}, got {list(x.shape)}"
+            f"x: expected {legend} ending in {list(tail)} for codebook {shape(codebook)}, got {shape(x)}"
         )
-
-
-def check_integer(name: str, value: object, low: int, high: int, legend: str) -> None:
-    """An integer from ``low`` to ``high``; ``legend`` says what the upper limit is."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected {low} <= {name} <= {legend} = {high}, got {value}")
 
 
 def check_assigned(
@@ -101,15 +218,20 @@ def check_assigned(
     """Vectors and the codes they are assigned to, detached, as ``[N, G, D]``, ``[N, G]`` int64 and ``[N, G]``."""
     check_floating("x", x)
     check_indices("indices", indices)
+    if weight is not None:
+        check_floating("weight", weight)
+    if groups is not None:
+        check_integer("groups", groups, 1)
     check_backend(backend)
     check_same_device(x=x, indices=indices, weight=weight)
     if x.dim() < (1 if groups is None else 2) or (groups is not None and x.shape[-2] != groups):
         legend = "[..., D]" if groups is None else f"[..., G={groups}, D]"
-        raise ValueError(f"x: expected {legend}, got shape {list(x.shape)}")
+        raise ValueError(f"x: expected {legend}, got shape {shape(x)}")
+    if x.shape[-1] < 1:
+        raise ValueError(f"x: expected at least one dimension, got shape {shape(x)}")
     check_shape("indices", indices, tuple(x.shape[:-1]), "x.shape[:-1]")
     g = 1 if groups is None else groups
     if weight is not None:
-        check_floating("weight", weight)
         check_shape("weight", weight, tuple(indices.shape), "indices.shape")
         weight = weight.detach().reshape(-1, g)
     return x.detach().reshape(-1, g, x.shape[-1]), indices.reshape(-1, g).long(), weight

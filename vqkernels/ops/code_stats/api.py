@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 import torch
 
-from vqkernels._core.checks import check_assigned, check_shape, check_tensor
+from vqkernels._core.checks import (
+    check_assigned,
+    check_flag,
+    check_floating_dtype,
+    check_integer,
+    check_shape,
+    check_size,
+    check_tensor,
+)
 from vqkernels.ops.code_stats.op import code_stats_op, fixed_point_shift, power_of_two
 
 
@@ -20,6 +28,11 @@ class CodeStats(NamedTuple):
         self, within: torch.Tensor, *, weighted: bool = False, dtype: torch.dtype = torch.float32
     ) -> CodeStats:
         """The numbers that sums of fixed-point results, in the range ``within``, stand for."""
+        _check_range(within, (*self.count.shape[:-1], 4), "[..., 4]")
+        check_flag("weighted", weighted)
+        check_floating_dtype("dtype", dtype)
+        if self.count.dtype != torch.int64:
+            raise ValueError(f"count: expected the int64 of a fixed-point result, got {self.count.dtype}")
         shift, weight_shift = fixed_point_shift(within)
         total = self.total * power_of_two(-shift)[..., None, None]
         count = self.count * power_of_two(-weight_shift)[..., None] if weighted else self.count.double()
@@ -79,8 +92,9 @@ def code_stats(
         tensor([3., 4., 0.])
     """
     rows, index, weight = check_assigned(x, indices, groups, weight, backend)
-    if num_codes < 1:
-        raise ValueError(f"num_codes: expected at least 1, got {num_codes}")
+    check_integer("num_codes", num_codes, 1)
+    deterministic = check_flag("deterministic", deterministic)
+    check_size("num_codes", G=rows.shape[1], K=num_codes, D=rows.shape[2])
     if within is not None:
         within = _check_within(within, x, groups, deterministic)
     count, total = code_stats_op(rows, index, num_codes, weight, within, deterministic, True, backend)
@@ -88,12 +102,17 @@ def code_stats(
 
 
 def _check_within(within: torch.Tensor, x: torch.Tensor, groups: int | None, deterministic: bool) -> torch.Tensor:
-    check_tensor("within", within)
-    if within.dtype != torch.int64:
-        raise TypeError(f"within: expected int64, got {within.dtype}")
+    shape = (4,) if groups is None else (groups, 4)
+    _check_range(within, shape, "[4]" if groups is None else "[G, 4]")
     if not deterministic:
         raise ValueError("within: expected None with deterministic=False, got a tensor")
     if within.device != x.device:
         raise ValueError(f"within: expected a tensor on {x.device}, got one on {within.device}")
-    check_shape("within", within, (4,) if groups is None else (groups, 4), "[4]" if groups is None else "[G, 4]")
     return within.reshape(-1, 4)
+
+
+def _check_range(within: torch.Tensor, expected: tuple[int, ...], legend: str) -> None:
+    check_tensor("within", within)
+    if within.dtype != torch.int64:
+        raise TypeError(f"within: expected int64, got {within.dtype}")
+    check_shape("within", within, expected, legend)

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_codebook, check_floating, check_same_device, check_shape
+from vqkernels._core.checks import (
+    check_codebook,
+    check_flag,
+    check_floating,
+    check_number,
+    check_same_device,
+    check_shape,
+    check_writable,
+)
+from vqkernels._core.shown import shown
 from vqkernels.ops.ema_update.op import ema_update_op
 
 
@@ -82,18 +91,18 @@ def ema_update_(
         if tensor.dtype != codebook.dtype:
             raise ValueError(f"{name}: expected the dtype of the codebook, {codebook.dtype}, got {tensor.dtype}")
         if not tensor.is_contiguous():
-            raise ValueError(f"{name}: expected a contiguous tensor, got strides {list(tensor.stride())}")
-    if not 0.0 <= decay <= 1.0:
-        raise ValueError(f"decay: expected a number in [0, 1], got {decay}")
-    if not eps >= 0.0:
-        raise ValueError(f"eps: expected a number >= 0, got {eps}")
+            raise ValueError(f"{name}: expected a contiguous tensor, got strides {shown(list(tensor.stride()))}")
+        check_writable(name, tensor)
+    check_number("decay", decay, 0, 1)
+    check_number("eps", eps, 0)
+    normalize = check_flag("normalize", normalize)
     g = shape[0] if len(shape) == 3 else 1
     flat, deep = (g, shape[-2]), (g, *shape[-2:])
     given = codebook.detach().view(deep), cluster_size.detach().view(flat), embed_sum.detach().view(deep)
     dtype = torch.promote_types(codebook.dtype, torch.float32)
     wide = [tensor.to(dtype) for tensor in given]
     step = count.detach().reshape(flat).to(dtype), total.detach().reshape(deep).to(dtype)
-    ema_update_op(*wide, *step, decay, eps, normalize, backend)
+    ema_update_op(*wide, *step, float(decay), float(eps), normalize, backend)
     if dtype != codebook.dtype:
         _narrow(given, wide)
 

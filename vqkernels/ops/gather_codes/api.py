@@ -6,6 +6,7 @@ import torch
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import check_codebook, check_floating, check_indices, check_same_device
+from vqkernels._core.shown import shape
 from vqkernels.ops.gather_codes.op import gather_codes_op
 
 
@@ -47,6 +48,6 @@ def gather_codes(
     check_same_device(codebook=codebook, indices=indices)
     grouped = codebook if codebook.dim() == 3 else codebook[None]
     if codebook.dim() == 3 and (indices.dim() == 0 or indices.shape[-1] != codebook.shape[0]):
-        raise ValueError(f"indices: expected [..., G={codebook.shape[0]}], got shape {list(indices.shape)}")
+        raise ValueError(f"indices: expected [..., G={codebook.shape[0]}], got shape {shape(indices)}")
     codes: torch.Tensor = gather_codes_op(grouped, indices.reshape(-1, grouped.shape[0]).long(), backend)
     return codes.reshape(*indices.shape, grouped.shape[2])

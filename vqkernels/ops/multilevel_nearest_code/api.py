@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 
 import torch
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_floating, check_same_device
+from vqkernels._core.checks import check_data, check_flag, check_floating, check_same_device, check_tensor, is_number
+from vqkernels._core.shown import shape, shown
 from vqkernels.ops.multilevel_nearest_code.op import multilevel_nearest_code_op
 from vqkernels.ops.nearest_code import NearestCode
 
@@ -69,7 +70,7 @@ def multilevel_nearest_code(
         [x.reshape(-1, x.shape[-1]).detach() for x in xs],
         [codebook.detach() for codebook in codebooks],
         numbers,
-        squared,
+        check_flag("squared", squared),
         backend,
     )
     return NearestCode(indices.reshape(lead), distance.reshape(lead))
@@ -91,23 +92,27 @@ def _check_levels(xs: Sequence[torch.Tensor], codebooks: Sequence[torch.Tensor])
         if codebook.dim() != 2 or min(codebook.shape) < 1 or codebook.shape[0] != codebooks[0].shape[0]:
             raise ValueError(
                 f"codebooks[{level}]: expected [K, D] with K, D >= 1 and one K in every level, "
-                f"got shape {list(codebook.shape)}"
+                f"got shape {shape(codebook)}"
             )
         expected = (*xs[0].shape[:-1], codebook.shape[1])
         if x.dim() == 0 or tuple(x.shape) != expected:
-            raise ValueError(f"xs[{level}]: expected shape {list(expected)}, got {list(x.shape)}")
+            raise ValueError(f"xs[{level}]: expected shape {shown(list(expected))}, got {shape(x)}")
     check_same_device(**named)
 
 
 def _check_weights(weights: Sequence[float] | torch.Tensor, count: int) -> list[float]:
+    if isinstance(weights, torch.Tensor):
+        check_tensor("weights", weights)
+        check_data("weights", weights)
     numbers = weights.tolist() if isinstance(weights, torch.Tensor) else weights
     if not isinstance(numbers, (list, tuple)) or len(numbers) != count:
-        raise ValueError(f"weights: expected {count} numbers, one per level, got {weights!r}")
+        raise ValueError(f"weights: expected {count} numbers, one per level, got {shown(weights)}")
     for number in numbers:
-        if not isinstance(number, (int, float)):
+        if not is_number(number):
             raise TypeError(f"weights: expected numbers, got one of {type(number).__name__}")
-        if not (number >= 0 and math.isfinite(number)):
-            raise ValueError(f"weights: expected finite numbers >= 0, got {number!r}")
+        # infinity is no float's limit for an integer: compared, not converted
+        if not 0 <= number <= sys.float_info.max:
+            raise ValueError(f"weights: expected finite numbers >= 0, got {shown(number)}")
     if not any(number > 0 for number in numbers):
         raise ValueError("weights: expected at least one positive number, got none")
     return [float(number) for number in numbers]

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from vqkernels._core.checks import check_choice, check_floating, check_same_device
+from vqkernels._core.shown import shape
+
 GRADIENTS = ("ste", "rotation", "none")
 
 
@@ -78,7 +81,8 @@ def estimate_gradient(
         A tensor equal to ``codes``, in the dtype of ``x``.
 
     Raises:
-        ValueError: on different shapes or an unknown ``gradient``.
+        TypeError: if a tensor is not floating point.
+        ValueError: on different shapes or devices, or an unknown ``gradient``.
 
     Example:
         >>> import torch, vqkernels
@@ -87,10 +91,12 @@ def estimate_gradient(
         >>> x.grad
         tensor([1., 1.])
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    check_floating("x", x)
+    check_floating("codes", codes)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_same_device(x=x, codes=codes)
     if x.shape != codes.shape:
-        raise ValueError(f"codes: expected the shape of x {list(x.shape)}, got {list(codes.shape)}")
+        raise ValueError(f"codes: expected the shape of x {shape(x)}, got {shape(codes)}")
     if gradient == "none":
         return codes.to(x.dtype)
     function = _StraightThrough if gradient == "ste" else _Rotation

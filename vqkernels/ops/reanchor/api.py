@@ -6,13 +6,17 @@ import torch
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import (
+    check_choice,
     check_codebook,
     check_floating,
     check_indices,
     check_metric,
+    check_number,
     check_same_device,
+    check_seed,
     check_shape,
     check_vectors,
+    check_writable,
 )
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.reanchor.anchors import Anchors, closest_vectors, drawn_vectors, random_vectors
@@ -86,6 +90,9 @@ def reanchor_(
     check_codebook(codebook)
     check_vectors(x, codebook)
     check_same_device(codebook=codebook, usage=usage, x=x, indices=indices, distance=distance)
+    check_seed("seed", seed, x)
+    check_writable("codebook", codebook)
+    check_writable("usage", usage)
     check_shape("usage", usage, tuple(codebook.shape[:-1]), "codebook.shape[:-1]")
     check_shape("indices", indices, tuple(x.shape[:-1]), "x.shape[:-1]")
     check_shape("distance", distance, tuple(x.shape[:-1]), "x.shape[:-1]")
@@ -102,10 +109,8 @@ def reanchor_(
 
 def check_policy(decay: float, anchor: str) -> None:
     """Raise unless this re-anchoring policy exists."""
-    if anchor not in ANCHORS:
-        raise ValueError(f"anchor: expected one of {', '.join(ANCHORS)}, got {anchor!r}")
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay: expected a number in [0, 1), got {decay}")
+    check_choice("anchor", anchor, ANCHORS)
+    check_number("decay", decay, 0, 1, without=(1,))
 
 
 def choose_anchors(

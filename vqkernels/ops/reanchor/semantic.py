@@ -6,14 +6,19 @@ import torch
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import (
+    check_choice,
     check_codebook,
     check_floating,
     check_index_values,
     check_indices,
+    check_number,
     check_same_device,
+    check_seed,
     check_shape,
     check_vectors,
+    check_writable,
 )
+from vqkernels._core.shown import shape
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.draw_rows import draw_rows
 from vqkernels.ops.gather_codes import gather_codes
@@ -92,20 +97,21 @@ def semantic_reanchor_(
     check_codebook(codebook)
     check_vectors(x, codebook)
     check_same_device(codebook=codebook, usage=usage, indices=indices, labels=labels, **tensors)
-    if anchor not in ANCHORS:
-        raise ValueError(f"anchor: expected one of {', '.join(ANCHORS)}, got {anchor!r}")
+    check_choice("anchor", anchor, ANCHORS)
+    check_seed("seed", seed, x)
+    check_writable("codebook", codebook)
+    check_writable("usage", usage)
     if codebook.dim() != 2:
-        raise ValueError(f"codebook: expected [K, D], got shape {list(codebook.shape)}")
+        raise ValueError(f"codebook: expected [K, D], got shape {shape(codebook)}")
     (k, d), lead = codebook.shape, tuple(x.shape[:-1])
     if class_embedding.dim() != 2 or not 0 < class_embedding.shape[1] < d or not class_embedding.shape[0]:
-        got = list(class_embedding.shape)
+        got = shape(class_embedding)
         raise ValueError(f"class_embedding: expected [C, H] with 0 < H < {d}, got shape {got}")
     check_shape("usage", usage, (k,), "[K]")
     check_index_values("labels", labels, class_embedding.shape[0])
     for name, tensor in {"indices": indices, "distance": distance, "labels": labels}.items():
         check_shape(name, tensor, lead, "x.shape[:-1]")
-    if not 0.0 <= high_weight < float("inf"):
-        raise ValueError(f"high_weight: expected a finite number >= 0, got {high_weight}")
+    check_number("high_weight", high_weight, 0)
 
     high = class_embedding.shape[1]
     rows = x.reshape(-1, d)

@@ -10,10 +10,14 @@ import torch
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import (
+    FLOATS,
+    check_choice,
     check_codebook,
     check_floating,
+    check_number,
     check_same_device,
     check_shape,
+    check_tensor,
     check_vectors,
 )
 from vqkernels.ops.soft_assignment_entropy.op import soft_assignment_entropy_op
@@ -96,6 +100,12 @@ def soft_assignment_entropy(
     check_floating("x", x)
     check_floating("codebook", codebook)
     _check_options(metric, temperature, smoothing, eps)
+    if weight is not None:
+        check_tensor("weight", weight)
+        if weight.dtype != torch.bool and weight.dtype not in FLOATS:
+            raise TypeError(f"weight: expected floating point or bool, got {weight.dtype}")
+    if reduce is not None and not callable(reduce):
+        raise TypeError(f"reduce: expected None or a callable, got {type(reduce).__name__}")
     check_backend(backend)
     check_codebook(codebook)
     check_vectors(x, codebook)
@@ -140,14 +150,11 @@ def _weights(x: torch.Tensor, weight: torch.Tensor | None, grouped: bool) -> tor
 
 
 def _check_options(metric: str, temperature: float | torch.Tensor, smoothing: str, eps: float) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
-    if smoothing not in SMOOTHINGS:
-        raise ValueError(f"smoothing: expected one of {', '.join(SMOOTHINGS)}, got {smoothing!r}")
-    if not 0 < eps < 1:
-        raise ValueError(f"eps: expected a number between 0 and 1, got {eps}")
+    check_choice("metric", metric, METRICS)
+    check_choice("smoothing", smoothing, SMOOTHINGS)
+    check_number("eps", eps, 0, 1, without=(0, 1))
     if isinstance(temperature, torch.Tensor):
         check_floating("temperature", temperature)
         check_shape("temperature", temperature, (), "[]")
-    elif not 0 < temperature < math.inf:
-        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+    else:
+        check_number("temperature", temperature, 0, without=(0,))

@@ -1,0 +1,206 @@
+"""Annotations that are checked: what a constructor takes is said once, to readers, type checkers and callers.
+
+@checked
+def __init__(self, dim: Size, decay: Share = 0.99, code_dim: Size | None = None) -> None: ...
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+from vqkernels._core.backend import BACKENDS
+from vqkernels._core.checks import METRICS, interval, is_flag, is_integer, is_number
+from vqkernels._core.shown import shown
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Within(NamedTuple):
+    """Bounds of a number, ends included but for those that it has to be ``without``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    without: tuple[float, ...] = ()
+
+
+class OneOf(NamedTuple):
+    """The strings that are known."""
+
+    choices: tuple[str, ...]
+
+
+Size = Annotated[int, Within(1, (1 << 31) - 1)]  # of a table
+Count = Annotated[int, Within(0, (1 << 63) - 1)]
+Integer = Annotated[int, Within(-(1 << 63), (1 << 63) - 1)]
+Share = Annotated[float, Within(0, 1)]
+NonNegative = Annotated[float, Within(0)]
+Positive = Annotated[float, Within(0, without=(0,))]
+Metric = Annotated[str, OneOf(METRICS)]
+Backend = Annotated[str, OneOf(BACKENDS)] | None
+
+
+class Rule(NamedTuple):
+    """What an annotation says, in words and as tests."""
+
+    kind: str  # a value of the right type
+    range: str  # one in range
+    is_kind: Callable[[Any], bool]
+    fits: Callable[[Any], bool] = lambda value: True
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as it is to be kept, or a one-line error."""
+        if not self.is_kind(value):
+            got = shown(value) if isinstance(value, (list, tuple)) else type(value).__name__
+            raise TypeError(f"{name}: expected {self.kind}, got {got}")
+        if not self.fits(value):
+            raise ValueError(f"{name}: expected {self.range}, got {shown(value)}")
+        return _plain(value)
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Check the arguments of every call against their annotations; NumPy's numbers arrive as Python's."""
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def rules() -> dict[str, Rule]:
+        # not before the first call: annotations may name what is defined further down
+        hints = typing.get_type_hints(function, include_extras=True)
+        rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        named = [name for name, p in signature.parameters.items() if p.kind not in rest and name in hints]
+        return _rules({name: hints[name] for name in named})
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        known = rules()
+        for name, value in bound.arguments.items():
+            if name in known:
+                bound.arguments[name] = known[name].check(name, value)
+        return function(*bound.args, **bound.kwargs)
+
+    return wrapper
+
+
+def check_fields(instance: Any) -> None:
+    """Check the fields of a dataclass against their annotations."""
+    kind: type = type(instance)
+    for name, rule in _field_rules(kind).items():
+        rule.check(name, getattr(instance, name))
+
+
+@functools.cache
+def _field_rules(kind: type) -> dict[str, Rule]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return _rules({field.name: hints[field.name] for field in dataclasses.fields(kind)})
+
+
+def _rules(annotations: dict[str, Any]) -> dict[str, Rule]:
+    found = {name: rule_of(annotation) for name, annotation in annotations.items()}
+    return {name: rule for name, rule in found.items() if rule is not None}
+
+
+def rule_of(annotation: Any) -> Rule | None:
+    """The rule of an annotation; None if it allows anything."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _restricted(*inner)
+    if origin in (typing.Union, types.UnionType):
+        return _any_of([rule_of(alternative) for alternative in inner])
+    if origin in (list, tuple, collections.abc.Sequence):
+        return _sequence(origin, rule_of(inner[0]))
+    if origin is collections.abc.Callable or getattr(annotation, "_is_protocol", False):
+        return Rule("a callable", "a callable", callable)
+    kind = annotation if origin is None else origin
+    if kind in _RULES or not isinstance(kind, type) or kind is Any:
+        return _RULES.get(kind)
+    return Rule(kind.__name__, kind.__name__, lambda value: isinstance(value, kind))
+
+
+def _restricted(base: type, limit: Within | OneOf) -> Rule:
+    if isinstance(limit, OneOf):
+        words = f"one of {', '.join(limit.choices)}"
+        # a value of another type is told like a string that is not known
+        return Rule(words, words, lambda value: True, lambda value: isinstance(value, str) and value in limit.choices)
+    low, high, without = limit
+    if base is int:
+        return Rule("an integer", f"an integer in {_bounds(limit)}", is_integer, lambda value: low <= value <= high)
+
+    def fits(value: Any) -> bool:
+        # ordered so that NaN, and an integer too large for a float, fail too
+        return low <= value <= high and abs(value) < math.inf and value not in without
+
+    return Rule("a number", interval(low, high, without), is_number, fits)
+
+
+def _bounds(limit: Within) -> str:
+    return f"[{_power(int(limit.low))}, {_power(int(limit.high) + 1)})"
+
+
+def _power(value: int) -> str:
+    exponent = abs(value).bit_length() - 1
+    return str(value) if exponent < 31 else f"{'-' if value < 0 else ''}2^{exponent}"
+
+
+def _any_of(rules: Sequence[Rule | None]) -> Rule | None:
+    known = [rule for rule in rules if rule is not None]
+    if len(known) < len(rules):
+        return None
+    # as in all messages, None comes first
+    known.sort(key=lambda rule: rule.kind != "None")
+    return Rule(
+        " or ".join(dict.fromkeys(rule.kind for rule in known)),
+        " or ".join(dict.fromkeys(rule.range for rule in known)),
+        lambda value: any(rule.is_kind(value) for rule in known),
+        lambda value: any(rule.is_kind(value) and rule.fits(value) for rule in known),
+    )
+
+
+def _sequence(kind: type, rule: Rule | None) -> Rule:
+    name = "a sequence" if kind is collections.abc.Sequence else f"a {kind.__name__}"
+
+    def is_sequence(value: Any) -> bool:
+        # a string is a sequence of strings, and never meant
+        return isinstance(value, kind) and not isinstance(value, (str, bytes))
+
+    if rule is None:
+        return Rule(name, name, is_sequence)
+    return Rule(
+        f"{name}, each {rule.kind}",
+        f"{name}, each {rule.range}",
+        lambda value: is_sequence(value) and all(map(rule.is_kind, value)),
+        lambda value: all(map(rule.fits, value)),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)) and any(isinstance(each, np.generic) for each in value):
+        return type(value)(map(_plain, value))
+    return value
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_nested and value.layout is torch.strided
+
+
+_RULES: dict[Any, Rule] = {
+    types.NoneType: Rule("None", "None", lambda value: value is None),
+    bool: Rule("True or False", "True or False", is_flag),
+    int: _restricted(int, Within(-(1 << 63), (1 << 63) - 1)),
+    float: _restricted(float, Within()),
+    str: Rule("a string", "a string", lambda value: isinstance(value, str)),
+    torch.Tensor: Rule("a dense torch.Tensor", "a dense torch.Tensor", _is_tensor),
+}
