@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from vqkernels._core.checks import check_flag, check_floating
+from vqkernels._core.shown import shape
 from vqkernels.ops.code_range import code_range, joint_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
@@ -75,6 +77,10 @@ def stats_of_all(
 
     Two all-reduces, whatever there is to tell: ranges and keys, then counts, sums and vectors.
     """
+    check_floating("x", x)
+    if x.dim() != 3:
+        raise ValueError(f"x: expected [N, G, D], got shape {shape(x)}")
+    check_flag("synchronised", synchronised)
     groups = x.shape[1]
     anchors = (
         Anchors(x.new_zeros(groups, 0, x.shape[2]), x.new_zeros(groups, 0).double()) if anchors is None else anchors

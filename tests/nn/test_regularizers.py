@@ -141,7 +141,7 @@ def test_sign_entropy_of_extremes_and_outcasts() -> None:
     assert x.grad is not None
     assert bool(x.grad.isfinite().all())
     for name in ("temperature", "scale"):
-        with pytest.raises(ValueError, match=f"{name}: expected a positive number"):
+        with pytest.raises(ValueError, match=f"{name}: expected a finite number > 0"):
             sign_entropy(x, **{name: 0.0})
 
 

@@ -17,6 +17,7 @@ from vqkernels import (
     multilevel_nearest_code,
     nearest_code,
     quantize,
+    reanchor_,
     top_codes,
 )
 
@@ -49,6 +50,20 @@ def multilevel(**changes: Any) -> Callable[[], Any]:
     }
     levels = [arguments.pop(name) for name in ("xs", "codebooks", "weights")]
     return lambda: multilevel_nearest_code(*levels, **arguments)
+
+
+def reanchor(**changes: Any) -> Callable[[], Any]:
+    """A valid step of K = 3 codes of D = 2, but for the arguments in ``changes``."""
+    arguments = {
+        "codebook": zeros(3, 2),
+        "usage": zeros(3),
+        "x": zeros(4, 2),
+        "indices": INDICES,
+        "distance": zeros(4),
+        "decay": 0.9,
+        **changes,
+    }
+    return lambda: reanchor_(**arguments)
 
 
 CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -124,6 +139,40 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "device: expected one device, got x on cpu, codebook on meta",
     ),
+    *(
+        (partial(nearest_code, x, zeros(3, 2)), TypeError, f"x: expected {expected}")
+        for x, expected in [
+            (zeros(4, 2).to_sparse(), "a dense tensor, got one that is torch.sparse_coo"),
+            (zeros(4, 2).to_sparse_csr(), "a dense tensor, got one that is torch.sparse_csr"),
+            (
+                torch.nested.nested_tensor([zeros(4, 2)], layout=torch.jagged),
+                "a dense tensor, got one that is nested",
+            ),
+            (zeros(4, 2).numpy(), "a torch.Tensor, got ndarray"),
+            (0.5, "a torch.Tensor, got float"),
+            (zeros(4, 2).bool(), "a floating point tensor, got torch.bool"),
+            # numbers for storage: torch itself cannot compare them, so no lookup is a lookup of them
+            *(
+                (zeros(4, 2).to(small), f"float32, float64, float16 or bfloat16, got {small}")
+                for small in (torch.float8_e4m3fn, torch.float8_e5m2)
+            ),
+        ]
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(3, 2), metric=zeros(3, 2)),
+        ValueError,
+        "metric: expected one of l2, cosine, dot, got a tensor of torch.float32",
+    ),
+    (
+        partial(nearest_code, zeros(4, 2), zeros(3, 2), metric="a\nb" * 100),
+        ValueError,
+        r"metric: expected one of l2, cosine, dot, got 'a\nba\nb",
+    ),
+    (
+        partial(top_codes, zeros(4, 2), zeros(3, 2), 10**400),
+        ValueError,
+        "m: expected 1 <= m <= min(K, 1024) = 3, got an",
+    ),
     (partial(top_codes, zeros(4, 2), zeros(3, 2), 0), ValueError, "m: expected 1 <= m <= min(K, 1024) = 3, got 0"),
     (partial(top_codes, zeros(4, 2), zeros(3, 2), 4), ValueError, "m: expected 1 <= m <= min(K, 1024) = 3, got 4"),
     (
@@ -182,6 +231,13 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (multilevel(weights=(1.0, -0.5)), ValueError, "weights: expected finite numbers >= 0, got -0.5"),
     (multilevel(weights=(1.0, float("nan"))), ValueError, "weights: expected finite numbers >= 0, got nan"),
     (multilevel(weights=(1.0, float("inf"))), ValueError, "weights: expected finite numbers >= 0, got inf"),
+    (multilevel(weights=(1.0, 10**400)), ValueError, "weights: expected finite numbers >= 0, got an integer of"),
+    (multilevel(weights=(1.0, True)), TypeError, "weights: expected numbers, got one of bool"),
+    (
+        multilevel(weights=zeros(2, device="meta")),
+        ValueError,
+        "weights: expected a tensor with data, got one on meta",
+    ),
     (multilevel(weights=(0.0, 0)), ValueError, "weights: expected at least one positive number, got none"),
     (multilevel(backend="x"), ValueError, "backend: expected None or one of"),
     (
@@ -229,6 +285,25 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "indices: expected int64 or int32 indices, got torch.int16",
     ),
     (partial(code_stats, zeros(4, 2), INDICES, 0), ValueError, "num_codes: expected at least 1, got 0"),
+    (partial(code_stats, zeros(4, 2), INDICES, 2.0), TypeError, "num_codes: expected an integer, got float"),
+    (partial(code_stats, zeros(4, 2), INDICES, 1 << 64), ValueError, "num_codes: expected a number of 64 bits, got"),
+    (partial(code_stats, zeros(4, 2), INDICES, 1 << 50), ValueError, "num_codes: expected at most 2^45 numbers in a"),
+    (
+        partial(code_stats, zeros(4, 0), INDICES, 3),
+        ValueError,
+        "x: expected at least one dimension, got shape [4, 0]",
+    ),
+    (partial(code_stats, zeros(0, 2), INDICES[:0], 3, groups=0), ValueError, "groups: expected at least 1, got 0"),
+    (
+        partial(code_stats, zeros(4, 2), INDICES, 3, deterministic="no"),
+        TypeError,
+        "deterministic: expected True or False, got str",
+    ),
+    (
+        partial(code_stats, zeros(4, 2), INDICES, 3, weight=1.0),
+        TypeError,
+        "weight: expected a torch.Tensor, got float",
+    ),
     (partial(code_stats, zeros(()), INDICES, 3), ValueError, "x: expected [..., D], got shape []"),
     (
         partial(code_stats, zeros(4, 2), INDICES, 3, groups=3),
@@ -274,6 +349,20 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "codes: expected the shape of x [4], got [5]",
     ),
+    (partial(estimate_gradient, 1.0, zeros(5), "ste"), TypeError, "x: expected a torch.Tensor, got float"),
+    (
+        partial(estimate_gradient, zeros(5), zeros(5).long(), "ste"),
+        TypeError,
+        "codes: expected a floating point tensor",
+    ),
+    (reanchor(seed=1 << 63), ValueError, "seed: expected a number of 64 bits, got 9223372036854775808"),
+    (reanchor(seed=zeros(())), TypeError, "seed: expected an integer, got a tensor of torch.float32"),
+    (reanchor(seed=zeros(2).long()), ValueError, "seed: expected shape [] = [], got [2]"),
+    (
+        reanchor(codebook=zeros(1, 2).expand(3, 2)),
+        ValueError,
+        "codebook: expected a tensor that can be written, got an expanded one",
+    ),
     (ema(codebook=[0]), TypeError, "codebook: expected a torch.Tensor, got list"),
     (ema(count=zeros(3).long()), TypeError, "count: expected a floating point tensor, got torch.int64"),
     (ema(codebook=zeros(3)), ValueError, "codebook: expected [K, D] or [G, K, D], got shape [3]"),
@@ -289,8 +378,21 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (ema(codebook=zeros(2, 3).t()), ValueError, "codebook: expected a contiguous tensor, got strides [1, 3]"),
     (ema(decay=1.5), ValueError, "decay: expected a number in [0, 1], got 1.5"),
     (ema(decay=float("nan")), ValueError, "decay: expected a number in [0, 1], got nan"),
-    (ema(eps=-1e-5), ValueError, "eps: expected a number >= 0, got -1e-05"),
-    (ema(eps=float("nan")), ValueError, "eps: expected a number >= 0, got nan"),
+    (ema(eps=-1e-5), ValueError, "eps: expected a finite number >= 0, got -1e-05"),
+    (ema(eps=float("nan")), ValueError, "eps: expected a finite number >= 0, got nan"),
+    (ema(decay=True), TypeError, "decay: expected a number, got bool"),
+    (ema(decay=torch.tensor(0.9)), TypeError, "decay: expected a number, got Tensor"),
+    (ema(eps=10**400), ValueError, "eps: expected a finite number >= 0, got an integer of 1329 bits"),
+    (
+        ema(cluster_size=zeros(1).expand(3)),
+        ValueError,
+        "cluster_size: expected a contiguous tensor, got strides [0]",
+    ),
+    (
+        ema(embed_sum=torch._neg_view(zeros(3, 2))),
+        ValueError,
+        "embed_sum: expected a tensor that can be written, got a",
+    ),
     (ema(backend="x"), ValueError, "backend: expected None or one of"),
     (
         ema(total=zeros(3, 2, device="meta")),
@@ -308,12 +410,12 @@ def test_refusal(call: Callable[[], Any], kind: type[Exception], message: str) -
     assert type(caught.value) is kind
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_backend_that_cannot_run_says_why() -> None:
-    x, codebook = zeros(4, 2).to(torch.float8_e4m3fn), zeros(3, 2)
-    with pytest.raises(NotImplementedError, match=r"^nearest_code: backend 'cpu' cannot run: .*float8_e4m3fn"):
-        nearest_code(x, codebook, backend="cpu")
+    with pytest.raises(NotImplementedError, match=r"^nearest_code: backend 'cuda' cannot run: .*tensor on cpu"):
+        nearest_code(zeros(4, 2), zeros(3, 2), backend="cuda")
 
 
 def test_refused_updates_write_nothing() -> None:

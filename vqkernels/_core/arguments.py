@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from vqkernels._core.backend import BACKENDS
-from vqkernels._core.checks import METRICS, interval, is_flag, is_integer, is_number
+from vqkernels._core.checks import METRICS, interval, is_dense, is_flag, is_integer, is_number, is_within
 from vqkernels._core.shown import shown
 
 P = ParamSpec("P")
@@ -133,15 +133,10 @@ def _restricted(base: type, limit: Within | OneOf) -> Rule:
         words = f"one of {', '.join(limit.choices)}"
         # a value of another type is told like a string that is not known
         return Rule(words, words, lambda value: True, lambda value: isinstance(value, str) and value in limit.choices)
-    low, high, without = limit
     if base is int:
+        low, high, _ = limit
         return Rule("an integer", f"an integer in {_bounds(limit)}", is_integer, lambda value: low <= value <= high)
-
-    def fits(value: Any) -> bool:
-        # ordered so that NaN, and an integer too large for a float, fail too
-        return low <= value <= high and abs(value) < math.inf and value not in without
-
-    return Rule("a number", interval(low, high, without), is_number, fits)
+    return Rule("a number", interval(*limit), is_number, lambda value: is_within(value, *limit))
 
 
 def _bounds(limit: Within) -> str:
@@ -193,7 +188,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_nested and value.layout is torch.strided
+    return isinstance(value, torch.Tensor) and is_dense(value)
 
 
 _RULES: dict[Any, Rule] = {

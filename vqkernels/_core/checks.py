@@ -6,6 +6,7 @@ Nothing here looks at the values of a tensor, unless it says so; all of it can b
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -75,9 +76,13 @@ def check_number(
     """A finite number from ``low`` to ``high``, ends included but for those that it has to be ``without``."""
     if not is_number(value):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    # ordered so that NaN, and an integer too large for a float, fail too
-    if not (low <= value <= high and abs(value) < math.inf) or value in without:
+    if not is_within(value, low, high, without):
         raise ValueError(f"{name}: expected {interval(low, high, without)}, got {shown(value)}")
+
+
+def is_within(value: Any, low: float, high: float, without: tuple[float, ...] = ()) -> bool:
+    # ordered so that NaN, infinity, and an integer too large for a float, fail too
+    return low <= value <= high and abs(value) <= sys.float_info.max and value not in without
 
 
 def interval(low: float, high: float, without: tuple[float, ...] = ()) -> str:
@@ -113,12 +118,16 @@ def tensors_among(args: Iterable[object]) -> list[torch.Tensor]:
     return [arg for arg in flat if isinstance(arg, torch.Tensor)]
 
 
+def is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+
+
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if value.is_nested or value.layout is not torch.strided:
-        kind = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"
-        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
+    if not is_dense(value):
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout)
+        raise TypeError(f"{name}: expected a dense tensor, got one that is {kind}")
 
 
 def check_floating(name: str, value: object) -> None:
@@ -153,6 +162,13 @@ def check_mask(name: str, value: object, expected: tuple[int, ...], legend: str)
     check_shape(name, value, expected, legend)
 
 
+def check_weight(name: str, value: object) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, torch.Tensor)
+    if value.dtype != torch.bool and value.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected floating point or bool, got {value.dtype}")
+
+
 def check_data(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor without values, where a value decides what happens next."""
     if tensor.is_meta:
@@ -160,11 +176,15 @@ def check_data(name: str, tensor: torch.Tensor) -> None:
 
 
 def check_writable(name: str, tensor: torch.Tensor) -> None:
-    """Raise for a tensor that cannot be written in place: several entries in one place, or of inference mode."""
+    """Raise for a tensor that cannot be written in place: entries in one place, of inference mode, negated."""
     if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
         raise ValueError(f"{name}: expected a tensor that can be written, got an expanded one")
-    if not torch.compiler.is_compiling() and tensor.is_inference() and not torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling():
+        return
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{name}: expected a tensor that can be written, got one of inference mode")
+    if tensor.is_neg():
+        raise ValueError(f"{name}: expected a tensor that can be written, got a negated view")
 
 
 def check_index_values(name: str, indices: torch.Tensor, num_codes: int) -> None:

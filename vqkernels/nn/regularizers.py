@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from vqkernels._core.checks import check_floating
+from vqkernels._core.checks import check_floating, check_number, check_same_device, check_shape, check_weight
+from vqkernels._core.shown import shape
 from vqkernels.ops.soft_assignment_entropy import soft_assignment_entropy
 
 
@@ -125,9 +126,14 @@ def sign_entropy(
         (0.693, [0.5, 1.0])
     """
     check_floating("x", x)
-    for name, value in (("temperature", temperature), ("scale", scale)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: expected a positive number, got {value}")
+    if x.dim() < 1 or x.shape[-1] < 1:
+        raise ValueError(f"x: expected [..., D] with D >= 1, got shape {shape(x)}")
+    check_number("temperature", temperature, 0, without=(0,))
+    check_number("scale", scale, 0, without=(0,))
+    if weight is not None:
+        check_weight("weight", weight)
+        check_same_device(x=x, weight=weight)
+        check_shape("weight", weight, tuple(x.shape[:-1]), "x.shape[:-1]")
     rows = x.reshape(-1, x.shape[-1])
     given = torch.ones_like(rows[:, 0]) if weight is None else weight.detach().reshape(-1).to(x.dtype)
     counts = rows.detach().isfinite().all(1) & (given > 0)

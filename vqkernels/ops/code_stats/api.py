@@ -11,10 +11,12 @@ from vqkernels._core.checks import (
     check_flag,
     check_floating_dtype,
     check_integer,
+    check_same_device,
     check_shape,
     check_size,
     check_tensor,
 )
+from vqkernels._core.shown import shape
 from vqkernels.ops.code_stats.op import code_stats_op, fixed_point_shift, power_of_two
 
 
@@ -28,11 +30,17 @@ class CodeStats(NamedTuple):
         self, within: torch.Tensor, *, weighted: bool = False, dtype: torch.dtype = torch.float32
     ) -> CodeStats:
         """The numbers that sums of fixed-point results, in the range ``within``, stand for."""
+        for name, sums in (("count", self.count), ("total", self.total)):
+            check_tensor(name, sums)
+            if sums.dtype != torch.int64:
+                raise TypeError(f"{name}: expected the int64 of a fixed-point result, got {sums.dtype}")
+        if self.count.dim() not in (1, 2):
+            raise ValueError(f"count: expected [K] or [G, K], got shape {shape(self.count)}")
+        check_shape("total", self.total, (*self.count.shape, *self.total.shape[-1:]), "count.shape + [D]")
         _check_range(within, (*self.count.shape[:-1], 4), "[..., 4]")
+        check_same_device(count=self.count, total=self.total, within=within)
         check_flag("weighted", weighted)
         check_floating_dtype("dtype", dtype)
-        if self.count.dtype != torch.int64:
-            raise ValueError(f"count: expected the int64 of a fixed-point result, got {self.count.dtype}")
         shift, weight_shift = fixed_point_shift(within)
         total = self.total * power_of_two(-shift)[..., None, None]
         count = self.count * power_of_two(-weight_shift)[..., None] if weighted else self.count.double()
@@ -102,8 +110,8 @@ def code_stats(
 
 
 def _check_within(within: torch.Tensor, x: torch.Tensor, groups: int | None, deterministic: bool) -> torch.Tensor:
-    shape = (4,) if groups is None else (groups, 4)
-    _check_range(within, shape, "[4]" if groups is None else "[G, 4]")
+    expected = (4,) if groups is None else (groups, 4)
+    _check_range(within, expected, "[4]" if groups is None else "[G, 4]")
     if not deterministic:
         raise ValueError("within: expected None with deterministic=False, got a tensor")
     if within.device != x.device:

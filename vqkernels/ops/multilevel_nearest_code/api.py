@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Sequence
 
 import torch
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_data, check_flag, check_floating, check_same_device, check_tensor, is_number
+from vqkernels._core.checks import (
+    check_data,
+    check_flag,
+    check_floating,
+    check_same_device,
+    check_tensor,
+    is_number,
+    is_within,
+)
 from vqkernels._core.shown import shape, shown
 from vqkernels.ops.multilevel_nearest_code.op import multilevel_nearest_code_op
 from vqkernels.ops.nearest_code import NearestCode
@@ -110,8 +118,7 @@ def _check_weights(weights: Sequence[float] | torch.Tensor, count: int) -> list[
     for number in numbers:
         if not is_number(number):
             raise TypeError(f"weights: expected numbers, got one of {type(number).__name__}")
-        # infinity is no float's limit for an integer: compared, not converted
-        if not 0 <= number <= sys.float_info.max:
+        if not is_within(number, 0, math.inf):
             raise ValueError(f"weights: expected finite numbers >= 0, got {shown(number)}")
     if not any(number > 0 for number in numbers):
         raise ValueError("weights: expected at least one positive number, got none")

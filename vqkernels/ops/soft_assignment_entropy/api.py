@@ -10,15 +10,14 @@ import torch
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import (
-    FLOATS,
     check_choice,
     check_codebook,
     check_floating,
     check_number,
     check_same_device,
     check_shape,
-    check_tensor,
     check_vectors,
+    check_weight,
 )
 from vqkernels.ops.soft_assignment_entropy.op import soft_assignment_entropy_op
 
@@ -101,9 +100,7 @@ def soft_assignment_entropy(
     check_floating("codebook", codebook)
     _check_options(metric, temperature, smoothing, eps)
     if weight is not None:
-        check_tensor("weight", weight)
-        if weight.dtype != torch.bool and weight.dtype not in FLOATS:
-            raise TypeError(f"weight: expected floating point or bool, got {weight.dtype}")
+        check_weight("weight", weight)
     if reduce is not None and not callable(reduce):
         raise TypeError(f"reduce: expected None or a callable, got {type(reduce).__name__}")
     check_backend(backend)
