@@ -11,7 +11,7 @@ from needs import import_library
 from torch import nn
 
 from models.networks.dit import DiTConfig
-from models.networks.ldm_unet import LDMUNet, UNetConfig, ldm_f8, ldm_f16
+from models.networks.ldm_unet import LDMUNet, UNetConfig, ldm_f8, ldm_f16, ldm_pocket
 from models.priors.diffusion import (
     DDPM,
     DDPMConfig,
@@ -39,8 +39,7 @@ def prior_of(kind: str, num_classes: int = 3) -> DiffusionPrior:
         config = DiffusionConfig(network=TINY, process=FlowConfig())
     else:
         import_library("diffusers")
-        network = UNetConfig(base_channels=32, multipliers=(1, 2), res_blocks=1, context_dim=16)
-        config = DiffusionConfig(network=network, process=LDM)
+        config = DiffusionConfig(network=ldm_pocket(), process=LDM)
     return DiffusionPrior(config, channels=4, grid=(4, 4), num_classes=num_classes)
 
 
