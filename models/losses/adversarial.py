@@ -33,10 +33,10 @@ def gradient_penalty(discriminator: nn.Module, images: torch.Tensor) -> torch.Te
 
     Applied every n-th step, its weight is to be n times as large. MaskGIT's "cost 10" is without the half: weight 20.
     """
-    images = images.detach().requires_grad_()
+    images = (images if images.dtype == torch.float64 else images.float()).detach().requires_grad_()
     # a mean of squares of small numbers: not for half precision
     with torch.autocast(images.device.type, enabled=False):
-        (slope,) = torch.autograd.grad(discriminator(images.float()).sum(), images, create_graph=True)
+        (slope,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     return 0.5 * slope.square().sum(dim=(1, 2, 3)).mean()
 
 

@@ -18,6 +18,7 @@ from models.losses.adversarial import (
     generator_loss,
     gradient_penalty,
 )
+from models.losses.perceptual import build_perceptual
 from models.losses.pixel import charbonnier, psnr
 from models.networks.discriminators import build_discriminator
 from models.tokenizers import Tokenizer, TokenizerOutput, build_tokenizer
@@ -40,6 +41,13 @@ class TokenizerTask:
         if self._loss.disc_start is not None:
             self.players["discriminator"] = build_discriminator(self._loss.disc)
         self._perceptual: nn.Module | None = None
+        if self._loss.perceptual_weight:
+            self._perceptual = build_perceptual(
+                self._loss.perceptual,
+                self._loss.perceptual_layers,
+                alpha=self._loss.perceptual_alpha,
+                path=self._loss.perceptual_file,
+            ).to(device)
         self._fakes: dict[int, torch.Tensor] = {}  # reconstructions of the model's turn, for the discriminator's
 
     def data(self, split: str) -> tuple[Source, Transform]:

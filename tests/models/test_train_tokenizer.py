@@ -124,6 +124,24 @@ def test_loss_falls_on_real_photographs(photo_folder: Path, tmp_path: Path) -> N
     assert sum(reconstruction[-5:]) < 0.7 * sum(reconstruction[:5])
 
 
+def test_a_perceptual_loss_is_minimised_and_part_of_the_loss(tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    alone = TokenizerLossConfig(l1_weight=0.0, quantizer_weight=0.0, perceptual_weight=0.5)
+    train(replace_stage(tiny_config, loss=alone, steps=20), out=tmp_path / "run", progress=False)
+    lines = read_metrics(tmp_path / "run")
+    for line in lines:
+        assert line["loss"] == pytest.approx(0.5 * line["perceptual"], rel=1e-6)
+    perceptual = [line["perceptual"] for line in lines]
+    assert sum(perceptual[-5:]) < 0.97 * sum(perceptual[:5])
+
+
+def test_absent_weights_of_a_perceptual_loss_stop_the_training(tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    loss = TokenizerLossConfig(
+        perceptual_weight=1.0, perceptual="lpips", perceptual_file=str(tmp_path / "absent.pth")
+    )
+    with pytest.raises(UserError, match=r"^vgg16: no weights at .*absent.pth; get vgg16-397923af.pth from "):
+        train(replace_stage(tiny_config, loss=loss), out=tmp_path / "run", progress=False)
+
+
 def test_a_run_leaves_what_it_promises(unbroken: Path, tiny_config: TokenizerRun) -> None:
     assert load_config(unbroken) == tiny_config
     assert checkpoint_steps(unbroken) == [105, 120]
