@@ -1,7 +1,7 @@
 # Every target makes its own environment; a second call starts in seconds.
 #
 #   make demo    train and compare tokenizers on real photographs -> runs/demo/report.html
-#   make test    the test suite (make test-slow: the long tests too)
+#   make test    the test suite (make test-slow: the long tests too; make test-kernels: under other kernels of torch)
 #   make bench   CPU lookup against faiss, torch and scikit-learn -> bench/results/
 #   make lint    ruff, mypy, clang-format
 #
@@ -18,7 +18,7 @@ BUILT := $(VENV)/.built
 KERNELS := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-slow bench lint format clean
+.PHONY: demo test test-slow test-kernels bench lint format clean
 
 demo: $(BUILT)
 	$(BIN)/python -m models.demo
@@ -29,6 +29,9 @@ test: $(BUILT)
 
 test-slow: $(BUILT)
 	$(BIN)/python -m pytest -q -n logical --dist loadfile --complete -m "not gpu"
+
+test-kernels: $(BUILT)
+	$(BIN)/python tests/other_kernels.py
 
 bench: $(BUILT)
 	$(BIN)/python -m bench.run --op nearest_code

@@ -2,10 +2,12 @@
 
 ``VQKERNELS_BUILD`` decides what is compiled, never the hardware of the build machine:
 
-    auto  (default) the CPU kernels, if a C++ compiler works; otherwise a pure Python package
-    cpu   the CPU kernels, or fail
-    cuda  the CPU and the CUDA kernels, or fail (CUDA architectures from VQKERNELS_CUDA_ARCHS)
+    auto  (default) the CPU kernels, or a pure Python package where no C++ compiler works
+    cpu   the CPU kernels
+    cuda  the CPU and the CUDA kernels (CUDA architectures from VQKERNELS_CUDA_ARCHS)
     none  no extension
+
+A build that fails is an error in every mode, told by the first message of the compiler.
 
 One list of compile commands serves both drivers: ninja (incremental) if present, a thread pool otherwise.
 """
@@ -14,16 +16,20 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
@@ -40,6 +46,8 @@ ISA_FLAGS = {
 }
 CUDA_ARCHS = "80;90;100"
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+CXX = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+ERROR = re.compile(r"\berror\b|\bfatal\b|undefined reference|cannot find", re.IGNORECASE)
 
 
 def build_mode() -> str:
@@ -51,6 +59,19 @@ def build_mode() -> str:
     return mode
 
 
+def no_compiler() -> str:
+    """Why no C++ compiler works, which is to compile and link a program that does nothing; empty if one does."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text("int main() { return 0; }\n")
+        command = [*CXX, str(source), "-o", str(source.with_suffix(""))]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        except OSError as error:
+            return f"{CXX[0]}: {error.strerror}"
+    return first_error(CXX[0], done.returncode, done.stdout.splitlines()) if done.returncode else ""
+
+
 def sources(cuda: bool, isas: set[str]) -> list[Path]:
     found = [ROOT / "csrc" / "bindings.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
     left_out = set(ISA_FLAGS) - isas
@@ -58,31 +79,29 @@ def sources(cuda: bool, isas: set[str]) -> list[Path]:
     return found + CUDA_SOURCES if cuda else found
 
 
-def compiled_isas(cxx: list[str]) -> set[str]:
+def compiled_isas() -> set[str]:
     """Instruction sets of this architecture that the compiler knows; compilers before 2021 lack AMX."""
     if not X86:
         return set()
-    knows_amx = subprocess.run([*cxx, *ISA_FLAGS["_amx"], "-xc++", "-fsyntax-only", os.devnull], capture_output=True)
+    knows_amx = subprocess.run([*CXX, *ISA_FLAGS["_amx"], "-xc++", "-fsyntax-only", os.devnull], capture_output=True)
     return set(ISA_FLAGS) if knows_amx.returncode == 0 else set(ISA_FLAGS) - {"_amx"}
 
 
 class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        mode = build_mode()
         try:
-            self._build(ext, cuda=mode == "cuda")
-        except (OSError, subprocess.CalledProcessError) as error:
-            if mode != "auto":
-                raise
-            # the package is usable without the extension; `python -m vqkernels.info` reports its absence
-            print(f"vqkernels: C++ build failed ({error}); installing without compiled kernels", file=sys.stderr)
+            self._build(ext, cuda=build_mode() == "cuda")
+        except OSError as error:
+            raise CompileError(str(error)) from error
 
     def _build(self, ext: Extension, *, cuda: bool) -> None:
-        import pybind11
+        try:
+            import pybind11
+        except ImportError as error:
+            raise CompileError(f"expected pybind11 in the environment that builds, got none ({error})") from error
 
-        cxx = shlex.split(os.environ.get("CXX", "c++"))
         include = [pybind11.get_include(), sysconfig.get_paths()["include"], str(ROOT / "csrc")]
-        isas = compiled_isas(cxx)
+        isas = compiled_isas()
         defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}", f"-DVQK_AMX={int('_amx' in isas)}"]
         # contraction off: the canonical distance is defined without fused multiply-add (csrc/README.md)
         flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
@@ -109,12 +128,12 @@ class BuildKernels(build_ext):
                 ]
             else:
                 isa = next((f for suffix, f in ISA_FLAGS.items() if source.stem.endswith(suffix)), [])
-                command = [*cxx, *flags, *isa]
+                command = [*CXX, *flags, *isa]
             jobs.append((command, source, target))
 
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
-        link = [*cxx, "-shared", *(str(target) for *_, target in jobs), "-o", str(output), "-pthread"]
+        link = [*CXX, "-shared", *(str(target) for *_, target in jobs), "-o", str(output), "-pthread"]
         if cuda:
             link += ["-lcudart_static", "-ldl", "-lrt", *cuda_library_flags()]
         link += shlex.split(os.environ.get("LDFLAGS", ""))
@@ -126,14 +145,18 @@ class BuildKernels(build_ext):
 
 def cuda_library_flags() -> list[str]:
     # the nvcc on PATH may be a script elsewhere: only the compiler knows its own home
-    told = subprocess.run(["nvcc", "--dryrun", "-c", "x.cu"], check=True, capture_output=True, text=True).stderr
-    home = Path(next(line.partition("TOP=")[2] for line in told.splitlines() if "TOP=" in line))
+    told = subprocess.run(["nvcc", "--dryrun", "-c", "x.cu"], capture_output=True, text=True)
+    lines = told.stderr.splitlines()
+    home = next((Path(line.partition("TOP=")[2]) for line in lines if "TOP=" in line), None)
+    if home is None:
+        raise CompileError(first_error("nvcc", told.returncode, lines))
     return [f"-L{path}" for path in (home / "lib64", *home.glob("targets/*/lib")) if path.is_dir()]
 
 
 def run_ninja(ninja: str, work: Path, jobs: list[tuple[list[str], Path, Path]], link: list[str], out: Path) -> None:
     lines = [
         "rule compile",
+        "  description = compile $in",
         "  command = $cmd -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
@@ -143,20 +166,45 @@ def run_ninja(ninja: str, work: Path, jobs: list[tuple[list[str], Path, Path]], 
         lines += [f"build {target}: compile {source}", f"  cmd = {shlex.join(command)}"]
     lines += [f"build {out}: link {' '.join(str(t) for *_, t in jobs)}", f"  cmd = {shlex.join(link)}", ""]
     (work / "build.ninja").write_text("\n".join(lines))
-    subprocess.run([ninja, "-C", str(work)], check=True)
+    run([ninja, "-C", str(work)])
 
 
 def run_pool(jobs: list[tuple[list[str], Path, Path]], link: list[str]) -> None:
     def compile_one(job: tuple[list[str], Path, Path]) -> None:
         command, source, target = job
-        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+        run([*command, "-c", str(source), "-o", str(target)])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, jobs))
-    subprocess.run(link, check=True)
+    run(link)
+
+
+def run(command: list[str]) -> None:
+    """Run a tool and pass on what it says; if it fails, raise with its first message."""
+    said = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as tool:
+        for line in tool.stdout or ():
+            sys.stdout.write(line)
+            said.append(line)
+    if tool.returncode:
+        raise CompileError(first_error(command[0], tool.returncode, said))
+
+
+def first_error(tool: str, code: int, said: list[str]) -> str:
+    # ninja repeats the command that failed, with flags that may read like errors
+    lines = [line for before, line in pairwise(["", *said]) if not before.startswith("FAILED:")]
+    lines = [line for line in lines if line.strip() and not line.startswith(("[", "FAILED:", "ninja:"))]
+    errors = [line for line in lines if ERROR.search(line)] or lines
+    return " ".join(errors[0].split()) if errors else f"{tool} ended with code {code}"
 
 
 mode = build_mode()
+if mode == "auto" and (reason := no_compiler()):
+    # the package is usable without the extension; `python -m vqkernels.info` reports its absence
+    print(f"vqkernels: no C++ compiler works ({reason}); a package without compiled kernels", file=sys.stderr)
+    mode = "none"
 extensions = (
     []
     if mode == "none"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from bench import table
+from bench.arguments import Parser
 from bench.ours import OURS
 from bench.record import CaseRecord, Measurement, Run, load
 from bench.timing import Timing
@@ -19,7 +19,7 @@ _EXPECTED = {"commit", "dirty", "date", "command", "load_average"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.compare",
         description=__doc__,
         epilog="change = time of NEW over time of OLD, below 1 is faster. drift = the median change of the peers "

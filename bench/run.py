@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import memory, record, table
+from bench.arguments import Parser, file_to_write, integer, seconds
 from bench.case import DEVICES, Call, Implementation, OpCase, Setting
 from bench.ceiling import Ceiling, middle
 from bench.device import Device, device_for
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     everything = cases_on(args.op, args.device)
     cases = [case for case in everything if args.case in case.name]
     if not cases:
-        parser.error(f"--case: expected part of one of {', '.join(c.name for c in everything)}, got {args.case!r}")
+        names = ", ".join(case.name for case in everything)
+        parser.error(f"--case: got {args.case!r}, expected part of one of {names}")
     if args.list:
         _list(cases, args.device)
         return 0
@@ -93,8 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = device_for(args.device, args.threads, 0.0 if args.smoke else 0.05)
     except ValueError as error:
         parser.error(f"--{error}")
-    with limited_threads(options.threads):
-        run = execute(args.op, cases, device, options, args.json, whole=whole)
+    try:
+        with limited_threads(options.threads):
+            run = execute(args.op, cases, device, options, args.json, whole=whole)
+    except OSError as error:
+        parser.error(str(error))
     print("\n" + table.summary(run) + "\n\n" + table.conditions(run))
     return 0 if run.green else 1
 
@@ -258,7 +263,7 @@ def _progress(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.run",
         description=__doc__,
         epilog=_EPILOG,
@@ -278,17 +283,22 @@ def _parser() -> argparse.ArgumentParser:
         help="measure peak memory too (on the CPU a process each; on a GPU it is always measured)",
     )
     parser.add_argument("--compile", action="store_true", help="let torch.compile take part (compiles for minutes)")
-    parser.add_argument("--threads", type=int, default=cores, help="threads for everyone (default: all, %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
+    parser.add_argument(
+        "--threads", type=integer(1, 1024), default=cores, help="threads for everyone (default: all, %(default)s)"
+    )
+    parser.add_argument("--rounds", type=integer(1, 1000), default=5, help="interleaved rounds (default %(default)s)")
     parser.add_argument(
         "--min-seconds",
-        type=float,
+        type=seconds,
         default=1.0,
         help="least time spent in each implementation (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs (default %(default)s)")
+    parser.add_argument("--seed", type=integer(0, 2**32 - 1), default=0, help="of the inputs (default %(default)s)")
     parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="write here; by default only a run of all cases is written"
+        "--json",
+        type=file_to_write,
+        metavar="PATH",
+        help="write here; by default only a run of all cases is written",
     )
     return parser
 

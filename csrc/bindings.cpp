@@ -42,7 +42,7 @@ std::vector<T*> pointers(const std::vector<address>& addresses) {
     return found;
 }
 
-// what spin(rounds) says it has done per second, all threads busy with it for about `seconds`
+// what spin(rounds) says it has done per second, all threads busy with it for about `seconds`, at least once
 template <class Spin>
 double peak(Spin&& spin, int threads, double seconds) {
     using clock = std::chrono::steady_clock;
@@ -50,7 +50,8 @@ double peak(Spin&& spin, int threads, double seconds) {
     const auto start = clock::now();
     auto elapsed = [&] { return std::chrono::duration<double>(clock::now() - start).count(); };
     vqk::parallel_for(threads, threads, [&](std::int64_t i) {
-        while (elapsed() < seconds) done[i] += spin(100000);
+        do done[i] += spin(100000);
+        while (elapsed() < seconds);
     });
     double total = 0;
     for (double each : done) total += each;

@@ -421,10 +421,7 @@ def test_a_peer_that_is_not_installed_is_reported() -> None:
     assert "absent: not run, package no_such_package is not installed" in table.case_table(measured)
 
 
-def test_list_and_unknown_case(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--op", "nearest_code", "--list"]) == 0
     printed = capsys.readouterr().out
     assert all(case.name in printed for case in OPS["nearest_code"])
-    with pytest.raises(SystemExit):
-        run.main(["--op", "nearest_code", "--case", "no such case"])
-    assert "expected part of one of" in capsys.readouterr().err
