@@ -24,6 +24,7 @@ from vqkernels.nn import (
     QuantizerOutput,
     Regularizer,
     ResidualQuantizer,
+    SemanticClustering,
     Usage,
     VectorQuantizer,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "QuantizerOutput",
     "Regularizer",
     "ResidualQuantizer",
+    "SemanticClustering",
     "SoftEntropy",
     "TopCodes",
     "Usage",

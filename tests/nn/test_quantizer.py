@@ -344,7 +344,11 @@ def test_every_backend_trains_the_same_bits(kind: str) -> None:
         ({"gradient": "gumbel"}, ValueError, "gradient"),
         ({"backend": "abacus"}, ValueError, "backend"),
         ({"usage_window": 0}, ValueError, "usage_window"),
-        ({"codebook": "ema"}, TypeError, "codebook: expected one of Learned, OnlineClustering, Ema, Frozen, got str"),
+        (
+            {"codebook": "ema"},
+            TypeError,
+            "codebook: expected one of Learned, OnlineClustering, SemanticClustering, Ema, Frozen, got str",
+        ),
         ({"codebook": vqkernels.Frozen(features=torch.randn(5, 3))}, ValueError, "features: expected"),
         ({"codebook": vqkernels.Frozen(features=torch.randn(16, 3), projector=False)}, ValueError, "features"),
     ],

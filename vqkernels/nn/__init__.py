@@ -1,7 +1,16 @@
 """Quantizer modules: one composable :class:`VectorQuantizer`, its codebook kinds, its usage statistics, entropy
 regularizers."""
 
-from vqkernels.nn.config import CodebookConfig, Ema, Frozen, FullCodebook, Learned, OnlineClustering, Regularizer
+from vqkernels.nn.config import (
+    CodebookConfig,
+    Ema,
+    Frozen,
+    FullCodebook,
+    Learned,
+    OnlineClustering,
+    Regularizer,
+    SemanticClustering,
+)
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
 from vqkernels.nn.regularizers import (
     IBQ_ENTROPY,
@@ -32,6 +41,7 @@ __all__ = [
     "QuantizerOutput",
     "Regularizer",
     "ResidualQuantizer",
+    "SemanticClustering",
     "SignEntropy",
     "Usage",
     "VectorQuantizer",

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from vqkernels._core.random import random_uniform
 from vqkernels.distributed import stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
-from vqkernels.nn.config import CodebookConfig, Ema, Frozen, Learned, OnlineClustering
+from vqkernels.nn.config import Ema, Frozen, Learned, OnlineClustering
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_, no_step_if_empty
+from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.reanchor import Anchors, blend_, choose_anchors, random_vectors
 
 _JITTER = 1e-3  # largest change of an entry of a revived code, relative to it; if it is zero, to the rms
@@ -57,6 +58,10 @@ class Codebook(nn.Module):
             for rows in x.unbind(1)
         ]
         self.assign_(torch.stack([result.centroids for result in centres]))
+
+    def find(self, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # [N, G, D], [G, K, D] -> [N, G]
+        """Indices of the nearest of these codes."""
+        return nearest_code(x, codes, metric=self.metric, backend=self.backend).indices
 
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G, D], [N, G] -> [G, K]
         """Take in one training step; -1 leaves a vector out. Returns how often all processes used each code."""
@@ -323,23 +328,3 @@ def next_seed(draws: torch.Tensor) -> torch.Tensor:
 def advance_(draws: torch.Tensor, count: torch.Tensor) -> None:
     """Count a step in which any vector took part; ``count`` is that of all processes."""
     draws.add_((count > 0).any())
-
-
-_KINDS: dict[type, type[Codebook]] = {
-    Learned: LearnedCodebook,
-    OnlineClustering: OnlineCodebook,
-    Ema: EmaCodebook,
-    Frozen: FrozenCodebook,
-}
-
-
-def build_codebook(
-    config: CodebookConfig, groups: int, num_codes: int, dim: int, metric: str, backend: str | None
-) -> Codebook:
-    """The codebook that a description stands for."""
-    if type(config) not in _KINDS:
-        names = ", ".join(kind.__name__ for kind in _KINDS)
-        raise TypeError(f"codebook: expected one of {names}, got {type(config).__name__}")
-    kind: Any = _KINDS[type(config)]
-    codebook: Codebook = kind(config, groups, num_codes, dim, metric, backend)
-    return codebook

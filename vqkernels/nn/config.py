@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from vqkernels.ops.reanchor import check_policy
 
 PROJECTOR_INITS = ("published", "matched")
 PROJECTORS = ("linear", "mlp", "none")
+SEMANTIC_ANCHORS = ("closest", "probabilistic")
+SEMANTIC_LABELS = ("anchor", "histogram")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,71 @@ class OnlineClustering(Learned):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_policy(self.decay, self.anchor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticClustering(OnlineClustering):
+    """Online clustering with levels of meaning and of detail, which uses classes of the vectors (SGC-VQGAN).
+
+    A code is split into equal levels, the most semantic first, weighted falling (Eq. 10). The levels whose weight
+    reaches ``sigma`` are high, the others low; the lookup takes the least ``||low|| + high_weight * ||high||``
+    (Eq. 6, norms, not squares). Codes hardly used move to vectors, their high part also towards the embedding of a
+    class (Eqs. 7 and 8). The embeddings, ``table.classes`` ``[C, D]``, are a parameter that a loss over codes and
+    classes trains. One group, ``metric="l2"``. Labels are given to :meth:`vqkernels.VectorQuantizer.forward`.
+
+    Args:
+        init_scale: as in :class:`Learned`.
+        decay: of the running usage and of the histogram, in [0, 1).
+        anchor: ``"probabilistic"`` or ``"closest"``, by the distance of the lookup.
+        num_classes: C.
+        levels: number of levels.
+        level_weights: one per level, falling, at least 0; None is the linear family ``2 (L - l) / (L (L - 1))``,
+            l = 1..L.
+        sigma: weight from which on a level is high. The paper's shares of 25, 50, 75 and 100 % of 4 levels are
+            0.5, 0.3, 0.1 and 0.
+        high_weight: of the high levels in the distance, at least 0.
+        label: what a code is drawn to: ``"anchor"``, the class of the vector it moves to; ``"histogram"``, the mean
+            of all classes by how often they were coded with it, kept as a running ``[K, C]`` histogram.
+    """
+
+    anchor: str = "probabilistic"
+    num_classes: int
+    levels: int = 4
+    level_weights: tuple[float, ...] | None = None
+    sigma: float = 0.5
+    high_weight: float = 1.0
+    label: str = "anchor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anchor not in SEMANTIC_ANCHORS:
+            raise ValueError(f"anchor: expected one of {', '.join(SEMANTIC_ANCHORS)}, got {self.anchor!r}")
+        for name in ("num_classes", "levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.label not in SEMANTIC_LABELS:
+            raise ValueError(f"label: expected one of {', '.join(SEMANTIC_LABELS)}, got {self.label!r}")
+        if not 0.0 <= self.high_weight < math.inf:
+            raise ValueError(f"high_weight: expected a finite number >= 0, got {self.high_weight}")
+        given = self.weights
+        if len(given) != self.levels or list(given) != sorted(given, reverse=True) or not given[-1] >= 0:
+            raise ValueError(f"level_weights: expected {self.levels} numbers >= 0, falling, got {list(given)}")
+        if self.high_weight == 0 and self.high_levels == self.levels:
+            raise ValueError("high_weight: expected more than 0 where all levels are high, got 0.0")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each level, the most semantic first."""
+        if self.level_weights is not None:
+            return tuple(self.level_weights)
+        last = self.levels
+        return tuple(2 * (last - level) / (last * (last - 1)) for level in range(1, last + 1)) if last > 1 else (1.0,)
+
+    @property
+    def high_levels(self) -> int:
+        """How many levels are high."""
+        # weights as written and as computed may differ in their last bit
+        return sum(weight >= self.sigma - 1e-12 for weight in self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +192,7 @@ class Frozen:
         return {True: "linear", False: "none"}[self.projector] if isinstance(self.projector, bool) else self.projector
 
 
-CodebookConfig = Learned | OnlineClustering | Ema | Frozen
+CodebookConfig = Learned | OnlineClustering | SemanticClustering | Ema | Frozen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_floating, check_indices, check_metric
+from vqkernels._core.checks import check_floating, check_index_values, check_indices, check_metric, check_shape
 from vqkernels._core.random import random_uniform
-from vqkernels.nn.codebook import advance_, build_codebook, next_seed, unit
+from vqkernels.nn.build import build_codebook
+from vqkernels.nn.codebook import advance_, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
 from vqkernels.nn.rows import finite_rows, kept_rows, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
+from vqkernels.nn.semantic import SemanticCodebook
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
-from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
 NESTED_SCOPES = ("entry", "batch")
@@ -53,8 +54,8 @@ class VectorQuantizer(nn.Module):
             from ``dim``, a linear layer leads there (``project_in``) and one leads back (``project_out``).
         metric: as in :func:`vqkernels.nearest_code`. With ``"cosine"`` the value is the code scaled to unit
             length, and losses and codebook updates compare it with the vector scaled to unit length.
-        codebook: its kind and update rule: :class:`Learned`, :class:`Ema`, :class:`OnlineClustering` or
-            :class:`Frozen`.
+        codebook: its kind and update rule: :class:`Learned`, :class:`Ema`, :class:`OnlineClustering`,
+            :class:`SemanticClustering` or :class:`Frozen`.
         gradient: how the gradient of ``quantized`` reaches ``x``: ``"ste"``, ``"rotation"`` or ``"none"``, none of
             which lets it reach the codebook; or :class:`FullCodebook`, which lets it reach all codes.
         commitment_weight: weight of the loss that pulls vectors to their codes.
@@ -159,6 +160,7 @@ class VectorQuantizer(nn.Module):
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]
         mask: torch.Tensor | None = None,  # [...] bool
+        labels: torch.Tensor | None = None,  # [...] int64
     ) -> QuantizerOutput:
         """Quantize; in training mode also update the codebook and the usage statistics.
 
@@ -166,6 +168,8 @@ class VectorQuantizer(nn.Module):
             x: vectors, floating point, ``[..., dim]``, or ``[B, dim, ...]`` with ``channels_first``.
             mask: False leaves a vector out: value 0, index -1, no loss, no update, no gradient. Shaped like
                 ``x`` without its vector dimension.
+            labels: class of each vector, in ``[-1, C)``, -1 for none; shaped like ``mask``. For a codebook with
+                :class:`SemanticClustering` only, which without labels takes all vectors as of no class.
 
         Returns:
             ``QuantizerOutput(quantized, indices, loss, losses)``. ``quantized`` is made of the codes from
@@ -175,6 +179,7 @@ class VectorQuantizer(nn.Module):
         """
         self.check_ready()
         rows, usable, shape = self._rows(x, mask)
+        given = () if labels is None else (self._labels(labels, shape),)
         codebook = self.table.codes()
         if self.training and self.table.written and (self.regularizers or isinstance(self.gradient, FullCodebook)):
             # their backward needs the codes as they are now
@@ -194,7 +199,7 @@ class VectorQuantizer(nn.Module):
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         quantized = self._differentiable(rows, codebook, codes, indices)
         if self.training:
-            count = self.table.update(rows.detach(), indices.where(taking_part, -1))
+            count = self.table.update(rows.detach(), indices.where(taking_part, -1), *given)
             self.statistics.update(count)
             if self.sampling_temperature is not None or self.nested_keep_probs is not None:
                 advance_(self.draws, count)
@@ -210,7 +215,7 @@ class VectorQuantizer(nn.Module):
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [...] or [..., G]
         """Indices of the nearest codes, as :meth:`forward` returns them; updates nothing in any mode."""
         rows, usable, shape = self._rows(x, mask)
-        indices = nearest_code(rows, self.table.codes(), metric=self.metric, backend=self.backend).indices
+        indices = self.table.find(rows, self.table.codes())
         return self._shaped(_label(indices, usable, mask), shape)
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:  # [...] or [..., G] -> [..., dim] or [B, dim, ...]
@@ -308,7 +313,15 @@ class VectorQuantizer(nn.Module):
         if self.training and self.sampling_temperature is not None:
             seed = next_seed(self.draws)
             return sample_codes(rows.float(), codebook.float(), self.metric, self.sampling_temperature, seed)[..., 0]
-        return nearest_code(rows, codebook, metric=self.metric, backend=self.backend).indices
+        return self.table.find(rows, codebook)
+
+    def _labels(self, labels: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [...] -> [N]
+        if not isinstance(self.table, SemanticCodebook):
+            raise ValueError("labels: expected None but for a codebook with SemanticClustering, got a tensor")
+        check_indices("labels", labels)
+        check_shape("labels", labels, tuple(shape), "x without its vector dimension")
+        check_index_values("labels", labels, self.table.classes.shape[0])
+        return labels.reshape(-1).long()
 
     def _kept_groups(self, shape: torch.Size) -> torch.Tensor:  # [N, G] bool
         """The first groups of every entry of the batch, or of all of them alike, as many as a draw says."""

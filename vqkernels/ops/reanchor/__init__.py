@@ -2,14 +2,26 @@
 
 from vqkernels.ops.reanchor.anchors import Anchors, drawn_vectors, random_vectors
 from vqkernels.ops.reanchor.api import blend_, check_policy, choose_anchors, reanchor_
-from vqkernels.ops.reanchor.semantic import semantic_reanchor_
+from vqkernels.ops.reanchor.semantic import (
+    SemanticAnchors,
+    blend_semantic_,
+    choose_semantic_anchors,
+    level_weights_of,
+    levels_of,
+    semantic_reanchor_,
+)
 
 __all__ = [
     "Anchors",
+    "SemanticAnchors",
     "blend_",
+    "blend_semantic_",
     "check_policy",
     "choose_anchors",
+    "choose_semantic_anchors",
     "drawn_vectors",
+    "level_weights_of",
+    "levels_of",
     "random_vectors",
     "reanchor_",
     "semantic_reanchor_",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from vqkernels._core.backend import check_backend
+from vqkernels._core.canonical import without_last_bits
 from vqkernels._core.checks import (
     check_choice,
     check_codebook,
@@ -114,37 +117,80 @@ def semantic_reanchor_(
     check_number("high_weight", high_weight, 0)
 
     high = class_embedding.shape[1]
-    rows = x.reshape(-1, d)
     used = torch.where(distance.isnan(), -1, indices).reshape(-1)
-    # one row of NaN more, so that an empty batch needs no branch
-    candidates = torch.cat([torch.where((used >= 0)[:, None], rows, torch.nan), rows.new_full((1, d), torch.nan)])
-    chosen, usable = _anchor_rows(codebook, candidates, high, high_weight, anchor, seed, backend)
-    vectors = gather_codes(candidates, chosen, backend=backend).to(codebook.dtype)
-    label = torch.cat([labels.reshape(-1), labels.new_full((1,), -1)])[chosen]
-    meaning = gather_codes(class_embedding.detach(), label, backend=backend).to(codebook.dtype)
-    meaning = torch.where((label >= 0)[:, None], meaning, vectors[:, :high])
-
+    rows, given = x.reshape(-1, d), labels.reshape(-1)
+    anchors = choose_semantic_anchors(
+        codebook, rows, used, given, high=high, high_weight=high_weight, anchor=anchor, seed=seed, backend=backend
+    )
+    meaning = gather_codes(class_embedding.detach(), anchors.label, backend=backend)
     count = code_stats(rows[:, :1], used, k, backend=backend).count
-    pull = torch.where(usable, advance_usage_(usage[None], count[None], decay)[0], 0)
-    semantic = torch.lerp(meaning, vectors[:, :high], pull[:, None].to(codebook.dtype))
-    target = torch.cat([semantic, vectors[:, high:]], dim=1)
-    move_(codebook[None], target[None], pull[None])
+    blend_semantic_(codebook, usage, count, anchors, meaning, anchors.label >= 0, decay)
 
 
-def _anchor_rows(
+class SemanticAnchors(NamedTuple):
+    """One vector per code with its class, and the number by which anchors of several processes compete."""
+
+    vectors: torch.Tensor  # [K, D] float32
+    label: torch.Tensor  # [K] int64, -1 = no class
+    key: torch.Tensor  # [K] float64, the least wins; inf = there is no vector to move to
+
+
+def choose_semantic_anchors(
     codebook: torch.Tensor,  # [K, D]
-    candidates: torch.Tensor,  # [N, D], NaN = none
+    x: torch.Tensor,  # [N, D]
+    indices: torch.Tensor,  # [N], -1 = not a candidate
+    labels: torch.Tensor,  # [N], -1 = no class
+    *,
     high: int,
     high_weight: float,
     anchor: str,
     seed: int | torch.Tensor,
     backend: str | None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # [K] int64, [K] bool: whether there is one
-    codes, points = ([t[:, :high], t[:, high:]] for t in (codebook, candidates))
-    weights = [high_weight, 1.0]
+) -> SemanticAnchors:
+    """First half of :func:`semantic_reanchor_`: which vector each code would move to, and of which class it is."""
+    # one row of NaN more, so that an empty batch needs no branch
+    usable = torch.cat([indices >= 0, indices.new_zeros(1, dtype=torch.bool)])
+    rows = torch.cat([torch.where((indices >= 0)[:, None], x, torch.nan), x.new_full((1, x.shape[1]), torch.nan)])
+    codes, points = levels_of(codebook, high), levels_of(rows, high)
+    weights = level_weights_of(codebook.shape[1], high, high_weight)
     if anchor == "closest":
-        rows, distance = multilevel_nearest_code(codes, points, weights, backend=backend)
-        return rows, ~distance.isnan()
-    usable = candidates.isfinite().all(dim=1)
-    drawn = draw_rows(codes, points, usable, seed=seed, metric="levels", weights=weights, backend=backend)
-    return drawn.rows, drawn.key.isfinite()
+        chosen = multilevel_nearest_code(codes, points, weights, backend=backend).indices
+        vectors = gather_codes(rows, chosen, backend=backend)
+        apart = [torch.linalg.vector_norm(level, dim=1) for level in levels_of(codebook.double() - vectors, high)]
+        distance = sum(weight * norm for weight, norm in zip(weights, apart, strict=True))
+        # more digits than a lookup reports, for those who compare anchors of several processes
+        key = without_last_bits(torch.as_tensor(distance))
+        key = torch.where(key.isfinite(), key, torch.inf)
+    else:
+        usable = usable & rows.isfinite().all(dim=1)
+        chosen, key = draw_rows(codes, points, usable, seed=seed, metric="levels", weights=weights, backend=backend)
+        vectors = gather_codes(rows, chosen, backend=backend)
+    label = torch.cat([labels, labels.new_full((1,), -1)]).long()[chosen]
+    return SemanticAnchors(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), label, key)
+
+
+def blend_semantic_(
+    codebook: torch.Tensor,  # [K, D], in place
+    usage: torch.Tensor,  # [K], in place
+    count: torch.Tensor,  # [K]
+    anchors: SemanticAnchors,
+    meaning: torch.Tensor,  # [K, H]
+    has_meaning: torch.Tensor,  # [K] bool
+    decay: float,
+) -> None:
+    """Second half of :func:`semantic_reanchor_`: the usage, and the move it calls for, towards a class too."""
+    high, vectors = meaning.shape[1], anchors.vectors.to(codebook.dtype)
+    towards = torch.where(has_meaning[:, None], meaning.to(codebook.dtype), vectors[:, :high])
+    pull = torch.where(anchors.key.isfinite(), advance_usage_(usage[None], count[None], decay)[0], 0)
+    semantic = torch.lerp(towards, vectors[:, :high], pull[:, None].to(codebook.dtype))
+    move_(codebook[None], torch.cat([semantic, vectors[:, high:]], dim=1)[None], pull[None])
+
+
+def levels_of(x: torch.Tensor, high: int) -> list[torch.Tensor]:  # [..., D] -> [..., H], [..., D - H]
+    """The high and the low level of vectors or codes; one alone where the other is empty."""
+    return [level for level in (x[..., :high], x[..., high:]) if level.shape[-1]]
+
+
+def level_weights_of(dim: int, high: int, high_weight: float) -> list[float]:
+    """Their weights in the distance."""
+    return [weight for weight, width in ((high_weight, high), (1.0, dim - high)) if width]
