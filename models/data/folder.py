@@ -13,7 +13,7 @@ import os
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from models.data.index import Built, Index, Progress, open_index, pack, pack_byt
 from models.data.sample import Sample, Source, SplitName, printable, split_of
 from models.errors import UserError
 
-_SUFFIXES = frozenset(os.fsencode(suffix) for suffix in SUFFIXES)
 _STAMPS_CHECKED = 10_000  # files whose size and time are compared when an index is opened again
 
 
@@ -34,26 +33,7 @@ class FolderSource(Source):
         self._root, self._split = root, split
         self._index = index if index is not None else folder_index(root)
         folders = list(self._index.names("folders"))
-        folder_of = self._index["folder_of"]  # [N], ascending
-        tops = [folder.split(b"/")[0] for folder in folders]
-        presplit = b"train" in tops and b"val" in tops
-        if presplit:
-            inside = [number for number, top in enumerate(tops) if top == split.encode()]
-            self._positions: Sequence[int] = range(
-                bisect_left(folder_of, inside[0]), bisect_left(folder_of, inside[-1] + 1)
-            )
-        else:
-            self._positions = split_of(len(folder_of), split)
-        if not self._positions:
-            count = len(folder_of)
-            wanted = f"images below its {split}" if presplit else "at least 2 images to split"
-            raise UserError(f"data: expected {wanted} in {printable(os.fsencode(root))}, got {count} in all")
-        used = np.bincount(folder_of, minlength=len(folders)) > 0
-        own = (
-            np.bincount(folder_of[self._positions[0] : self._positions[len(self) - 1] + 1], minlength=len(folders))
-            > 0
-        )
-        self.labels, self._label_of = _classes(folders, used, own, presplit)
+        self._positions, self.labels, self._label_of = split_folders(root, folders, self._index["folder_of"], split)
 
     def __reduce__(self) -> tuple[type[FolderSource], tuple[Path | str, SplitName, Index]]:
         return FolderSource, (self._root, self._split, self._index)
@@ -78,13 +58,11 @@ class FolderSource(Source):
 
     def path(self, index: int) -> bytes:
         """Of the file, from the folder on."""
-        position = self._positions[index]
-        folder = self._index.names("folders")[int(self._index["folder_of"][position])]
-        return os.path.join(folder, self._index.names("files")[position])
+        return path_of(self._index, self._positions[index])
 
 
-def folder_index(root: Path | str) -> Index:
-    """Arrays of the files below a folder that are named like images.
+def folder_index(root: Path | str, suffixes: Iterable[str] = SUFFIXES) -> Index:
+    """Arrays of the files below a folder that are named like images, or with other suffixes.
 
     ``folders`` (names, from the root), ``folder_times`` [F] ns, ``folder_of`` [N], ``files`` (names), ``stamps``
     [N, 2] bytes and ns.
@@ -92,7 +70,43 @@ def folder_index(root: Path | str) -> Index:
     path = os.fsencode(os.path.abspath(root))
     if not os.path.isdir(path):
         raise UserError(f"data: expected 'embedded' or a folder of images, got {str(root)!r}")
-    return open_index("folder1", path, lambda index: _is_current(path, index), lambda: _build(path))
+    wanted = frozenset(map(os.fsencode, suffixes))
+    key = b"\0".join([path, *sorted(wanted)])
+    return open_index("folder1", key, lambda index: _is_current(path, index), lambda: _build(path, wanted))
+
+
+def split_folders(
+    root: Path | str, folders: Sequence[bytes], folder_of: np.ndarray, split: SplitName, what: str = "images"
+) -> tuple[Sequence[int], tuple[str, ...], tuple[int, ...]]:
+    """Positions of one side, names of the classes, and the class of each folder.
+
+    Args:
+        root: for messages.
+        folders: paths from the root on.
+        folder_of: ``[N]``, ascending: in which folder each thing lies.
+        split: the side.
+        what: the things, for messages.
+    """
+    tops = [folder.split(b"/")[0] for folder in folders]
+    presplit = b"train" in tops and b"val" in tops
+    if presplit:
+        inside = [number for number, top in enumerate(tops) if top == split.encode()]
+        first, last = bisect_left(folder_of, inside[0]), bisect_left(folder_of, inside[-1] + 1)
+        positions: Sequence[int] = range(first, last)
+    else:
+        positions = split_of(len(folder_of), split)
+    if not positions:
+        wanted = f"{what} below its {split}" if presplit else f"at least 2 {what} to split"
+        raise UserError(f"data: expected {wanted} in {printable(os.fsencode(root))}, got {len(folder_of)} in all")
+    used = np.bincount(folder_of, minlength=len(folders)) > 0
+    own = np.bincount(folder_of[positions[0] : positions[len(positions) - 1] + 1], minlength=len(folders)) > 0
+    return positions, *_classes(folders, used, own, presplit)
+
+
+def path_of(index: Index, position: int) -> bytes:
+    """Of a file in a :func:`folder_index`, from the folder on."""
+    folder = index.names("folders")[int(index["folder_of"][position])]
+    return os.path.join(folder, index.names("files")[position])
 
 
 def _classes(
@@ -109,12 +123,12 @@ def _classes(
     return tuple(printable(name) for name in names), tuple(number.get(part[0], -1) if part else -1 for part in parts)
 
 
-def _build(root: bytes) -> Built:
-    digest, progress = hashlib.sha256(), Progress(f"{printable(root)}: images indexed")
+def _build(root: bytes, suffixes: frozenset[bytes]) -> Built:
+    digest, progress = hashlib.sha256(), Progress(f"{printable(root)}: files indexed")
     folders, folder_times, left_out = list[bytes](), array("q"), list[bytes]()
     folder_of, stamps = array("i"), array("q")
     files, offsets = bytearray(), array("q", [0])
-    for folder, time_ns, found in _walk(root, left_out):
+    for folder, time_ns, found in _walk(root, suffixes, left_out):
         for name, size, changed_ns in found:
             digest.update(b"%s/%s\0%d\0%d\0" % (folder, name, size, changed_ns))
             files += name
@@ -138,7 +152,9 @@ def _build(root: bytes) -> Built:
     return Built(digest.hexdigest()[:32], arrays)
 
 
-def _walk(root: bytes, left_out: list[bytes]) -> Iterator[tuple[bytes, int, Iterator[tuple[bytes, int, int]]]]:
+def _walk(
+    root: bytes, suffixes: frozenset[bytes], left_out: list[bytes]
+) -> Iterator[tuple[bytes, int, Iterator[tuple[bytes, int, int]]]]:
     """Every folder, its time, and name, size and time of its images; each folder once, however links loop."""
     pending, seen = [b""], set[tuple[int, int]]()
     while pending:
@@ -154,7 +170,7 @@ def _walk(root: bytes, left_out: list[bytes]) -> Iterator[tuple[bytes, int, Iter
                 for entry in entries:
                     if _is_folder(entry):
                         inner.append(entry.name)
-                    elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES and _is_file(entry):
+                    elif os.path.splitext(entry.name)[1].lower() in suffixes and _is_file(entry):
                         of_file = entry.stat()
                         names.append(entry.name)
                         sizes.append(of_file.st_size)

@@ -157,7 +157,7 @@ def test_a_folder_without_permission_is_named(
 def build_counter(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     built: list[bytes] = []
     build = folder_module._build
-    monkeypatch.setattr(folder_module, "_build", lambda root: built.append(root) or build(root))
+    monkeypatch.setattr(folder_module, "_build", lambda root, wanted: built.append(root) or build(root, wanted))
     return built
 
 
@@ -247,7 +247,7 @@ def test_the_index_of_a_million_files_is_small(tmp_path: Path, monkeypatch: pyte
         )
         for number in range(-1, classes)
     ]
-    monkeypatch.setattr(folder_module, "_walk", lambda root, left_out: iter(walk))
+    monkeypatch.setattr(folder_module, "_walk", lambda root, suffixes, left_out: iter(walk))
     source = FolderSource(tmp_path, "train")
     size = sum(file.stat().st_size for file in source._index.path.iterdir())
     assert size / (classes * 1300) < 200e6 / 1.3e6
