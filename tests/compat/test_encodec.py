@@ -332,3 +332,25 @@ def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> Non
         assert_bitwise_equal(first["settled"][name], want)
     assert bool(first["fresh"]["layers.0._codebook.embed"].any(dim=1).all())
     assert float(first["settled"]["layers.1._codebook.embed"].abs().max()) < 1e5
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "eager"])
+@pytest.mark.parametrize("options", [{}, {"codebook_dim": 4}], ids=str)
+def test_a_training_step_is_one_graph(compiler: str, options: dict[str, Any]) -> None:
+    torch._dynamo.reset()  # graphs of other tests count against the limit of this one
+    eager = ResidualVectorQuantization(num_quantizers=2, dim=8, codebook_size=8, **options)
+    eager(torch.randn(4, 8, 10))  # with its start from data
+    compiled = copy.deepcopy(eager)
+    graph = torch.compile(compiled, fullgraph=True, backend=compiler)
+    for _ in range(2):
+        x = torch.randn(4, 8, 10)
+        results = []
+        for module in (eager, graph):
+            given = x.clone().requires_grad_()
+            quantized, indices, losses = module(given)
+            (quantized.square().sum() + losses.sum()).backward()
+            results.append([quantized, indices, losses, given.grad])
+        for want, got in zip(*results, strict=True):
+            assert_bitwise_equal(got.detach(), want.detach())
+    for (name, got), want in zip(compiled.state_dict().items(), eager.state_dict().values(), strict=True):
+        assert torch.equal(got, want), name

@@ -7,6 +7,7 @@ general operator.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,17 @@ def test_masked_entropies_are_those_of_the_vectors_kept(codebooks: int) -> None:
     torch.testing.assert_close(masked, kept)
     image = module(x.view(2, 4, 5, -1).movedim(-1, 1), 3.0, True, mask.view(2, 4, 5))[1]
     assert image == masked
+
+
+@each("kind", ["LFQ", "ResidualLFQ"])
+def test_a_mask_of_whole_sequences_and_images(kind: str) -> None:
+    options: dict[str, Any] = {"codebook_size": 16, "commitment_loss_weight": 0.5}
+    module = adapters.LFQ(**options) if kind == "LFQ" else adapters.ResidualLFQ(dim=4, num_quantizers=2, **options)
+    keep = torch.tensor([True, False, True])
+    for x in (torch.randn(3, 20, 4), torch.randn(3, 4, 2, 5)):
+        whole = module(x, mask=keep)
+        torch.testing.assert_close(whole[2], module(x[keep])[2])
+        assert whole[0].shape == x.shape
 
 
 @each("fraction", [1.0, 0.3])

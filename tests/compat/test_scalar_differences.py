@@ -374,8 +374,8 @@ def test_evolution_leaves_modes_alone() -> None:
         (lambda: adapters.LFQ(), "dim: expected a number where codebook_size is None, got None"),
         (lambda: adapters.LFQ(codebook_size=12), "codebook_size: expected a power of 2 of at least 2, got 12"),
         (
-            lambda: adapters.LFQ(dim=4)(torch.zeros(1, 3, 4), mask=torch.ones(2, 3)),
-            "mask: expected one entry for each of 3 vectors, got 6",
+            lambda: adapters.LFQ(dim=4)(torch.zeros(1, 3, 4), mask=torch.ones(2, 3).bool()),
+            "mask: expected one entry for each of the vectors [1, 3], or of the first, got [2, 3]",
         ),
         (lambda: adapters.FSP([5], act_name="relu"), "act_name: expected one of tanh, sigmoid, normal"),
         (lambda: adapters.FSP([5], quantize_rate=2), "quantize_rate: expected a number in [0, 1], got 2"),

@@ -98,6 +98,22 @@ def test_straight_through_alone_turns_the_rotation_off() -> None:
     assert VectorQuantize(8, 16).rotation_trick
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_codes_that_were_assigned_are_not_initialised_again(heads: int) -> None:
+    """Neither by the first batch nor after a state was loaded. Oracle: a quantizer that has no initialisation."""
+    options: dict[str, Any] = {"heads": heads, "codebook_dim": 4, "separate_codebook_per_head": heads > 1}
+    quantizer = VectorQuantize(8, 16, kmeans_init=True, **options)
+    plain = VectorQuantize(8, 16, **options)
+    plain.load_state_dict(quantizer.state_dict() | {"_codebook.initted": torch.tensor(True)})
+    codes = torch.randn(quantizer.codebook.shape)
+    quantizer.codebook = plain.codebook = codes
+    x = torch.randn(1, 100, 8)
+    for got, want in zip(quantizer(x), plain(x), strict=True):
+        assert_bitwise_equal(got, want)
+    assert quantizer.state_dict()["_codebook.initted"]
+    assert_bitwise_equal(quantizer.codebook, plain.codebook)
+
+
 def test_sampled_codes_have_the_distribution_of_their_scores() -> None:
     quantizer = VectorQuantize(3, 6, stochastic_sample_codes=True, sample_codebook_temp=0.7, freeze_codebook=True)
     quantizer.codebook = torch.randn(6, 3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
-from nn_oracle import COMPOSED, KINDS, compose, snapshot
+from nn_oracle import COMPOSED, KINDS, compose, make, snapshot
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 import vqkernels
@@ -107,3 +109,59 @@ def test_export_in_evaluation_with_any_batch_size(kind: str) -> None:
     assert torch.equal(got.indices, want.indices)
     assert_bitwise_equal(got.quantized, want.quantized)
     assert_bitwise_equal(got.loss, want.loss)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gradient"),
+    [
+        *(
+            (kind, gradient)
+            for kind in ("learned", "ema-revived", "nested", "residual")
+            for gradient in ("ste", "rotation")
+        ),
+        ("learned", vqkernels.FullCodebook()),
+        ("matched", vqkernels.FullCodebook()),
+    ],
+    ids=str,
+)
+def test_a_trace_in_evaluation_can_be_saved_and_takes_any_batch_size(kind: str, gradient: object) -> None:
+    options = {"groups": 2, "metric": "cosine"} if kind in KINDS else {}
+    quantizer = compose(kind, code_dim=4, gradient=gradient, **options).eval()
+
+    class Values(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.quantizer = torch.nn.Linear(8, 8), quantizer
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.quantizer(self.encoder(x))[:2]
+
+    module, file = Values(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(module, torch.randn(3, 8)), file)
+        file.seek(0)
+        loaded = torch.jit.load(file)
+    x = torch.randn(7, 8)
+    given = [x.clone().requires_grad_() for _ in range(2)]
+    (got, indices), (want, expected) = loaded(given[0]), module(given[1])
+    assert torch.equal(indices, expected)
+    assert_bitwise_equal(got, want)
+    gradients = [torch.autograd.grad(t.square().sum(), g)[0] for t, g in zip((got, want), given, strict=True)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_built_without_data_has_all_it_needs_once_it_is_loaded(kind: str) -> None:
+    built = make(kind)
+    with torch.device("meta"):
+        module = vqkernels.VectorQuantizer(8, 32, codebook=KINDS[kind](32))
+    # what to_empty gives in the worst case
+    module._apply(lambda t: torch.zeros_like(t, device="cpu").fill_(torch.nan if t.is_floating_point() else 1))
+    module.load_state_dict(built.state_dict())
+    x = torch.randn(20, 8)
+    for training in (False, True):
+        for got, want in zip(*(m.train(training)(x)[:3] for m in (module, built)), strict=True):
+            assert_bitwise_equal(got, want)
+    for name, tensor in snapshot(built).items():
+        assert_bitwise_equal(snapshot(module)[name], tensor)

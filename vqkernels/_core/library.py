@@ -29,3 +29,8 @@ def define_op(
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
     """Attach a backward formula to an operator defined with :func:`define_op`."""
     torch.library.register_autograd(f"vqkernels::{name}", backward, setup_context=setup_context, lib=_LIB)
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` is at work; what it saves cannot hold a function of Python."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]

@@ -104,6 +104,10 @@ class RunningMeans(nn.Module):
         state.embed.copy_(means)
         state.cluster_size.copy_(size)
         state.embed_avg.copy_(means * size[..., None])
+        self.started_()
+
+    def started_(self) -> None:
+        """There are codes now: nothing is to start from."""
         getattr(self, self.flag).fill_(True)
         self._started = True
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
+from vqkernels._core.library import is_traced
 from vqkernels._core.random import random_uniform
 
 _PAIRS = 1 << 20  # scores held at a time
@@ -35,6 +37,9 @@ def scores(x: torch.Tensor, codes: torch.Tensor, metric: str) -> torch.Tensor:  
 
 
 def _chunks(n: int, per_row: int) -> Iterator[slice]:
+    if is_traced():
+        # a trace is for batches of any size, and would keep the number of chunks of this one
+        return iter([slice(0, None)])
     size = max(1, _PAIRS // max(1, per_row))
     return (slice(start, start + size) for start in range(0, n, size))
 
@@ -69,6 +74,10 @@ class _Recomputation(torch.autograd.Function):
 def _recomputed(
     function: Callable[..., torch.Tensor], *args: torch.Tensor, instead: torch.Tensor | None = None
 ) -> torch.Tensor:
+    if torch.compiler.is_compiling() or is_traced():
+        # a graph knows what a checkpoint is, but no gradient taken inside a function of Python
+        value = function(*args) if is_traced() else checkpoint(function, *args, use_reentrant=False)
+        return value if instead is None else instead + (value - value.detach())
     result: torch.Tensor = _Recomputation.apply(function, instead, *args)  # type: ignore[no-untyped-call]
     return result
 

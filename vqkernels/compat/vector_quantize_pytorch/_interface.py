@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_floating, check_indices
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
+from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
 from vqkernels.distributed import sum_with_gradient, world
 from vqkernels.nn.rows import finite_rows, without_nonfinite
 from vqkernels.ops.gather_codes import gather_codes
 
 
-class QuantizerInterface(nn.Module):
+class QuantizerInterface(Constants):
     """Everything of :class:`VectorQuantize` but its options and its training step."""
 
     dim: int
@@ -47,6 +47,7 @@ class QuantizerInterface(nn.Module):
         book.embed.copy_(codes if self.separate_codebook_per_head else codes[None])
         # or the next update would bring the old codes back
         book.embed_avg.copy_(book.embed * book.cluster_size[..., None])
+        book.started_()
 
     def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:
         """Codes ``[..., heads * D]`` of indices as :meth:`forward` returns them, channels where the input has them.

@@ -11,7 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vqkernels.compat.vector_quantize_pytorch._tensors import check_dim, full_precision, project, projection
+from vqkernels.compat.vector_quantize_pytorch._tensors import (
+    Constants,
+    check_dim,
+    full_precision,
+    project,
+    projection,
+    spread_mask,
+)
 from vqkernels.distributed import sum_of_all
 
 
@@ -63,7 +70,7 @@ def per_layer(
     return F.pad(torch.stack(columns, dim=-1), (0, missing), value=-1), F.pad(torch.stack(losses), (0, missing))
 
 
-class DroppingStack(nn.Module):
+class DroppingStack(Constants):
     """Layers of which a training step may leave out the last ones."""
 
     def _set_dropout(self, dropout: DepthDropout) -> None:
@@ -115,6 +122,8 @@ class ResidualStack(DroppingStack):
         mask: torch.Tensor | None,
         seed: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [..., dim], [..., Q], [Q]
+        # flattened as the vectors are
+        mask = None if mask is None else spread_mask(mask, x.shape[:-1]).reshape(1, -1)
         x = self.project_in(x)
         depth = self._depth(self._dropout.is_active(self.training), seed, x.device)
         with full_precision(x):

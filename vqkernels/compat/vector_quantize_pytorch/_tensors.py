@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -49,21 +50,56 @@ def keeps_codebook_dim(keep: bool | None, num_codebooks: int) -> bool:
     return num_codebooks > 1 if keep is None else keep
 
 
+def spread_mask(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:  # -> [...]
+    """A mask of the vectors of ``shape``: given as it is, flattened, or for its first dimensions only."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected bool, got {mask.dtype}")
+    if tuple(mask.shape) == tuple(shape[: mask.dim()]):
+        return mask.reshape(*mask.shape, *(1 for _ in shape[mask.dim() :])).expand(tuple(shape))
+    if mask.numel() != math.prod(shape):
+        got = list(mask.shape)
+        raise ValueError(
+            f"mask: expected one entry for each of the vectors {list(shape)}, or of the first, got {got}"
+        )
+    return mask.reshape(tuple(shape))
+
+
 def check_levels(levels: Sequence[int], least: int = 2) -> None:
     if len(levels) == 0 or min(levels) < least:
         raise ValueError(f"levels: expected one or more numbers of at least {least}, got {list(levels)}")
 
 
-def radix_basis(levels: Sequence[int]) -> torch.Tensor | None:  # [D]
+class Constants(nn.Module):
+    """A module with tensors that follow from its options: buffers that are not saved.
+
+    They are made anew wherever it moves, so that one built without data, on the device ``meta``, has them, too.
+    """
+
+    def _set_constant(self, name: str, values: Any, dtype: torch.dtype | None = None) -> None:
+        """``values`` as nested lists, or None."""
+        self.register_buffer(name, None if values is None else torch.tensor(values, dtype=dtype), persistent=False)
+        if values is not None:
+            self.__dict__.setdefault("_constants", {})[name] = values, dtype
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, (values, dtype) in self.__dict__.get("_constants", {}).items():
+            buffer = self._buffers[name]
+            assert buffer is not None
+            self._buffers[name] = torch.tensor(values, dtype=dtype, device="cpu").to(buffer)
+        return cast(Self, moved)
+
+
+def radix_basis(levels: Sequence[int]) -> tuple[list[int] | None, torch.dtype]:  # [D]
     """Place values of a mixed-radix number, least digit first; None if the largest number does not fit 64 bits.
 
     int32, as indices have always been, as long as that holds every index; int64 from there on.
     """
     largest = math.prod(levels) - 1
-    if largest > torch.iinfo(torch.int64).max:
-        return None
     dtype = torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
-    return torch.tensor(list(itertools.accumulate([1, *levels[:-1]], int.__mul__)), dtype=dtype)
+    if largest > torch.iinfo(torch.int64).max:
+        return None, dtype
+    return list(itertools.accumulate([1, *levels[:-1]], int.__mul__)), dtype
 
 
 def indices_of(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
-from vqkernels.compat.vector_quantize_pytorch._tensors import straight_through
+from vqkernels.compat.vector_quantize_pytorch._tensors import Constants, straight_through
 
 NAT = math.log(2)
 
@@ -20,7 +19,7 @@ def binary_entropy(logits: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
     return -(p * F.logsigmoid(logits) + (1 - p) * F.logsigmoid(-logits)).sum(dim=-1)
 
 
-class BinaryMapper(nn.Module):
+class BinaryMapper(Constants):
     """Draw a word of ``bits`` independent bits, first bit lowest, and return it as one-hot of size ``2 ** bits``.
 
     Equivalent to::
@@ -53,8 +52,8 @@ class BinaryMapper(nn.Module):
         self.num_codes = 2**bits
         self.kl_loss_threshold = kl_loss_threshold
         self.deterministic_on_eval = deterministic_on_eval
-        self.register_buffer("power_two", 2 ** torch.arange(bits), persistent=False)
-        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+        self._set_constant("power_two", [2**bit for bit in range(bits)])
+        self._set_constant("zero", 0.0)
 
     @property
     def codes(self) -> torch.Tensor:  # [K, bits] bool

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
 from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ
 
 Fitness = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -31,7 +32,7 @@ class Result(NamedTuple):
     best_decoded: torch.Tensor | None
 
 
-class EvoLFQ(nn.Module):
+class EvoLFQ(Constants):
     """An autoencoder with an :class:`LFQ` in the middle, and a genetic algorithm on its bits.
 
     Bits come along the last dimension, the codebooks one after the other; as 0 and 1, or as -1 and 1 where an
@@ -95,7 +96,7 @@ class EvoLFQ(nn.Module):
         self.tournament_size = tournament_size
         self.elitism_count = elitism_count
         self.generations = generations
-        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+        self._set_constant("zero", 0.0)
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
+    Constants,
     check_dim,
     check_levels,
     digits_of,
@@ -147,7 +148,7 @@ class VectorNorm(nn.Module):
         return cls(l2_target=variances[name], l3_weight=0.0, l4_weight=0.0)
 
 
-class FSP(nn.Module):
+class FSP(Constants):
     """Map each entry to [0, 1] and put it in the middle of one of ``levels[d]`` bins, or perturb it, in training.
 
     Equivalent, in evaluation mode and for the default arguments, to::
@@ -206,8 +207,8 @@ class FSP(nn.Module):
         self.codebook_size = math.prod(levels)
         self.dim = self.codebook_dim if dim is None else dim
         self.channel_first = channel_first
-        self.register_buffer("_levels", torch.tensor(levels, dtype=torch.int32), persistent=False)
-        self.register_buffer("_basis", radix_basis(levels), persistent=False)
+        self._set_constant("_levels", levels, torch.int32)
+        self._set_constant("_basis", *radix_basis(levels))
         self.has_projections = self.dim != self.codebook_dim
         self.project_in = projection(self.dim, self.codebook_dim, self.has_projections, projection_has_bias)
         self.project_out = projection(self.codebook_dim, self.dim, self.has_projections, projection_has_bias)

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
+    Constants,
     check_dim,
     check_levels,
     digits_of,
@@ -24,7 +24,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
 )
 
 
-class FSQ(nn.Module):
+class FSQ(Constants):
     """Bound each entry and round it to one of ``levels[d]`` values in [-1, 1]; the codebook is their product.
 
     Equivalent, for odd levels and the default arguments, to::
@@ -111,8 +111,8 @@ class FSQ(nn.Module):
         self.noise_dropout = noise_dropout
         self.bound_hard_clamp = bound_hard_clamp
         self.orthogonal_rotation = orthogonal_rotation
-        self.register_buffer("_levels", torch.tensor(levels, dtype=torch.int32), persistent=False)
-        self.register_buffer("_basis", radix_basis(levels), persistent=False)
+        self._set_constant("_levels", levels, torch.int32)
+        self._set_constant("_basis", *radix_basis(levels))
         self.has_projections = self.dim != self.effective_codebook_dim
         inner = self.effective_codebook_dim
         self.project_in = projection(self.dim, inner, self.has_projections, projection_has_bias)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
+    Constants,
     check_dim,
     check_levels,
     digits_of,
@@ -25,7 +26,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
 )
 
 
-class LatentQuantize(nn.Module):
+class LatentQuantize(Constants):
     """Replace entry d by the nearest of ``levels[d]`` learned scalars.
 
     Equivalent, without projections, to::
@@ -102,14 +103,20 @@ class LatentQuantize(nn.Module):
         self.keep_num_codebooks_dim = keeps_codebook_dim(keep_num_codebooks_dim or None, num_codebooks)
         self.has_projections = dim != self.effective_codebook_dim
         for name, weight in (("commitment", commitment_loss_weight), ("quantization", quantization_loss_weight)):
-            self.register_buffer(f"{name}_loss_weight", torch.tensor(float(weight or 0)), persistent=False)
-        self.register_buffer("_levels", torch.tensor(levels, dtype=torch.int32), persistent=False)
-        self.register_buffer("_basis", radix_basis(levels), persistent=False)
+            self._set_constant(f"{name}_loss_weight", float(weight or 0))
+        self._set_constant("_levels", levels, torch.int32)
+        self._set_constant("_basis", *radix_basis(levels))
         self.project_in = projection(dim, self.effective_codebook_dim, self.has_projections)
         self.project_out = projection(self.effective_codebook_dim, dim, self.has_projections)
         values = [_initial_values(level) for level in levels]
-        self.values_per_latent = nn.ParameterList(map(nn.Parameter, values)) if optimize_values else values
-        self.register_buffer("_fixed_table", None if optimize_values else _padded(values), persistent=False)
+        self.values_per_latent = (
+            nn.ParameterList(nn.Parameter(torch.tensor(v)) for v in values)
+            if optimize_values
+            else [*map(torch.tensor, values)]
+        )
+        most = max(levels)
+        padded = [v + [math.inf] * (most - len(v)) for v in values]
+        self._set_constant("_fixed_table", None if optimize_values else padded)
         self.in_place_codebook_optimizer: torch.optim.Optimizer | None = None
         if in_place_codebook_optimizer is not None:
             self.in_place_codebook_optimizer = in_place_codebook_optimizer(self.values_per_latent)
@@ -201,9 +208,11 @@ class LatentQuantize(nn.Module):
         self.in_place_codebook_optimizer.zero_grad()
 
 
-def _initial_values(count: int) -> torch.Tensor:  # [L]
+def _initial_values(count: int) -> list[float]:  # [L]
     """Evenly spaced from -0.5, zero among them: up to 0.5 for an odd count, one step short of it for an even one."""
-    return torch.linspace(-0.5, 0.5, count) if count % 2 else torch.arange(count) / count - 0.5
+    even = torch.arange(count, device="cpu") / count - 0.5
+    values: list[float] = (torch.linspace(-0.5, 0.5, count, device="cpu") if count % 2 else even).tolist()
+    return values
 
 
 def _padded(values: list[Any]) -> torch.Tensor:  # [D, L]

@@ -11,12 +11,14 @@ from torch.nn import functional as F
 
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
+    Constants,
     check_dim,
     full_precision,
     keeps_codebook_dim,
     project,
     projection,
     random_rotation,
+    spread_mask,
     straight_through,
 )
 
@@ -52,7 +54,7 @@ class CosineSimLinear(nn.Module):
         return F.normalize(x, dim=-1) @ F.normalize(self.weight, dim=0) * self.scale
 
 
-class LFQ(nn.Module):
+class LFQ(Constants):
     """Replace each entry by ``codebook_scale`` with its sign; the index reads the signs as bits, first one highest.
 
     Equivalent, for the default arguments, to::
@@ -175,7 +177,7 @@ class LFQ(nn.Module):
         self.project_out = projection(inner, self.dim, self.has_projections, projection_has_bias)
         self.register_buffer("orthogonal_rot", random_rotation(self.codebook_dim) if orthogonal_rotation else None)
         self.register_buffer("mask", 2 ** torch.arange(self.codebook_dim - 1, -1, -1))
-        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+        self._set_constant("zero", 0.0)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -218,7 +220,7 @@ class LFQ(nn.Module):
         x: torch.Tensor,  # [B, N, dim] or [B, dim, ...]
         inv_temperature: float = 100.0,
         return_loss_breakdown: bool = False,
-        mask: torch.Tensor | None = None,  # [B, N] or [B, ...]
+        mask: torch.Tensor | None = None,  # [B, N], [B, ...] or [B]
     ) -> Return | tuple[Return, LossBreakdown]:
         """Quantize; the loss is 0 in evaluation mode.
 
@@ -226,7 +228,8 @@ class LFQ(nn.Module):
             x: vectors, along dimension 1 where there are four or more dimensions unless ``channel_first`` says.
             inv_temperature: of the soft assignments of the entropies.
             return_loss_breakdown: also return the terms of the loss.
-            mask: bool, False leaves a vector out of the loss; one entry for each vector.
+            mask: bool, False leaves a vector out of the loss; one entry for each vector, or for each image or
+                sequence, ``[B]``.
 
         Returns:
             ``Return(quantized, indices, entropy_aux_loss)``, and ``LossBreakdown`` if asked for.
@@ -237,6 +240,7 @@ class LFQ(nn.Module):
         channel_first = self._is_channel_first(x.ndim >= 4)
         x = x.movedim(1, -1) if channel_first else x
         check_dim(x, self.dim)
+        mask = None if mask is None else spread_mask(mask, x.shape[:-1])
         x = self.project_in(x)
         dtype = x.dtype
         with full_precision(x, self.force_quantization_f32):
@@ -294,8 +298,6 @@ class LFQ(nn.Module):
             rows, codes = x.flatten(0, -3), codes.flatten(0, -3)
             valid = rows.detach().isfinite().flatten(1).all(1)
             if mask is not None:
-                if mask.numel() != len(rows):
-                    raise ValueError(f"mask: expected one entry for each of {len(rows)} vectors, got {mask.numel()}")
                 valid = valid & mask.reshape(-1)
             rows = torch.where(valid[:, None, None], rows, codes)
             if self.commitment_loss_weight > 0:

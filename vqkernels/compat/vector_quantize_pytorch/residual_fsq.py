@@ -84,8 +84,8 @@ class ResidualFSQ(ResidualStack):
             self.layers.append(layer)
         self.codebook_size = layer.codebook_size
         self._bound_hard_clamp = bound_hard_clamp
-        given = None if soft_clamp_input_value is None else torch.as_tensor(soft_clamp_input_value)
-        self.register_buffer("_given_clamp", given, persistent=False)
+        given = soft_clamp_input_value
+        self._set_constant("_given_clamp", given.tolist() if isinstance(given, torch.Tensor) else given)
 
     # from integers whenever needed, so that a module moved to low precision does not round them
 

@@ -92,7 +92,7 @@ class ResidualLFQ(ResidualStack):
     def forward(
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]
-        mask: torch.Tensor | None = None,  # [...] bool
+        mask: torch.Tensor | None = None,  # [...] or [B] bool
         return_all_codes: bool = False,
         rand_quantize_dropout_fixed_seed: int | None = None,
     ) -> tuple[torch.Tensor, ...]:
@@ -100,7 +100,7 @@ class ResidualLFQ(ResidualStack):
 
         Args:
             x: vectors, along dimension 1 where there are four or more dimensions unless ``channel_first`` says.
-            mask: False leaves a vector out of the losses.
+            mask: False leaves a vector, or with ``[B]`` an image or a sequence, out of the losses.
             return_all_codes: also return what :meth:`get_codes_from_indices` gives.
             rand_quantize_dropout_fixed_seed: decides the depth in place of a random number.
 
@@ -160,7 +160,7 @@ class GroupedResidualLFQ(SideBySide):
     def forward(
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]
-        mask: torch.Tensor | None = None,  # [...] bool
+        mask: torch.Tensor | None = None,  # [...] or [B] bool
         return_all_codes: bool = False,
     ) -> tuple[Any, ...]:
         """Quantize: ``(quantized, indices [G, ..., Q], losses [G, Q])``, and each group's codes if asked."""

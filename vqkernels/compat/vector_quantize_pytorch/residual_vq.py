@@ -127,7 +127,7 @@ class ResidualVQ(DroppingStack):
         self._set_dropout(DepthDropout(num_quantizers, quantize_dropout, cutoff, multiple_of))
         self.quant_grad_frac = 1.0 if diveq else quant_grad_frac
         self.beam_size, self.eval_beam_size = beam_size, beam_size if eval_beam_size is None else eval_beam_size
-        self.register_buffer("beam_score_weights", torch.tensor(weights), persistent=False)
+        self._set_constant("beam_score_weights", weights)
 
         self.mlps: nn.ModuleList | tuple[None, ...] = (None,) * (num_quantizers - 1)
         if implicit_neural_codebook:

@@ -229,7 +229,7 @@ class VectorQuantize(QuantizerLosses):
             None if in_place_codebook_optimizer is None else in_place_codebook_optimizer(self._codebook.parameters())
         )
         self.manual_in_place_optimizer_update = manual_in_place_optimizer_update
-        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+        self._set_constant("zero", 0.0)
 
     def _set_projections(self, inner: int, layernorm: bool) -> None:
         self.has_projections = inner != self.dim

@@ -8,6 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from vqkernels._core.checks import check_choice, check_floating, check_same_device
+from vqkernels._core.library import is_traced
 from vqkernels._core.shown import shape
 
 GRADIENTS = ("ste", "rotation", "none")
@@ -49,19 +50,34 @@ class _Rotation(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, codes = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
-        x_, codes_, grad_ = x.to(wide), codes.to(wide), grad.to(wide)
-        x_norm = x_.norm(dim=-1, keepdim=True)
-        code_norm = codes_.norm(dim=-1, keepdim=True)
-        u, v = x_ / x_norm, codes_ / code_norm
-        middle = u + v
-        middle_norm = middle.norm(dim=-1, keepdim=True)
-        r = middle / middle_norm
+        u, v, r, scale, defined = _rotation(x.to(wide), codes.to(wide))
+        grad_ = grad.to(wide)
         turned = grad_ - 2 * r * (r * grad_).sum(-1, keepdim=True) + 2 * u * (v * grad_).sum(-1, keepdim=True)
-        # no rotation is defined for a zero vector or between opposite ones: straight through
-        tiny = torch.finfo(wide).tiny ** 0.5
-        defined = (x_norm > tiny) & (code_norm > tiny) & (middle_norm > 1e-6)
-        dx = torch.where(defined, code_norm / x_norm * turned, grad_)
+        dx = torch.where(defined, scale * turned, grad_)
         return dx.to(x.dtype), grad.to(codes.dtype)
+
+
+def _rotation(x: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [..., D] or [..., 1] each
+    """u, v, r, s, and where they are defined."""
+    x_norm, code_norm = x.norm(dim=-1, keepdim=True), codes.norm(dim=-1, keepdim=True)
+    u, v = x / x_norm, codes / code_norm
+    middle = u + v
+    middle_norm = middle.norm(dim=-1, keepdim=True)
+    # no rotation is defined for a zero vector or between opposite ones: straight through
+    tiny = torch.finfo(x.dtype).tiny ** 0.5
+    defined = (x_norm > tiny) & (code_norm > tiny) & (middle_norm > 1e-6)
+    return u, v, middle / middle_norm, code_norm / x_norm, defined
+
+
+def _of_operators(x: torch.Tensor, codes: torch.Tensor, gradient: str) -> torch.Tensor:
+    """The same without any function of Python, which a trace that is to be saved cannot hold."""
+    carrier = x
+    if gradient == "rotation":
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        u, v, r, scale, defined = _rotation(wide.detach(), codes.detach().to(wide.dtype))
+        turned = wide - 2 * r * (r * wide).sum(-1, keepdim=True) + 2 * v * (u * wide).sum(-1, keepdim=True)
+        carrier = torch.where(defined, scale * turned, wide).to(x.dtype)
+    return codes.to(x.dtype) + (carrier - carrier.detach())
 
 
 def estimate_gradient(
@@ -99,6 +115,8 @@ def estimate_gradient(
         raise ValueError(f"codes: expected the shape of x {shape(x)}, got {shape(codes)}")
     if gradient == "none":
         return codes.to(x.dtype)
+    if is_traced():
+        return _of_operators(x, codes, gradient)
     function = _StraightThrough if gradient == "ste" else _Rotation
     result: torch.Tensor = function.apply(x, codes)  # type: ignore[no-untyped-call]
     return result

@@ -205,8 +205,9 @@ class VectorQuantization(nn.Module):
         x, usable = without_nonfinite(_channels_last(x))
         x = self.project_in(x)
         codes, index = self._codebook.look_up(x, usable)
-        # to call backward on, whatever else it consists of
-        loss = torch.zeros(1, device=x.device, requires_grad=self.training)
+        # to call backward on, whatever else it consists of; a graph cannot make such a leaf
+        leaf = self.training and not torch.compiler.is_compiling()
+        loss = torch.zeros(1, device=x.device, requires_grad=leaf)
         if self.training:
             x = x.to(torch.promote_types(x.dtype, codes.dtype))
             if self.commitment_weight > 0:
