@@ -123,7 +123,7 @@ def test_indices_are_renamed_like_the_original_does(unknown_index: str | int, or
 
 
 class Noise:
-    """Gumbel noise that is a function of the vectors, for both implementations in either precision."""
+    """Gumbel noise that is a function of the place, for both implementations in either precision."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.Tensor, "exponential_", lambda like: self.exponential_(like))
@@ -133,7 +133,7 @@ class Noise:
         return self
 
     def of(self, z: torch.Tensor, num_codes: int) -> None:
-        key = z.detach().to(torch.float32).contiguous().view(torch.int32).long().sum(dim=1)  # [B, H, W]
+        key = torch.arange(1, 1 + z[:, 0].numel()).reshape(z[:, 0].shape)  # [B, H, W]
         places = torch.arange(1, num_codes + 1)
         # away from 0 and 1, where float32 numbers are too far apart for the logarithm of a logarithm
         self.uniform = (key[..., None] * places * 2654435761 % 999983).double() / 1.2e6 + 0.1  # [B, H, W, K]
