@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.data.permutation import Permutation
+from models.data.permutation import KeyedRandom, Permutation, hashed
 from models.data.sample import Source
 from models.data.transforms import Arrays, Transform
 from models.errors import UserError
@@ -49,6 +49,7 @@ class Batches:
     world: int
     shuffle: bool
     _epochs: dict[int, Permutation] = field(default_factory=dict, repr=False)  # the one in use
+    _random: KeyedRandom = field(default_factory=KeyedRandom, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -96,7 +97,7 @@ class Batches:
     def _index(self, position: int) -> int:
         count = len(self.source)
         if self.source.drawn:
-            return int(np.random.default_rng((self.seed, position, _DRAW)).integers(count))
+            return hashed(self.seed, position, _DRAW) % count
         epoch, place = divmod(position, count)
         if epoch not in self._epochs:
             self._epochs.clear()
@@ -108,8 +109,7 @@ class Batches:
         if sample is None:
             skipped.append(Skipped(index, self.source.name(index), "unreadable"))
             return None
-        random = np.random.default_rng((self.seed, position, _TRANSFORM))
-        arrays = self.transform(sample, random)
+        arrays = self.transform(sample, self._random.at(self.seed, position, _TRANSFORM))
         if arrays is None:
             shape = " x ".join(map(str, sample.image.shape[-3:-1]))
             skipped.append(Skipped(index, sample.name, f"{shape} pixels, smaller than the crop"))

@@ -1,4 +1,4 @@
-"""A random order of a million things without a list of them."""
+"""Chance that is a function: of a place in an order, of a key. Nothing is stored, nothing has to be drawn before."""
 
 from __future__ import annotations
 
@@ -39,6 +39,29 @@ class Permutation:
         for key in self._keys:
             left, right = right, left ^ (mix64(right ^ key) & mask)
         return left << self._half | right
+
+
+def hashed(*key: int) -> int:
+    """64 bits that look like chance, the same for the same key, on every machine and in every version."""
+    state = 0
+    for part in key:
+        state = mix64((state + 0x9E3779B97F4A7C15 & _MASK64) ^ part & _MASK64)
+    return state
+
+
+class KeyedRandom:
+    """A numpy generator that starts anew for every key: Philox is made for this, and needs no warming up."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._fresh = self._bits.state  # nothing drawn yet
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, *key: int) -> np.random.Generator:
+        """Draws for one key, until the next key is asked for."""
+        self._fresh["state"]["key"][:] = hashed(*key, 0), hashed(*key, 1)
+        self._bits.state = self._fresh
+        return self._generator
 
 
 def mix64(value: int) -> int:

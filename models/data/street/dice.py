@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from models.data.permutation import mix64
+from models.data.permutation import hashed, mix64
 
 T = TypeVar("T")
 NOISE_SIZE = 256
@@ -19,9 +19,7 @@ class Dice:
     """A sequence of draws; each key has its own."""
 
     def __init__(self, *key: int) -> None:
-        self._state = 0
-        for part in key:
-            self._state = mix64((self._state + 0x9E3779B97F4A7C15) ^ (part & (1 << 64) - 1))
+        self._state = hashed(*key)
 
     def unit(self) -> float:
         """In [0, 1)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.data.permutation import Permutation
+from models.data.permutation import KeyedRandom, Permutation, hashed
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 17, 1000, 4096, 4097])
@@ -44,3 +44,18 @@ def test_the_order_is_fixed_for_ever() -> None:
     """A resumed run sees what the run it goes on from would have seen, in a later version too."""
     assert [Permutation(10, (0, 0))[position] for position in range(10)] == [0, 5, 3, 7, 6, 1, 9, 8, 4, 2]
     assert Permutation(1_300_000, (7, 3, 0))[123_456] == 257_938
+    assert [hashed(0), hashed(1, 2, 3)] == [16294208416658607535, 16914669369030367833]
+
+
+def test_every_key_has_numbers_of_its_own() -> None:
+    random = KeyedRandom()
+    first = random.at(1, 2).random(5)
+    other = random.at(1, 3).random(5)
+    random.at(7).integers(3, dtype=np.int32)  # leaves half a draw behind
+    assert np.array_equal(random.at(1, 2).random(5), first)
+    assert not np.intersect1d(first, other).size
+    values = np.array([random.at(seed, position).random() for seed in range(50) for position in range(200)])
+    # chi square of 49 degrees of freedom: below 112 but for one in a million
+    counts = np.histogram(values, 50, (0, 1))[0]
+    assert ((counts - 200) ** 2 / 200).sum() < 112
+    assert len({hashed(*key) for key in [(0,), (0, 0), (0, 1), (1, 0), (1,), (-1,)]}) == 6
