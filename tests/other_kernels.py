@@ -49,7 +49,8 @@ SETTINGS = {
     "VQKERNELS_ISA=avx512": Setting({"VQKERNELS_ISA": "avx512"}, "avx512"),
     "VQKERNELS_ISA=amx": Setting({"VQKERNELS_ISA": "amx"}, "amx"),
     # products and sums as no processor does them
-    "sums in another order": Setting(plugin="other_order"),
+    "sums in another order": Setting({"OTHER_ORDER": "0"}, plugin="other_order"),
+    "sums in a third order": Setting({"OTHER_ORDER": "1"}, plugin="other_order"),
 }
 
 

@@ -1,12 +1,14 @@
 """A plugin of pytest: matrix products and sums of torch add in another order, one for every combination of shapes.
 
-``pytest -p other_order`` (with ``tests`` on the path) stands for the processors that are not at hand. What is to be
-true of any kernel of torch, that it adds the same numbers, still is; what happens to be true of the kernels of one
-processor, say that a row comes out the same with more rows beside it, is not.
+``OTHER_ORDER=SEED pytest -p other_order`` (with ``tests`` on the path) stands for processors that are not at hand. What
+is to be true of any kernel of torch, that it adds the same numbers, still is; what happens to be true of the kernels of
+one processor, say that a row comes out the same with more rows beside it, is not.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -17,7 +19,8 @@ _library = torch.library.Library("aten", "IMPL")
 
 
 def _order(terms: int, *shapes: torch.Size) -> np.ndarray:
-    return np.random.RandomState(zlib.crc32(repr(shapes).encode())).permutation(terms)
+    name = f"{os.environ.get('OTHER_ORDER', '0')} {shapes}"
+    return np.random.RandomState(zlib.crc32(name.encode())).permutation(terms)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -99,15 +102,17 @@ def _into(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return with_out
 
 
-for _names, _kernel in (
-    (("mm", "mm.out"), mm),
-    (("bmm", "bmm.out"), mm),
-    (("addmm", "addmm.out"), addmm),
-    (("baddbmm", "baddbmm.out"), addmm),
-    (("addmv", "addmv.out"), addmv),
-    (("dot",), dot),
-    (("sum.dim_IntList", "sum.IntList_out"), sum_),
-    (("linalg_vector_norm", "linalg_vector_norm.out"), norm),
-):
-    for _name in _names:
-        _library.impl(_name, _into(_kernel) if "out" in _name else _kernel, "CPU")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that kernels are replaced is the purpose
+    for _names, _kernel in (
+        (("mm", "mm.out"), mm),
+        (("bmm", "bmm.out"), mm),
+        (("addmm", "addmm.out"), addmm),
+        (("baddbmm", "baddbmm.out"), addmm),
+        (("addmv", "addmv.out"), addmv),
+        (("dot",), dot),
+        (("sum.dim_IntList", "sum.IntList_out"), sum_),
+        (("linalg_vector_norm", "linalg_vector_norm.out"), norm),
+    ):
+        for _name in _names:
+            _library.impl(_name, _into(_kernel) if "out" in _name else _kernel, "CPU")
