@@ -1,8 +1,8 @@
 """A plugin of pytest: matrix products and sums of torch add in another order, one for every combination of shapes.
 
-``OTHER_ORDER=SEED pytest -p other_order`` (with ``tests`` on the path) stands for processors that are not at hand. What
-is to be true of any kernel of torch, that it adds the same numbers, still is; what happens to be true of the kernels of
-one processor, say that a row comes out the same with more rows beside it, is not.
+``OTHER_ORDER=SEED pytest -p other_order`` (with ``tests`` on the path) stands for processors that are not at hand.
+What is to be true of any kernel of torch, that it adds the same numbers, still is; what happens to be true of those
+of one processor, say that a row comes out the same with more rows beside it, is not.
 """
 
 from __future__ import annotations
