@@ -246,11 +246,11 @@ def _from_arrays(batch: RawBatch) -> _Received:
 
 
 def _to_device(tensors: Batch, device: torch.device) -> Batch:
-    """Bytes are pixels, other integers become int64, and floats float32."""
+    """Images become pixels in [-1, 1], other integers int64, and floats float32."""
     batch = {}
     for name, tensor in tensors.items():
         moved = tensor.to(device, non_blocking=True)
-        if moved.dtype == torch.uint8:
+        if name == "image":
             batch[name] = to_float(moved)
         else:
             batch[name] = moved.float() if moved.is_floating_point() else moved.long()

@@ -191,13 +191,15 @@ class SemanticLoss(nn.Module):
         vectors: torch.Tensor,  # [N, D]
         labels: torch.Tensor,  # [N] int64, -1 = none
         step: int = 0,
+        weight: torch.Tensor | None = None,  # [C, D]
     ) -> torch.Tensor:  # []
-        """``step`` is of the training: some losses begin mildly."""
+        """``step`` is of the training: some losses begin mildly. ``weight`` takes the place of the own vectors."""
+        own = self.weight if weight is None else weight
         total = vectors.new_zeros(())
-        for level, weight in enumerate(self.config.weights):
-            if weight:
+        for level, share in enumerate(self.config.weights):
+            if share:
                 part = slice(level * self.width, (level + 1) * self.width)
-                total = total + weight * self._loss(vectors[:, part], self.weight[..., part], labels, step)
+                total = total + share * self._loss(vectors[:, part], own[..., part], labels, step)
         return total
 
     def _loss(self, x: torch.Tensor, w: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.recipes import cvq, mgvq, patch, seqgan, vqgan, vqgan_lc
+from models.recipes import cvq, mgvq, patch, seqgan, sgc, vqgan, vqgan_lc
 from models.training.tokenizer_run import TokenizerRun
 
 TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
@@ -37,6 +37,10 @@ TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
         mgvq.mgvq_pocket,
         seqgan.seqgan,
         seqgan.seqgan_pocket,
+        sgc.sgc,
+        sgc.sgc_nuscenes,
+        sgc.sgc_pocket,
+        sgc.sgc_clusters,
     )
 }
 

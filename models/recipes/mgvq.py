@@ -129,7 +129,7 @@ def _stages(
         steps=steps,
         loss=loss,
         optimizer=dataclasses.replace(stage.optimizer, lr=lr),
-        quantizer=dataclasses.replace(quantizer, nested_keep_probs=None),
+        quantizer=dataclasses.replace(quantizer, nested_keep_probs=(*[0.0] * (quantizer.groups - 1), 1.0)),
     )
     return TokenizerRun(recipe=recipe, network=network, quantizer=quantizer, stage=stage, then=(whole,))
 

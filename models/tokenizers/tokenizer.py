@@ -15,7 +15,8 @@ from models.networks.dcae import DCAEConfig, DCAEDecoder, DCAEEncoder
 from models.networks.maskgit_conv import MaskGITConvConfig, MaskGITConvDecoder, MaskGITConvEncoder
 from models.networks.patch import PatchConfig, PatchDecoder, PatchEncoder
 from models.networks.vqgan import VQGANConfig, VQGANDecoder, VQGANEncoder
-from models.tokenizers.config import Network, QuantizerConfig
+from models.tokenizers.config import Network, QuantizerConfig, SemanticsConfig
+from models.tokenizers.semantics import Semantics
 from vqkernels.nn import EntropyLoss
 
 
@@ -36,15 +37,32 @@ class Tokenizer(nn.Module):
         encoder: Any,  # images [B, 3, H, W] to latents [B, D, h, w], of networks/
         quantizer: vqkernels.VectorQuantizer,
         decoder: Any,  # the way back
+        semantics: Semantics | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.semantics = semantics
         self.downsample = encoder.downsample  # pixels per side of one token
 
-    def forward(self, images: torch.Tensor) -> TokenizerOutput:  # [B, 3, H, W] in [-1, 1]
+    def forward(
+        self,
+        images: torch.Tensor,  # [B, 3, H, W] in [-1, 1]
+        labels: torch.Tensor | None = None,  # [B, h, w] int64, -1 = none
+        step: int = 0,
+    ) -> TokenizerOutput:
+        """``labels`` and ``step`` of the training are for semantics alone."""
         z = self.latents(images)  # [B, D, h, w]
-        quantized, indices, loss, losses = self.quantizer(z)  # [B, D, h, w], [B, h, w(, G)]
-        return TokenizerOutput(self.decoder(quantized), indices, loss, losses)  # [B, 3, H, W]
+        takes_labels = self.semantics is not None and self.semantics.guides_codes and labels is not None
+        given = {"labels": labels} if takes_labels else {}
+        quantized, indices, loss, losses = self.quantizer(z, **given)  # [B, D, h, w], [B, h, w(, G)]
+        if self.semantics is not None and labels is not None:
+            codes = self.quantizer.decode(indices)  # [B, D, h, w], with their gradient
+            losses = {**losses, "semantic": self.semantics(codes, z, labels, step)}
+            loss = loss + self.semantics.weight * losses["semantic"]
+        return TokenizerOutput(self._decoded(quantized), indices, loss, losses)  # [B, 3, H, W]
+
+    def _decoded(self, quantized: torch.Tensor) -> torch.Tensor:  # [B, D, h, w] -> [B, 3, H, W]
+        return self.decoder(quantized if self.semantics is None else self.semantics.aggregator(quantized))
 
     def latents(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
         """Encoder output before quantization, in float32 whatever the autocast."""
@@ -62,7 +80,7 @@ class Tokenizer(nn.Module):
         return grown is not None and name.startswith("decoder.") and grown in name
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:  # [B, h, w] or [B, h, w, G] -> [B, 3, H, W]
-        return self.decoder(self.quantizer.decode(indices))
+        return self._decoded(self.quantizer.decode(indices))
 
 
 _NETWORKS: dict[type, tuple[Any, Any]] = {
@@ -79,6 +97,7 @@ def build_tokenizer(
     features: torch.Tensor | None = None,  # [K, F]
     *,
     accumulate: int = 1,
+    semantics: SemanticsConfig | None = None,
 ) -> Tokenizer:
     """A tokenizer with fresh weights; a frozen codebook holds ``features``.
 
@@ -87,17 +106,24 @@ def build_tokenizer(
         quantizer: what is between them.
         features: codes of a frozen codebook, as far as they are known.
         accumulate: forwards that make one update of codes that are running means.
+        semantics: classes of tokens and what is made of them.
     """
     encoder, decoder = _NETWORKS[type(network)]
     width = quantizer.code_dim
-    return Tokenizer(
-        encoder(network, width), _build_quantizer(quantizer, features, accumulate), decoder(network, width)
-    )
+    first, middle = encoder(network, width), build_quantizer(quantizer, features, accumulate, semantics)
+    if semantics is None:
+        return Tokenizer(first, middle, decoder(network, width))
+    meaning = Semantics(semantics, middle)
+    return Tokenizer(first, middle, decoder(network, meaning.aggregator.width), meaning)
 
 
-def _build_quantizer(
-    config: QuantizerConfig, features: torch.Tensor | None, accumulate: int
+def build_quantizer(
+    config: QuantizerConfig,
+    features: torch.Tensor | None = None,  # [K, F]
+    accumulate: int = 1,
+    semantics: SemanticsConfig | None = None,
 ) -> vqkernels.VectorQuantizer:
+    """The quantizer of a config; vectors along dimension 1."""
     regularizers = []
     if config.entropy_weight:
         usage = EntropyLoss(temperature=config.entropy_temperature, sample_weight=0.0)
@@ -107,7 +133,7 @@ def _build_quantizer(
         config.num_codes,
         groups=config.groups,
         metric=config.metric,
-        codebook=_codebook(config, features, accumulate),
+        codebook=_codebook(config, features, accumulate, semantics),
         gradient=config.gradient,
         commitment_weight=config.commitment_weight,
         codebook_weight=config.codebook_weight,
@@ -118,7 +144,22 @@ def _build_quantizer(
     )
 
 
-def _codebook(config: QuantizerConfig, features: torch.Tensor | None, accumulate: int) -> Any:
+def _codebook(
+    config: QuantizerConfig, features: torch.Tensor | None, accumulate: int, semantics: SemanticsConfig | None
+) -> Any:
+    if config.codebook == "semantic":
+        if semantics is None:
+            raise ValueError("codebook: expected a recipe with semantics for 'semantic', got one without")
+        return vqkernels.SemanticClustering(
+            decay=config.decay,
+            anchor=config.anchor,
+            num_classes=semantics.num_classes,
+            levels=semantics.loss.levels,
+            level_weights=semantics.loss.weights,
+            sigma=semantics.sigma,
+            high_weight=semantics.high_weight,
+            label=semantics.code_class,
+        )
     if config.codebook == "learned":
         return vqkernels.Learned()
     if config.codebook == "ema":

@@ -15,7 +15,7 @@ from models.config_json import Flat, Hidden
 from models.errors import UserError
 from models.networks.discriminators import DiscriminatorConfig, PatchGANConfig
 from models.tokenizers import Tokenizer, build_tokenizer
-from models.tokenizers.config import Network, QuantizerConfig
+from models.tokenizers.config import Network, QuantizerConfig, SemanticsConfig
 from models.training.checkpoint import first_line
 from models.training.config import RunConfig, StageConfig, check_positive
 
@@ -79,6 +79,8 @@ class TokenizerRun(RunConfig):
     kind: Hidden[Literal["tokenizer"]] = "tokenizer"
     network: Annotated[Flat[Network], tyro.conf.AvoidSubcommands]
     quantizer: Flat[QuantizerConfig]
+    # of SGC-VQGAN; None is without
+    semantics: Annotated[SemanticsConfig | None, tyro.conf.AvoidSubcommands] = None
     stage: Flat[TokenizerStage] = TokenizerStage()
     then: tuple[TokenizerStage, ...] = ()  # further stages
 
@@ -111,7 +113,11 @@ def rebuild_tokenizer(
         # the features of a frozen codebook are among the weights, and building needs their shape
         network, quantizer = config.parts(stage)
         tokenizer = build_tokenizer(
-            network, quantizer, weights.get(_FEATURES), accumulate=config.stages[stage].accumulate
+            network,
+            quantizer,
+            weights.get(_FEATURES),
+            accumulate=config.stages[stage].accumulate,
+            semantics=config.semantics,
         )
         missing, unexpected = tokenizer.load_state_dict(weights, strict=not grown)
         lacking = [name for name in missing if not (grown and tokenizer.has_grown(name))]

@@ -23,6 +23,7 @@ from models.losses.pixel import charbonnier, psnr
 from models.networks.discriminators import build_discriminator
 from models.tokenizers import Tokenizer, TokenizerOutput, build_tokenizer
 from models.tokenizers.features import codebook_features, fit_codebook
+from models.tokenizers.labels import Labeller
 from models.training.engine import BuildTask
 from models.training.task import Batch, Look, Loss, Transform
 from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer
@@ -33,7 +34,14 @@ class TokenizerTask:
 
     unit = "images"
 
-    def __init__(self, config: TokenizerRun, number: int, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TokenizerRun,
+        number: int,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        labels: Labeller | None = None,
+    ) -> None:
         self.stage, self._config = config.stages[number], config
         self._loss = self.stage.loss
         self.model, self.timed = tokenizer, tokenizer.quantizer
@@ -48,6 +56,7 @@ class TokenizerTask:
                 alpha=self._loss.perceptual_alpha,
                 path=self._loss.perceptual_file,
             ).to(device)
+        self._labels = labels
         self._fakes: dict[int, torch.Tensor] = {}  # reconstructions of the model's turn, for the discriminator's
 
     def data(self, split: str) -> tuple[Source, Transform]:
@@ -61,7 +70,7 @@ class TokenizerTask:
     def loss(self, player: str, batch: Batch, part: int, step: int) -> Loss | None:
         adversarial = self._loss.disc_start is not None and step >= self._loss.disc_start
         if player == "model":
-            return self._tokenizer_loss(batch["image"], part, adversarial)
+            return self._tokenizer_loss(batch, part, step, adversarial)
         return self._discriminator_loss(batch["image"], self._fakes.pop(part), step) if adversarial else None
 
     def look(self, batch: Batch) -> Look:
@@ -81,9 +90,10 @@ class TokenizerTask:
             f"{line['psnr']:.1f} dB  {line['utilization']:.0%} used"
         )
 
-    def _tokenizer_loss(self, images: torch.Tensor, part: int, adversarial: bool) -> Loss:
-        weights = self._loss
-        output: TokenizerOutput = self.players["model"](images)
+    def _tokenizer_loss(self, batch: Batch, part: int, step: int, adversarial: bool) -> Loss:
+        weights, images = self._loss, batch["image"]
+        given = () if self._labels is None else (self._labels(batch), step)
+        output: TokenizerOutput = self.players["model"](images, *given)
         reconstruction = output.reconstruction.float()
         terms: dict[str, torch.Tensor] = {}
         error = reconstruction - images
@@ -126,21 +136,27 @@ def tokenizer_tasks(config: TokenizerRun) -> BuildTask:
     def build(
         number: int, weights: Mapping[str, torch.Tensor] | None, grown: bool, device: torch.device
     ) -> TokenizerTask:
-        if weights is not None:
-            tokenizer = rebuild_tokenizer(config, number, weights, config.recipe, grown=grown)
-            return TokenizerTask(config, number, tokenizer, device)
         network, quantizer = config.parts(number)
-        _check_tokens(config, number, network.downsample)
         stage, patch_size = config.stages[number], network.downsample
 
         def crops(size: int) -> Iterator[Batch]:
             return _crops(config, size, stage.batch_size * (stage.image_size // size) ** 2)
 
+        labels = None
+        if config.semantics is not None:
+            # clusters are made again where a run goes on: they are a function of data and seed
+            labels = Labeller(config.semantics, patch_size, crops(stage.image_size))
+        if weights is not None:
+            tokenizer = rebuild_tokenizer(config, number, weights, config.recipe, grown=grown)
+            return TokenizerTask(config, number, tokenizer, device, labels)
+        _check_tokens(config, number, patch_size)
         features = codebook_features(
             quantizer, crops, patch_size=patch_size, image_size=stage.image_size, seed=config.seed
         )
-        tokenizer = build_tokenizer(network, quantizer, features, accumulate=stage.accumulate)
-        task = TokenizerTask(config, number, tokenizer.to(device), device)
+        tokenizer = build_tokenizer(
+            network, quantizer, features, accumulate=stage.accumulate, semantics=config.semantics
+        )
+        task = TokenizerTask(config, number, tokenizer.to(device), device, labels)
         fit_codebook(tokenizer, quantizer, (batch["image"] for batch in crops(stage.image_size)), seed=config.seed)
         return task
 

@@ -1,0 +1,216 @@
+"""The papers' systems, small: stages, crossings, labels. Oracles: published counts, indices, hand-made maps."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.data.loader import Loader
+from models.data.source import open_source
+from models.data.transforms import Crop
+from models.errors import UserError
+from models.losses.semantic import SemanticLossConfig
+from models.networks.aggregator import AggregatorConfig
+from models.networks.patch import PatchConfig
+from models.recipes import TOKENIZERS, mgvq, sgc
+from models.tokenizers import build_tokenizer
+from models.tokenizers.config import QuantizerConfig, SemanticsConfig
+from models.tokenizers.labels import Labeller, majority
+from models.train_tokenizer import train
+from models.training.checkpoint import find_checkpoint, read_weights
+from models.training.run_log import read_metrics
+from models.training.runs import load_tokenizer
+from models.training.tokenizer_run import TokenizerRun, TokenizerStage, replace_stage
+
+POCKET = [name for name in TOKENIZERS if name.endswith(("pocket", "clusters")) and not name.startswith("semanticist")]
+SMALL = PatchConfig(patch_size=4, hidden=32, blocks=1)
+
+
+def tiny(config: TokenizerRun) -> TokenizerRun:
+    """The same system in seconds: two steps a stage, few codes, no other networks."""
+
+    def small(stage: TokenizerStage) -> TokenizerStage:
+        loss = dataclasses.replace(stage.loss, disc_start=None, perceptual_weight=0.0)
+        quantizer = None if stage.quantizer is None else dataclasses.replace(stage.quantizer, num_codes=16)
+        return dataclasses.replace(stage, steps=2, batch_size=4, image_size=32, loss=loss, quantizer=quantizer)
+
+    return dataclasses.replace(
+        config,
+        quantizer=dataclasses.replace(config.quantizer, num_codes=16),
+        stage=small(config.stage),
+        then=tuple(map(small, config.then)),
+        log_every=1,
+        val_every=2,
+        val_samples=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "millions"),
+    [
+        ("vqgan_fc", 71.9),
+        ("vqgan_fc_f8", 70.1),
+        ("seqgan", 54.4),
+        ("mgvq_g4", 216.0),
+        ("mgvq_g4_f8", 128.2),
+        ("mgvq_g8_f32", 323.6),
+    ],
+)
+def test_recipes_of_the_papers_have_the_published_number_of_weights(recipe: str, millions: float) -> None:
+    config = TOKENIZERS[recipe]()
+    quantizer = config.quantizer
+    # the printed counts are those with codes of 8 dimensions, and with the codes of 4 groups
+    if recipe == "vqgan_fc_f8":
+        quantizer = dataclasses.replace(quantizer, code_dim=8)
+    if recipe == "mgvq_g8_f32":
+        quantizer = mgvq.grouped(4, 32768)
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config.network, quantizer)
+    count = sum(parameter.numel() for parameter in tokenizer.parameters())
+    assert round(count / 1e6, 1) == millions
+
+
+def test_the_second_phase_of_seqgan_has_the_published_number_of_weights() -> None:
+    network, quantizer = TOKENIZERS["seqgan"]().parts(1)
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(network, quantizer)
+    assert round(sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6, 1) == 57.9
+
+
+def test_the_second_phase_of_seqgan_leaves_every_index_alone(tmp_path: Path) -> None:
+    config = tiny(TOKENIZERS["seqgan_pocket"]())
+    train(config, out=tmp_path / "run", progress=False)
+    images = Loader(open_source("embedded", "val"), Crop(size=32), batch_size=4).batch(1)["image"]
+    first, second = (load_tokenizer(tmp_path / "run", step=step) for step in (2, 4))
+    assert torch.equal(first.encode(images), second.encode(images))
+    assert not torch.equal(first(images).reconstruction, second(images).reconstruction)
+    before, after = (read_weights(find_checkpoint(tmp_path / "run", step)) for step in (2, 4))
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (not name.startswith("decoder.")), name
+    grown = set(after) - set(before)
+    assert grown
+    assert all(".attention." in name for name in grown)
+
+
+def test_the_second_stage_of_mgvq_masks_nothing(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny(TOKENIZERS["mgvq_pocket"]()), network=SMALL)
+    train(config, out=tmp_path / "run", progress=False)
+    images = torch.rand(64, 3, 32, 32) * 2 - 1
+    first, second = (load_tokenizer(tmp_path / "run", step=step) for step in (2, 4))
+    first.quantizer.nested_keep_probs = mgvq.grouped(4, 64).nested_keep_probs
+    assert (first.train()(images).indices == -1).any()
+    second.quantizer.nested_keep_probs = config.parts(1)[1].nested_keep_probs
+    assert (second.train()(images).indices >= 0).all()
+    # a prefix of groups decodes
+    indices = second.eval().encode(images)
+    prefix = indices.where(torch.arange(4) < 2, -1)
+    assert second.decode(prefix).shape == images.shape
+
+
+CROSSINGS = {
+    "seqgan's network, mgvq's quantizer": ("seqgan_pocket", "mgvq_pocket"),
+    "mgvq's network, lc's quantizer": ("mgvq_pocket", "vqgan_lc_pocket"),
+    "vqgan's network, seqgan's quantizer": ("vqgan_pocket", "seqgan_pocket"),
+}
+
+
+@pytest.mark.parametrize("names", CROSSINGS.values(), ids=CROSSINGS)
+def test_quantizers_are_swapped_by_options_alone(names: tuple[str, str], tmp_path: Path) -> None:
+    host, guest = (TOKENIZERS[name]() for name in names)
+    quantizer = dataclasses.replace(guest.quantizer, num_codes=16, features="patches", code_dim=32)
+    if quantizer.init == "matched":
+        quantizer = dataclasses.replace(quantizer, feature_dim=8)
+    stage = TokenizerStage(steps=2, batch_size=2, image_size=32, optimizer=host.stage.optimizer)
+    config = TokenizerRun(recipe="crossing", network=host.network, quantizer=quantizer, stage=stage, log_every=1)
+    train(config, out=tmp_path / "run", progress=False)
+    assert all(line["loss"] > 0 for line in read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("loss", ["cosface", "l_softmax", "sphereface", "soft_triple", "proxy_nca"])
+def test_every_semantic_loss_trains_and_resumes(loss: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny(sgc.sgc_pocket()), network=SMALL)
+    semantics = SemanticsConfig(loss=SemanticLossConfig(loss=loss), code_class="histogram")
+    config = dataclasses.replace(replace_stage(config, steps=4), semantics=semantics, checkpoint_every=2)
+    train(config, out=tmp_path / "whole", progress=False)
+    lines = read_metrics(tmp_path / "whole")
+    assert all(line["semantic"] > 0 for line in lines if "semantic" in line)
+    tokenizer = load_tokenizer(tmp_path / "whole")
+    assert tokenizer.quantizer.table.histogram.any()
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    shutil.rmtree(find_checkpoint(tmp_path / "broken", 4))
+    train(config, out=tmp_path / "broken", resume=True, progress=False)
+    whole, broken = (read_weights(find_checkpoint(tmp_path / name)) for name in ("whole", "broken"))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, broken[name]), name
+
+
+@pytest.mark.parametrize("mode", ["concat", "add", "lowest", "highest", "cross_attention"])
+def test_every_aggregator_reaches_the_decoder(mode: Any) -> None:
+    semantics = SemanticsConfig(aggregator=AggregatorConfig(mode=mode))
+    quantizer = QuantizerConfig(codebook="semantic", num_codes=16, code_dim=32, anchor="probabilistic")
+    tokenizer = build_tokenizer(SMALL, quantizer, semantics=semantics)
+    images, labels = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randint(-1, 15, (2, 4, 4))
+    output = tokenizer(images, labels)
+    assert output.reconstruction.shape == images.shape
+    (output.reconstruction.square().mean() + output.loss).backward()
+    assert [name for name, parameter in tokenizer.named_parameters() if parameter.grad is None] == []
+    assert tokenizer.decode(tokenizer.eval().encode(images)).shape == images.shape
+
+
+def test_class_vectors_are_one_parameter_for_loss_and_codebook() -> None:
+    quantizer = QuantizerConfig(codebook="semantic", num_codes=16, code_dim=32, anchor="probabilistic")
+    tokenizer = build_tokenizer(SMALL, quantizer, semantics=SemanticsConfig())
+    assert [name for name in tokenizer.state_dict() if name.startswith("semantics.loss")] == []
+    triple = SemanticsConfig(loss=SemanticLossConfig(loss="soft_triple"))
+    tokenizer = build_tokenizer(SMALL, quantizer, semantics=triple)
+    images, labels = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randint(-1, 15, (2, 4, 4))
+    tokenizer(images, labels)
+    assert torch.equal(tokenizer.quantizer.table.classes, tokenizer.semantics.loss.class_vectors)
+
+
+def test_a_token_has_the_class_of_most_of_its_pixels() -> None:
+    maps = torch.tensor([[[0, 0, 2, 2], [1, 0, -1, -1], [-1, -1, 3, 1], [-1, -1, 1, 3]]])
+    assert majority(maps, 2, 4).tolist() == [[[0, 2], [-1, 1]]]  # of equals the first
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(-1, 6, (3, 16, 24), generator=generator)
+    found = majority(maps, 8, 6)
+    for image in range(3):
+        for row in range(2):
+            for column in range(3):
+                cell = maps[image, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
+                counts = [(cell == number).sum().item() for number in range(6)]
+                assert found[image, row, column] == counts.index(max(counts))
+
+
+def test_labels_come_from_maps_or_clusters() -> None:
+    batch = Loader(open_source("scenes:size=64,length=4", "train"), Crop(size=64), batch_size=2).batch(1)
+    assert torch.equal(Labeller(SemanticsConfig(), 8, iter(()))(batch), majority(batch["map"], 8, 15))
+    with pytest.raises(UserError, match="num_classes: expected more than"):
+        Labeller(SemanticsConfig(num_classes=2), 8, iter(()))(batch)
+    with pytest.raises(UserError, match="labels: expected 'segformer' or 'clusters' for data without label maps"):
+        Labeller(SemanticsConfig(), 8, iter(()))({"image": batch["image"]})
+    clusters = SemanticsConfig(labels="clusters", num_classes=3, labels_layer="expand5")
+    first, second = (Labeller(clusters, 8, iter([batch] * 9))(batch) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (2, 8, 8)
+    assert set(first.unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POCKET)
+def test_pocket_recipes_beat_the_mean_colour(name: str, tmp_path: Path) -> None:
+    """On held-out crops, against the best constant per image."""
+    config = TOKENIZERS[name]()
+    result = train(config, out=tmp_path / "run", progress=False)
+    source = open_source(config.data, "val")
+    images = Loader(source, Crop(size=config.stage.image_size), batch_size=16).batch(1)["image"]
+    with torch.no_grad():
+        reconstruction = result.model(images).reconstruction
+    error = (reconstruction.clamp(-1, 1) - images).square().mean()
+    constant = (images.mean(dim=(2, 3), keepdim=True) - images).square().mean()
+    assert error < 0.5 * constant
