@@ -108,7 +108,8 @@ def test_a_remapped_quantizer_needs_its_file_no_more(tmp_path: Path) -> None:
     z = torch.randn(2, 8, 4, 5)
     (_, loss, (*_, indices)), (_, want_loss, (*_, want)) = model(z), original(z)
     assert_bitwise_equal(indices, want)
-    torch.testing.assert_close(loss, want_loss, rtol=1e-6, atol=0)
+    # means of squares, in two orders
+    torch.testing.assert_close(loss, want_loss, rtol=(z.numel() + 8) * torch.finfo(z.dtype).eps, atol=0)
     assert (model.remap, model.re_embed, model.unknown_index) == (str(path), 5, 4)
 
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import _CONFLICTS
-from vqkernels.testing import assert_bitwise_equal, assert_within_budget
+from vqkernels.testing import assert_bitwise_equal
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,9 @@ def test_losses_are_float32(dtype: torch.dtype) -> None:
     quantized, indices, loss = quantizer(x)
     assert loss.dtype == torch.float32
     assert quantized.dtype == dtype
-    truth, plain = ((x[0].to(t) - codes[indices[0]].to(t)).square().mean() for t in (torch.float64, torch.float32))
-    assert_within_budget(loss.detach().reshape(1), truth.reshape(1), plain.reshape(1))
+    truth = (x[0].double() - codes[indices[0]].double()).square().mean()
+    # each term rounded three times, the sum of them once per term, and its mean
+    assert abs(loss.item() - truth) <= (x.numel() + 4) * torch.finfo(torch.float32).eps / 2 * truth
 
 
 def test_given_codes_leave_the_value_as_it_is() -> None:
