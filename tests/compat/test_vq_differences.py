@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
-from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import _CONFLICTS
+from vqkernels.compat.vector_quantize_pytorch._options import CONFLICTS as MESSAGES
 from vqkernels.testing import assert_bitwise_equal
 
 
@@ -139,11 +139,11 @@ CONFLICTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("conflict", _CONFLICTS)
+@pytest.mark.parametrize("conflict", MESSAGES)
 def test_options_that_exclude_each_other_are_named(conflict: str) -> None:
     with pytest.raises(ValueError) as error:
         VectorQuantize(8, 16, **CONFLICTS[conflict])
-    assert str(error.value) == _CONFLICTS[conflict]
+    assert str(error.value) == MESSAGES[conflict]
 
 
 def test_diveq_adds_no_noise_in_evaluation() -> None:

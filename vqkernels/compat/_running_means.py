@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.random import row_numbers
+from vqkernels._core.recomputation import Past, recomputing
 from vqkernels.distributed import elect, stats_of_all, sum_of_all, world
 from vqkernels.nn.codebook import unit
 from vqkernels.ops.code_stats import CodeStats
@@ -70,6 +71,7 @@ class RunningMeans(nn.Module):
         self.use_cosine_sim = use_cosine_sim
         # known outside the graph, so that asking does not synchronise
         self._started = not kmeans_init
+        self.past = Past()
         self.register_load_state_dict_post_hook(recall_started)  # type: ignore[no-untyped-call]
 
     def state(self) -> State:
@@ -87,7 +89,7 @@ class RunningMeans(nn.Module):
     @torch.no_grad()
     def start_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
         """Start from Lloyd's algorithm on the first batch that holds any vector."""
-        if self._started:
+        if self._started or recomputing():
             return
         means, key = self._winners(_spread(x, indices, self.codebook_size), sync=self.sync_kmeans)
         if not bool(key.isfinite().all()):
@@ -113,6 +115,8 @@ class RunningMeans(nn.Module):
 
     def update_ema(self) -> None:
         """Make the codes what the running statistics say."""
+        if recomputing():
+            return
         _, size, sums = self.state()
         self._ema_(torch.zeros_like(size), torch.zeros_like(sums), decay=1.0)
 
@@ -151,7 +155,7 @@ class RunningMeans(nn.Module):
 
     def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
         """Put codes that are dead by now on vectors of the batches of all processes."""
-        if self.expires():
+        if self.expires() and not recomputing():
             self._replace_(self._winners(self._candidates(x, indices)))
 
     def _winners(self, anchors: Anchors, *, sync: bool = True) -> Anchors:

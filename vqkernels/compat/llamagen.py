@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.checks import check_indices
+from vqkernels._core.recomputation import recomputing
 from vqkernels.compat._feature_maps import Match, entries, match
 from vqkernels.nn.codebook import unit
 from vqkernels.nn.regularizers import LLAMAGEN_ENTROPY
@@ -125,7 +126,8 @@ class VectorQuantizer(nn.Module):
         seen = torch.cat([self.codebook_used, labels.to(self.codebook_used)])
         # the window, and what it gets, in order; what takes no part goes to the front
         taken = torch.cat([torch.ones_like(self.codebook_used, dtype=torch.bool), labels >= 0])
-        self.codebook_used.copy_(seen[taken.argsort(stable=True)][-_WINDOW:])
+        if not recomputing():
+            self.codebook_used.copy_(seen[taken.argsort(stable=True)][-_WINDOW:])
         used = torch.zeros(self.n_e + 1, device=labels.device)
         used[self.codebook_used.long()] = 1.0
         return used[:-1].mean()

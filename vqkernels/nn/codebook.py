@@ -35,7 +35,6 @@ class Codebook(nn.Module):
     """Codes ``[G, K, D]``, and what happens to them in a training step apart from gradients."""
 
     trained = False  # by gradient: there is a codebook loss
-    written = False  # by a training step, in place
 
     def __init__(self, groups: int, num_codes: int, dim: int, metric: str, backend: str | None) -> None:
         super().__init__()
@@ -49,6 +48,10 @@ class Codebook(nn.Module):
     def assign_(self, codes: torch.Tensor) -> None:  # [G, K, D]
         """Start over from these codes."""
         raise NotImplementedError
+
+    def moving(self) -> list[torch.Tensor]:
+        """What a training step writes in place and a lookup reads."""
+        return []
 
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:  # [N, G, D]
         """Start over from k-means centres of these vectors."""
@@ -107,7 +110,6 @@ class LearnedCodebook(Codebook):
 class OnlineCodebook(LearnedCodebook):
     """A parameter whose hardly used codes are moved to vectors of the batch."""
 
-    written = True
     usage: torch.Tensor  # [G, K] float32
     draws: torch.Tensor  # [] int64, the steps that drew
 
@@ -116,6 +118,9 @@ class OnlineCodebook(LearnedCodebook):
         self.decay, self.anchor = config.decay, config.anchor
         self.register_buffer("usage", torch.zeros(self.groups, self.num_codes))
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    def moving(self) -> list[torch.Tensor]:
+        return [self.weight]
 
     @torch.no_grad()
     def assign_(self, codes: torch.Tensor) -> None:
@@ -144,7 +149,6 @@ class OnlineCodebook(LearnedCodebook):
 class EmaCodebook(Codebook):
     """Codes as running means; ``embed_sum / cluster_size`` is the codebook from the first step on."""
 
-    written = True
     weight: torch.Tensor  # [G, K, D] float32
     cluster_size: torch.Tensor  # [G, K] float32
     embed_sum: torch.Tensor  # [G, K, D] float32
@@ -172,6 +176,9 @@ class EmaCodebook(Codebook):
 
     def codes(self) -> torch.Tensor:
         return self.weight
+
+    def moving(self) -> list[torch.Tensor]:
+        return [self.weight]
 
     @torch.no_grad()
     def assign_(self, codes: torch.Tensor) -> None:

@@ -11,10 +11,11 @@ from torch import nn
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import check_floating, check_index_values, check_indices, check_metric, check_shape
 from vqkernels._core.random import random_uniform
+from vqkernels._core.recomputation import Past
 from vqkernels.nn.build import build_codebook
 from vqkernels.nn.codebook import advance_, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
-from vqkernels.nn.rows import finite_rows, kept_rows, masked_mean_square
+from vqkernels.nn.rows import finite_rows, kept_rows, label, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.nn.semantic import SemanticCodebook
 from vqkernels.nn.usage import Usage, UsageStatistics
@@ -78,9 +79,10 @@ class VectorQuantizer(nn.Module):
         takes no part in losses and updates, and no gradient reaches it.
 
     State:
-        Codebooks and statistics move in the forward of training mode, once per call: a forward that is repeated
-        (activation checkpointing) counts twice; batches that are split (gradient accumulation) make one update of
-        an EMA codebook with ``Ema(accumulate=...)``. Everything that changes training is in the ``state_dict``;
+        Codebooks and statistics move in the forward of training mode, once per call. A forward that a checkpoint
+        (``torch.utils.checkpoint``) computes again in the backward moves nothing, and sees the codes and draws of its
+        first time. Batches that are split (gradient accumulation) make one update of an EMA codebook with
+        ``Ema(accumulate=...)``. Everything that changes training is in the ``state_dict``;
         training resumed from it ends with the same bits.
 
     Distributed:
@@ -153,6 +155,7 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self.table = build_codebook(codebook, groups, num_codes, width // groups, metric, backend)
         self.statistics = UsageStatistics(groups, num_codes, usage_window)
+        self._past = Past()
         if isinstance(gradient, FullCodebook) and not self.table.trained:
             raise ValueError("gradient: expected a codebook trained by gradient with FullCodebook, got another")
 
@@ -178,13 +181,21 @@ class VectorQuantizer(nn.Module):
             over the vectors that take part; 0 if there are none.
         """
         self.check_ready()
+        if not self.training:
+            return self._step(x, mask, labels, moves=False)
+        draws = [] if self.sampling_temperature is None and self.nested_keep_probs is None else [self.draws]
+        return self._past.take(self._step, x, mask, labels, state=[*self.table.moving(), *draws])
+
+    def _step(
+        self, x: torch.Tensor, mask: torch.Tensor | None, labels: torch.Tensor | None, moves: bool
+    ) -> QuantizerOutput:
         rows, usable, shape = self._rows(x, mask)
         given = () if labels is None else (self._labels(labels, shape),)
         codebook = self.table.codes()
-        if self.training and self.table.written and (self.regularizers or isinstance(self.gradient, FullCodebook)):
+        if self.training and self.table.moving() and (self.regularizers or isinstance(self.gradient, FullCodebook)):
             # their backward needs the codes as they are now
             codebook = codebook.clone()
-        indices = _label(self._find(rows, codebook), usable, mask)
+        indices = label(self._find(rows, codebook), usable, mask)
         taking_part = usable[:, None].expand_as(indices)
         if self.training and self.nested_keep_probs is not None:
             kept = self._kept_groups(shape)
@@ -198,7 +209,7 @@ class VectorQuantizer(nn.Module):
         weights |= {part.name: part.weight for part in self.regularizers}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         quantized = self._differentiable(rows, codebook, codes, indices)
-        if self.training:
+        if moves:
             count = self.table.update(rows.detach(), indices.where(taking_part, -1), *given)
             self.statistics.update(count)
             if self.sampling_temperature is not None or self.nested_keep_probs is not None:
@@ -216,7 +227,7 @@ class VectorQuantizer(nn.Module):
         """Indices of the nearest codes, as :meth:`forward` returns them; updates nothing in any mode."""
         rows, usable, shape = self._rows(x, mask)
         indices = self.table.find(rows, self.table.codes())
-        return self._shaped(_label(indices, usable, mask), shape)
+        return self._shaped(label(indices, usable, mask), shape)
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:  # [...] or [..., G] -> [..., dim] or [B, dim, ...]
         """Values of indices: the inverse of the lookup, ``project_out`` included, in the layout of ``x``.
@@ -375,16 +386,6 @@ class VectorQuantizer(nn.Module):
 
     def _shaped(self, indices: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, G] -> [...] or [..., G]
         return indices.reshape(shape if self.groups == 1 else (*shape, self.groups))
-
-
-def _label(
-    indices: torch.Tensor,  # [N, G]
-    usable: torch.Tensor,  # [N]
-    mask: torch.Tensor | None,  # [...]
-) -> torch.Tensor:  # [N, G]
-    """Index 0 where the vector is not finite, -1 where it is masked."""
-    indices = torch.where(usable[:, None], indices, 0)
-    return indices if mask is None else torch.where(mask.reshape(-1, 1), indices, -1)
 
 
 def _check_probs(probs: Sequence[float], groups: int) -> tuple[float, ...]:

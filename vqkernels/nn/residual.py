@@ -11,6 +11,7 @@ from torch import nn
 
 from vqkernels._core.checks import check_indices
 from vqkernels._core.random import random_integers
+from vqkernels._core.recomputation import Past
 from vqkernels.nn.codebook import next_seed
 from vqkernels.nn.config import FullCodebook
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
@@ -68,6 +69,7 @@ class ResidualQuantizer(nn.Module):
                 stage.gradient = "none"
         self.gradient, self.dropout = gradient, dropout
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self._past = Past()
 
     @classmethod
     def build(
@@ -104,6 +106,11 @@ class ResidualQuantizer(nn.Module):
         # before the first stage has moved
         for stage in self._stages():
             stage.check_ready()
+        if not self.training or self.dropout == 0:
+            return self._step(x, mask, moves=False)
+        return self._past.take(self._step, x, mask, state=[self.draws])
+
+    def _step(self, x: torch.Tensor, mask: torch.Tensor | None, moves: bool) -> QuantizerOutput:
         rows, usable = without_nonfinite(x.movedim(self._dim, -1))
         x = rows.movedim(-1, self._dim)
         taking_part = kept_rows(usable, mask)
@@ -119,7 +126,7 @@ class ResidualQuantizer(nn.Module):
             # the gradient of a value is that of what makes it out of a code: project_out
             residual, total = residual - value.detach(), total + value
         # a batch of nothing is no step: the next one draws what it would have drawn
-        if depth is not None:
+        if moves:
             self.draws.add_(self._stages()[0].statistics.step - steps)
         losses = {name: torch.stack([r.losses[name] for r in results]).sum() for name in results[0].losses}
         quantized = estimate_gradient(rows, total.movedim(self._dim, -1), self.gradient)

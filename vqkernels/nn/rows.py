@@ -41,3 +41,13 @@ def kept_rows(usable: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor: 
 def finite_rows(x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...] bool
     # false for NaN too, and two passes where isfinite takes five
     return x.detach().abs().amax(dim=-1) < torch.inf
+
+
+def label(
+    indices: torch.Tensor,  # [N, G]
+    usable: torch.Tensor,  # [N]
+    mask: torch.Tensor | None,  # [...]
+) -> torch.Tensor:  # [N, G]
+    """Index 0 where the vector is not finite, -1 where it is masked."""
+    indices = torch.where(usable[:, None], indices, 0)
+    return indices if mask is None else torch.where(mask.reshape(-1, 1), indices, -1)

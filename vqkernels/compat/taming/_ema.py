@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from vqkernels._core.recomputation import Past
 from vqkernels.compat._embedding_quantizer import Renamed
 from vqkernels.compat._feature_maps import OneHot, match
 from vqkernels.distributed import stats_of_all
@@ -116,15 +117,23 @@ class EMAVectorQuantizer(Renamed):
         super().__init__(n_embed, remap, unknown_index)
         self.num_tokens, self.codebook_dim, self.beta = n_embed, embedding_dim, beta
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
+        self._past = Past()
 
     def forward(
         self,
         z: torch.Tensor,  # [B, D, H, W]
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, OneHot, torch.Tensor]]:
         """``(z_q, loss, (perplexity, encodings, indices [N]))``, the one-hots not written out."""
+        if not self.training or not self.embedding.update:
+            return self._step(z, moves=False)
+        return self._past.take(self._step, z, state=[self.embedding.weight])
+
+    def _step(
+        self, z: torch.Tensor, moves: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, OneHot, torch.Tensor]]:
         found = match(z, self.embedding.weight)
         z_q, loss = found.quantized(), self.beta * found.encoder_loss
-        if self.training and self.embedding.update:
+        if moves:
             self.embedding.take_in_(found.rows.detach(), found.labels)
         indices = found.indices
         if self.remap is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vqkernels._core.recomputation import recomputing
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 
 
@@ -43,6 +44,10 @@ class AffineCodebook(Codebook):
             return embed
         return (embed - self.codebook_mean) * self._ratio() + self.batch_mean
 
+    def moving(self) -> list[torch.Tensor]:
+        running = self.batch_mean, self.batch_variance, self.codebook_mean, self.codebook_variance
+        return [*super().moving(), *(tensor for tensor in running if tensor is not None)]
+
     def stored(self, x: torch.Tensor) -> torch.Tensor:
         if self.batch_mean is None:
             return x
@@ -51,7 +56,8 @@ class AffineCodebook(Codebook):
 
     def prepare(self, x: torch.Tensor, indices: torch.Tensor) -> None:
         super().prepare(x, indices)
-        self.update_affine(x, indices)
+        if not recomputing():
+            self.update_affine(x, indices)
 
     @torch.no_grad()
     def update_affine(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]

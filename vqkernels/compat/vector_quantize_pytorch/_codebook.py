@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from vqkernels._core.recomputation import recomputing
 from vqkernels.compat._running_means import RunningMeans, State
 from vqkernels.ops.ema_update import no_step_if_empty
 
@@ -78,7 +79,12 @@ class Codebook(RunningMeans):
     def codes(self) -> torch.Tensor:  # [H, K, D] float32
         """The codes as they are looked up, with a gradient if they are trained by one."""
         embed = (self.embed if self.learnable_codebook else self.embed.detach()).float()
-        return embed if self.vq_bridge is None else self.vq_bridge(embed)
+        # its backward needs them as they are now
+        return embed if self.vq_bridge is None else self.vq_bridge(embed.clone())
+
+    def moving(self) -> list[torch.Tensor]:
+        """What a training step writes in place and a lookup reads."""
+        return [self.embed]
 
     def stored(self, x: torch.Tensor) -> torch.Tensor:  # [N, H, D]
         """Vectors in the space of ``embed``, which :meth:`codes` may lie outside of."""
@@ -107,7 +113,7 @@ class Codebook(RunningMeans):
     ) -> None:
         """Take one batch into the running statistics, the codes and, where dead ones are replaced, their place."""
         ema_update = self.ema_update if ema_update is None else ema_update
-        if not ema_update and not self.has_dead_code_replacement:
+        if recomputing() or (not ema_update and not self.has_dead_code_replacement):
             return
         anchors = self._candidates(x, indices, exact=ema_update_weight is None) if self.expires() else None
         (count, total), anchors = self._stats_of_all(self.stored(x), indices, anchors=anchors)

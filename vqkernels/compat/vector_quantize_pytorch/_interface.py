@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_floating, check_indices
+from vqkernels._core.recomputation import recomputing
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
@@ -76,7 +77,7 @@ class QuantizerInterface(Constants):
 
     def update_in_place_optimizer(self) -> None:
         """Step the codebook's own optimizer, on gradients averaged over processes."""
-        if self.in_place_codebook_optimizer is None:
+        if self.in_place_codebook_optimizer is None or recomputing():
             return
         processes = world()[1]
         if self._codebook.use_ddp is not False and processes > 1:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from vqkernels._core.recomputation import recomputing
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
     check_dim,
@@ -174,6 +175,10 @@ class LatentQuantize(Constants):
         with full_precision(z):
             z = z.to(torch.promote_types(dtype, torch.float32))
             if self.training and self.in_place_codebook_optimizer is not None:
+                if recomputing():
+                    raise RuntimeError(
+                        "in_place_codebook_optimizer: expected None inside a checkpoint, got an optimizer"
+                    )
                 self._step_in_place(z.detach())
             level = self._nearest(z)
             values = self._values(level)

@@ -11,28 +11,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_index_values, check_indices, check_shape
+from vqkernels._core.recomputation import recomputing
 from vqkernels.compat.vector_quantize_pytorch._affine import AffineCodebook
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook, UpdateWeight
 from vqkernels.compat.vector_quantize_pytorch._lookup import CodebookTransform, Found, look_up, score_metric
 from vqkernels.compat.vector_quantize_pytorch._losses import LossBreakdown as LossBreakdown
 from vqkernels.compat.vector_quantize_pytorch._losses import QuantizerLosses
+from vqkernels.compat.vector_quantize_pytorch._options import check_options
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows, directional_reparam, lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch._rows import orthogonal_loss_fn as orthogonal_loss_fn
 from vqkernels.nn.rows import masked_mean_square
 from vqkernels.nn.scores import cross_entropy
 from vqkernels.ops.quantize import estimate_gradient
-
-_CONFLICTS = {
-    "exclusive": "straight_through, rotation_trick, directional_reparam: expected at most one of them, got several",
-    "cosine_learnable": "learnable_codebook: expected False with use_cosine_sim, got True",
-    "soft_learnable": "learnable_codebook: expected False with straight_through, got True",
-    "ema_learnable": "ema_update: expected False with a learnable codebook, got True",
-    "bridge_fixed": "learnable_codebook: expected True with vq_bridge, got False",
-    "diveq_dead": "threshold_ema_dead_code: expected more than 0 with directional_reparam, got 0",
-    "sync_update_range": "sync_update_v: expected a number in [0, 1], got another",
-    "sync_update_fixed": "learnable_codebook: expected True with sync_update_v, got False",
-    "affine_cosine": "affine_param: expected False with use_cosine_sim, got True",
-}
 
 
 class VectorQuantize(QuantizerLosses):
@@ -159,7 +149,7 @@ class VectorQuantize(QuantizerLosses):
         if rotation_trick is None:
             # a straight-through sample is differentiable by itself; a scalar cannot be rotated
             rotation_trick = not directional_reparam and not straight_through and dim > 1
-        _check_options(
+        check_options(
             exclusive=straight_through + rotation_trick + directional_reparam > 1,
             cosine_learnable=use_cosine_sim and learnable_codebook,
             soft_learnable=straight_through and learnable_codebook,
@@ -309,8 +299,11 @@ class VectorQuantize(QuantizerLosses):
         search = partial(
             self._search, rows, topk, sample_codebook_temp, codebook_transform_fn, self._scores_matter(indices)
         )
-        found = search()
-        moves = self.training and not freeze
+        if self.training:
+            found, moves = book.past.take(_searched, rows.x, search, state=book.moving())
+            moves = moves and not freeze
+        else:
+            found, moves = search(), False
         if moves and topk is None:
             book.update_codebook(
                 rows.x.detach(),
@@ -320,6 +313,8 @@ class VectorQuantize(QuantizerLosses):
                 accum_ema_update=accum_ema_update,
             )
         inplace_loss = self.zero
+        if recomputing() and self.in_place_codebook_optimizer is not None:
+            raise RuntimeError("in_place_codebook_optimizer: expected None inside a checkpoint, got an optimizer")
         if moves and self.in_place_codebook_optimizer is not None:
             inplace_loss = self._optimize_in_place(rows, found)
             found = search()
@@ -347,8 +342,9 @@ class VectorQuantize(QuantizerLosses):
         book = self._codebook
         temperature = book.sample_codebook_temp if temperature is None else temperature
         noisy = self.training and temperature > 0
-        # a loss on all scores computes them again in the backward, when the codes may have been updated
-        codes = book.codes().clone() if self.training and scores_matter else book.codes()
+        # a backward that needs all codes needs them as they are now
+        needed = self.training and (scores_matter or transform is not None)
+        codes = book.codes().clone() if needed else book.codes()
         return look_up(
             rows,
             codes,
@@ -394,7 +390,5 @@ class VectorQuantize(QuantizerLosses):
         return min(int(topk), self.codebook_size)
 
 
-def _check_options(**conflicts: bool) -> None:
-    for name, conflict in conflicts.items():
-        if conflict:
-            raise ValueError(_CONFLICTS[name])
+def _searched(_: torch.Tensor, search: Callable[[], Found], moves: bool) -> tuple[Found, bool]:
+    return search(), moves

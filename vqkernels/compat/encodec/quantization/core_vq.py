@@ -105,12 +105,18 @@ class EuclideanCodebook(RunningMeans):
         rows = x.detach().reshape(-1, 1, x.shape[-1])
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         part = torch.where(usable.reshape(-1, 1), 0, -1)
-        if self.training:
-            self.start_(rows, part)
+        if not self.training:
+            return self._look_up(rows, part, x.shape[:-1], moves=False)
+        self.start_(rows, part)
+        return self.past.take(self._look_up, rows, part, x.shape[:-1], state=[self.embed])
+
+    def _look_up(
+        self, rows: torch.Tensor, part: torch.Tensor, shape: torch.Size, moves: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         indices = nearest_code(rows, self.embed[None]).indices
-        index = torch.where(part < 0, 0, indices).reshape(x.shape[:-1])
+        index = torch.where(part < 0, 0, indices).reshape(shape)
         codes = self.decode(index)
-        if self.training:
+        if moves:
             self._step(rows, torch.where(part < 0, -1, indices))
         return codes, index
 
