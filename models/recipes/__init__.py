@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.recipes import cvq, mgvq, patch, seqgan, sgc, vqgan, vqgan_lc
+from models.recipes import cvq, mgvq, patch, priors, seqgan, sgc, vqgan, vqgan_lc
+from models.training.prior_run import PriorRun
 from models.training.tokenizer_run import TokenizerRun
 
 TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
@@ -41,6 +42,38 @@ TOKENIZERS: dict[str, Callable[[], TokenizerRun]] = {
         sgc.sgc_nuscenes,
         sgc.sgc_pocket,
         sgc.sgc_clusters,
+    )
+}
+
+PRIORS: dict[str, Callable[[], PriorRun]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        priors.ar_pocket,
+        priors.gpt_pocket,
+        priors.nar_pocket,
+        priors.grouped_pocket,
+        priors.parallel_pocket,
+        priors.video_pocket,
+        priors.ldm_pocket,
+        priors.dit_pocket,
+        priors.sit_pocket,
+        priors.concept_pocket,
+        priors.seq_ar_base,
+        priors.seq_ar_large,
+        priors.seq_nar_base,
+        priors.seq_nar_large,
+        priors.lc_gpt,
+        priors.llamagen_b,
+        priors.llamagen_l,
+        priors.llamagen_xl,
+        priors.llamagen_xxl,
+        priors.mgvq_xxl,
+        priors.sgc_image,
+        priors.sgc_video,
+        priors.ldm,
+        priors.dit_xl,
+        priors.sit_xl,
+        priors.epsilon_llamagen_l,
     )
 }
 

@@ -117,7 +117,7 @@ class _Training:
                     break
                 number += 1
                 stepper = self._enter(number, None, before=stepper)
-        return TrainResult(_averaged(stepper), config.steps, log.last)
+        return TrainResult(stepper.settle(), config.steps, log.last)
 
     def _enter(self, number: int, done: int | None, before: Stepper | None = None) -> Stepper:
         """The modules of a stage: at its start, or as they were after ``done`` steps of the run."""
@@ -186,7 +186,7 @@ class _Training:
                     line = self._line(task, values, step, stage.optimizer.rate(step - begin, stage.steps))
                     steps = step - logged
                     waited, wait_before = loader.wait_seconds - wait_before, loader.wait_seconds
-                    line |= _speed(task.unit, whole, timed, steps, stage.batch_size * self._world, waited)
+                    line |= _speed(task, whole, timed, steps, stage.batch_size * self._world, waited)
                     logged = step
                     if looks:
                         with stepper.averaged(), torch.no_grad():
@@ -288,13 +288,6 @@ def _remove_unstarted(run_dir: Path) -> None:
         run_dir.rmdir()
 
 
-def _averaged(stepper: Stepper) -> nn.Module:
-    mean = stepper.mean()
-    if mean is not None:
-        stepper.task.model.load_state_dict(mean)
-    return stepper.task.model.eval()
-
-
 def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
     """State of a run from before there were stages."""
     if "optimizers" in state:
@@ -306,7 +299,7 @@ def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _speed(
-    unit: str, whole: Stopwatch, timed: Stopwatch, steps: int, samples: int, waited: float
+    task: Task, whole: Stopwatch, timed: Stopwatch, steps: int, samples: int, waited: float
 ) -> dict[str, float]:
     """Mean times of the last ``steps`` steps, of ``samples`` samples each."""
     seconds = whole.take() / steps
@@ -314,7 +307,8 @@ def _speed(
         "step_seconds": seconds,
         "quantizer_seconds": timed.take() / steps,
         "data_seconds": waited / steps,
-        f"{unit}_per_second": samples / seconds,
+        f"{task.unit}_per_second": samples / seconds,
+        "tokens_per_second": samples * task.tokens / seconds,
     }
 
 

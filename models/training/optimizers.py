@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from models.training.config import OptimizerConfig
 
@@ -42,4 +43,9 @@ class WeightMean:
     def load(self, mean: Mapping[str, torch.Tensor]) -> None:
         """Go on from a mean that was saved."""
         for name, tensor in self.mean.items():
-            tensor.copy_(mean[name])
+            if isinstance(tensor, DTensor):
+                # every process has read all of it
+                whole = mean[name].to(tensor.device)
+                tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None))
+            else:
+                tensor.copy_(mean[name])

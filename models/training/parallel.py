@@ -53,10 +53,14 @@ class Parallel:
         """The whole state of an optimizer; every process must ask."""
         if not self.sharded:
             return optimizer.state_dict()
+        if not optimizer.state:
+            return {}  # asked for it, torch would take a first step to make one
         return dict(get_optimizer_state_dict(module, optimizer, options=_WHOLE))
 
     def load_optimizer(self, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Inverse of :meth:`optimizer_state`."""
+        if self.sharded and not state:
+            return
         if self.sharded:
             set_optimizer_state_dict(module, optimizer, state, options=_SHARED)
         else:
@@ -64,13 +68,15 @@ class Parallel:
 
 
 def _shard(module: nn.Module) -> nn.Module:
-    """Parameters divided among processes, block by block where the module names its ``blocks``."""
+    """Parameters divided among processes, block by block where a network calls them ``blocks``."""
     from torch.distributed.fsdp import fully_shard
 
     quantizers = (vqkernels.VectorQuantizer, vqkernels.ResidualQuantizer)
     if any(isinstance(part, quantizers) for part in module.modules()):
         raise UserError("parallel: expected 'ddp' for a model with a quantizer, got 'fsdp2'")
-    for block in getattr(module, "blocks", ()):
-        fully_shard(block)
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] == "blocks" and isinstance(part, nn.ModuleList):
+            for block in part:
+                fully_shard(block)
     fully_shard(module)
     return module

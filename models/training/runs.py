@@ -8,10 +8,11 @@ from models.config_json import parse
 from models.errors import UserError
 from models.tokenizers import Tokenizer
 from models.training.checkpoint import find_checkpoint, first_line, read_config, read_weights
+from models.training.prior_run import Prior, PriorRun, rebuild_prior
 from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer, upgraded
 
-AnyRun = TokenizerRun
-_KINDS = {"tokenizer": TokenizerRun}
+AnyRun = TokenizerRun | PriorRun
+_KINDS: dict[str, type[AnyRun]] = {"tokenizer": TokenizerRun, "prior": PriorRun}
 
 
 def load_config(run_dir: Path | str) -> AnyRun:
@@ -43,3 +44,17 @@ def load_tokenizer(run_dir: Path | str, *, step: int | None = None, mean: bool =
     folder = find_checkpoint(run_dir, step)
     stage = config.stage_at(max(1, int(folder.name.removeprefix("step_"))))
     return rebuild_tokenizer(config, stage, read_weights(folder, mean=mean), folder).eval()
+
+
+def load_prior_config(run_dir: Path | str) -> PriorRun:
+    """The config of the run of a prior, and of nothing else."""
+    config = load_config(run_dir)
+    if not isinstance(config, PriorRun):
+        raise UserError(f"{run_dir}: expected the run of a prior, got that of a {config.kind}")
+    return config
+
+
+def load_prior(run_dir: Path | str, *, step: int | None = None, mean: bool = True) -> Prior:
+    """The prior of a run, in eval mode; arguments as of :func:`load_tokenizer`."""
+    config, folder = load_prior_config(run_dir), find_checkpoint(run_dir, step)
+    return rebuild_prior(config, read_weights(folder, mean=mean), folder).eval()

@@ -101,6 +101,12 @@ class Stepper:
         finally:
             model.load_state_dict(own)
 
+    def settle(self) -> nn.Module:
+        """The model in evaluation mode, from now on with the running mean of its weights where there is one."""
+        if self._mean is not None:
+            self.task.model.load_state_dict(self._mean.mean)
+        return self.task.model.eval()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything beside :meth:`weights` and :meth:`mean` that the next step depends on."""
         return {

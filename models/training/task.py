@@ -43,6 +43,7 @@ class Task(Protocol):
     players: dict[str, nn.Module]
     timed: nn.Module | None  # part of the model whose share of the time is logged
     unit: str  # what a sample is, in the plural
+    tokens: int  # of a sample
 
     def data(self, split: str) -> tuple[Source, Transform]:
         """Samples of ``"train"`` or ``"val"`` and how they become tensors."""

@@ -44,6 +44,7 @@ class TokenizerTask:
     ) -> None:
         self.stage, self._config = config.stages[number], config
         self._loss = self.stage.loss
+        self.tokens = (self.stage.image_size // tokenizer.downsample) ** 2
         self.model, self.timed = tokenizer, tokenizer.quantizer
         self.players: dict[str, nn.Module] = {"model": tokenizer}
         if self._loss.disc_start is not None:

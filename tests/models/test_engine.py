@@ -66,6 +66,7 @@ class ToyTask:
     """A model against a critic that takes its turn from the second step on."""
 
     unit = "images"
+    tokens = 1
     timed = None
 
     def __init__(self, config: ToyRun, number: int, weights: Mapping[str, torch.Tensor] | None) -> None:

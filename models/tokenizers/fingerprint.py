@@ -1,0 +1,20 @@
+"""Which tokenizer made some codes: a name for the weights that decide about them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from models.tokenizers.tokenizer import Tokenizer
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """A hash of encoder and quantizer; a decoder trained further reads the same codes."""
+    digest = hashlib.sha256()
+    for part in ("encoder", "quantizer"):
+        for name, tensor in sorted(getattr(tokenizer, part).state_dict().items()):
+            content = tensor.detach().cpu().contiguous()
+            digest.update(f"{part}.{name} {content.dtype} {tuple(content.shape)}".encode())
+            digest.update(content.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
