@@ -25,7 +25,7 @@ _EPOCH, _DRAW, _TRANSFORM = 0, 1, 2
 class Skipped(NamedTuple):
     """A sample that was not used."""
 
-    index: int
+    number: int  # in the source
     name: str
     reason: str
 

@@ -173,7 +173,7 @@ class CodeSource(Source):
         return CodeSource, (self._folder, self._split, self._kind)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self.manifest), sort_keys=True).encode()).hexdigest()[:32]
 
     def check_tokenizer(self, fingerprint: str) -> None:

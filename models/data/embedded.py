@@ -45,7 +45,7 @@ class EmbeddedSource(Source):
         self._names = tuple(self._photos)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for place in self._photos.values():
             digest.update(_photo(*place).tobytes())

@@ -39,7 +39,7 @@ class FolderSource(Source):
         return FolderSource, (self._root, self._split, self._index)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         return self._index.fingerprint
 
     def __len__(self) -> int:

@@ -151,7 +151,7 @@ class Loader:
         for sample in skipped:
             if not self._skipped:
                 print(f"data: skipped {sample.name} ({sample.reason})", file=sys.stderr)
-            self._skipped[sample.index] = sample
+            self._skipped[sample.number] = sample
 
 
 class _Received(NamedTuple):

@@ -76,7 +76,7 @@ class MapSource(Source):
         return MapSource, (self._root, self._split, self._index)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         return self._index.fingerprint
 
     def __len__(self) -> int:

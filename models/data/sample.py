@@ -23,10 +23,14 @@ class Sample(NamedTuple):
 class Source(Protocol):
     """Random access by index. Small when pickled: worker processes open files themselves, when they first read."""
 
-    fingerprint: str  # of what the samples are, the same in every run until they change
     drawn: bool = False  # few images, from which crops are drawn with replacement; else every epoch sees each once
     labels: tuple[str, ...] = ()  # names of the classes that Sample.label counts, () without labels
     map_labels: tuple[str, ...] = ()  # names of the classes in Sample.map, () where they are not known
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the samples are: the same in every run until they change."""
+        ...
 
     def __len__(self) -> int: ...
 

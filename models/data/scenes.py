@@ -7,6 +7,7 @@ people; at noon, in fog, at night in the rain. Every frame is a pure function of
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +24,18 @@ __all__ = ["CLASSES", "Picture", "SceneSource", "render"]
 
 _VERSION = 1  # of what is drawn
 _FRAMES = 1 << 12  # a scene begins at one of them
-_DEFAULTS: dict[str, int | Size] = {"length": 10_000, "seed": 0, "size": (256, 256), "frames": 1, "stride": 1}
+_SMALLEST = 8  # pixels per side
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What a spec may set."""
+
+    length: int = 10_000  # scenes to train with
+    seed: int = 0
+    size: Size = (256, 256)
+    frames: int = 1  # of a clip; 1: images
+    stride: int = 1  # from one frame of a clip to the next
 
 
 class SceneSource(Source):
@@ -36,19 +48,16 @@ class SceneSource(Source):
     map_labels = CLASSES
 
     def __init__(self, split: SplitName, options: str = "") -> None:
-        values = read_options("scenes", options, _DEFAULTS)
-        for name in ("length", "frames", "stride"):
-            if values[name] < 1:  # type: ignore[operator]
-                raise UserError(f"data: scenes: expected {name}=1 or more, got {values[name]}")
-        if min(values["size"]) < 8:  # type: ignore[arg-type]
-            raise UserError(f"data: scenes: expected a size of 8 pixels or more, got {values['size']}")
-        self._values, self._split = values, split
-        length = int(values["length"])  # type: ignore[call-overload]
+        self._options, self._split = read_options("scenes", options, SceneOptions), split
+        if min(self._options.size) < _SMALLEST:
+            height, width = self._options.size
+            raise UserError(f"data: scenes: expected a size from {_SMALLEST} pixels on, got {height}x{width}")
+        length = self._options.length
         self._length = length if split == "train" else max(1, length // 10)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        told = f"scenes {_VERSION} {self._split} {sorted(self._values.items())}"
+    def fingerprint(self) -> str:
+        told = f"scenes {_VERSION} {self._split} {self._options}"
         return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def __len__(self) -> int:
@@ -60,8 +69,8 @@ class SceneSource(Source):
 
     def read(self, index: int) -> Sample:
         street, first = self._place(index)
-        frames, stride = int(self._values["frames"]), int(self._values["stride"])  # type: ignore[call-overload]
-        pictures = [render(street, first + number * stride, self._values["size"]) for number in range(frames)]  # type: ignore[arg-type]
+        frames, stride, size = self._options.frames, self._options.stride, self._options.size
+        pictures = [render(street, first + number * stride, size) for number in range(frames)]
         label = NAMES.index(draw_street(street).weather.name)
         if frames == 1:
             return Sample(self.name(index), pictures[0].image, label, pictures[0].map)
@@ -72,5 +81,5 @@ class SceneSource(Source):
         """Street and first frame of a sample."""
         if not 0 <= index < self._length:
             raise IndexError(f"index: expected 0 to {self._length - 1}, got {index}")
-        dice = Dice(int(self._values["seed"]), 0 if self._split == "train" else 1, index)  # type: ignore[call-overload]
+        dice = Dice(self._options.seed, 0 if self._split == "train" else 1, index)
         return dice.whole(0, (1 << 48) - 1), dice.whole(0, _FRAMES - 1)

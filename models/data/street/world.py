@@ -18,6 +18,7 @@ from models.data.street.weather import Weather, draw_weather, srgb, to_sun
 
 LANE = 3.4
 SIGHT = 190.0  # how far buildings are drawn
+TreeKind = Literal["round", "tall", "fir"]
 Kind = Literal["downtown", "avenue", "suburb"]
 Body = Literal["sedan", "hatchback", "van", "bus", "truck"]
 
@@ -103,7 +104,7 @@ class Plant(NamedTuple):
     x: float
     z: float
     height: float
-    kind: Literal["round", "tall", "fir"]
+    kind: TreeKind
     number: int
 
 
@@ -137,7 +138,7 @@ class Street:
     yellow: bool  # the line in the middle
     lamp_gap: float
     tree_gap: float
-    tree_kind: Literal["round", "tall", "fir"]
+    tree_kind: TreeKind
     traffic: float  # share of the places in the lanes that are taken
     crowd: float
     speed: float  # of the camera
@@ -191,7 +192,7 @@ class Street:
                 x = self.road + (0.8 if self.kind != "suburb" else 0.75)
                 yield Plant(side * x, z, height, self.tree_kind, dice.whole(0, 11))
                 if self.kind == "suburb" and dice.happens(0.7):  # in the garden
-                    kind = dice.one_of(("round", "round", "fir"))
+                    kind: TreeKind = dice.one_of(("round", "round", "fir"))
                     back = self.walk + dice.between(1.5, 5)
                     yield Plant(side * back, z + dice.between(2, 6), dice.between(3, 10), kind, dice.whole(0, 11))
 

@@ -155,12 +155,13 @@ def test_other_seeds_and_splits_are_other_streets() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ("lenght=3", r"expected an option of 'scenes' \(frames, length, seed, size, stride\), got 'lenght=3'"),
-        ("length", "data: scenes: expected length=a whole number, got 'length'"),
-        ("length=-3", "expected length=a whole number, got 'length=-3'"),
-        ("length=0", "data: scenes: expected length=1 or more, got 0"),
+        ("lenght=3", r"expected an option of scenes \(frames, length, seed, size, stride\), got 'lenght=3'"),
+        ("length", "data: scenes: expected length=a whole number from 1 on, got 'length'"),
+        ("seed=-3", "expected seed=a whole number, got 'seed=-3'"),
+        ("length=0", "data: scenes: expected length=a whole number from 1 on, got 'length=0'"),
         ("size=64x", "expected size=256 or 288x512, got 'size=64x'"),
-        ("size=64x4", "expected a size of 8 pixels or more"),
+        ("size=0", "expected size=256 or 288x512, got 'size=0'"),
+        ("size=64x4", "expected a size from 8 pixels on, got 64x4"),
         ("frames=2x3", "expected frames=a whole number"),
     ],
 )
