@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from models.data.permutation import hashed, mix64
+from models.data.permutation import KeyedRandom, hashed, mix64
 
 T = TypeVar("T")
 NOISE_SIZE = 256
@@ -51,6 +51,12 @@ def noise(octaves: int, seed: int) -> np.ndarray:  # [256, 256] float32, mean 0,
         total += _enlarged(grid - 0.5, NOISE_SIZE // cells) / 1.7**octave
     total -= total.mean()
     return (total / total.std()).astype(np.float32)
+
+
+@cache
+def speckle(seed: int) -> np.ndarray:  # [256, 256] float32 in [0, 1)
+    """Every value by itself."""
+    return KeyedRandom().at(seed).random((NOISE_SIZE, NOISE_SIZE), np.float32)
 
 
 def _enlarged(grid: np.ndarray, factor: int) -> np.ndarray:

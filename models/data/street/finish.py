@@ -11,7 +11,7 @@ import numpy as np
 
 from models.data.street.canvas import Canvas, Colour
 from models.data.street.classes import BUILDING, MARKING, ROAD, SIDEWALK, VEGETATION
-from models.data.street.dice import NOISE_SIZE, modulo, noise, sample
+from models.data.street.dice import NOISE_SIZE, modulo, noise, sample, speckle
 from models.data.street.weather import Weather, srgb
 from models.data.street.world import Street
 
@@ -156,8 +156,8 @@ def _bilinear(texture: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _stars(dx: np.ndarray, dz: np.ndarray, height: np.ndarray) -> np.ndarray:
     bearing = np.arctan2(dx, dz)[None]
-    bright = sample(noise(6, 11), bearing, height, 330.0) > 2.7
-    return bright * (np.float32(0.5) * np.minimum(height * 6, 1))
+    bright = sample(speckle(11), bearing, height, 330.0)
+    return np.maximum(bright - np.float32(0.994), 0) * (np.float32(90) * np.minimum(height * 6, 1))
 
 
 def mirror(picture: np.ndarray, canvas: Canvas, classes: np.ndarray, weather: Weather, fine: int) -> None:

@@ -19,7 +19,7 @@ from models.data.street.world import CLOTHES, HAIRS, SKINS, Plant, Street, Walke
 _LEAVES = (srgb(74, 110, 50), srgb(92, 122, 52), srgb(60, 98, 52), srgb(112, 128, 56), srgb(150, 120, 50))
 _FIR = (srgb(44, 78, 50), srgb(54, 86, 58))
 _BARK = srgb(86, 70, 56)
-_SPRITE = 128
+_SPRITE = 256  # pixels of the largest picture of a crown
 
 
 def draw_walker(canvas: Canvas, walker: Walker, light: Light) -> None:
@@ -105,25 +105,32 @@ class _Sprite(NamedTuple):
 def _crown(kind: str, number: int) -> tuple[_Sprite, ...]:
     """Leaves in clumps, lit from above and left; each sprite has half the pixels of the one before."""
     dice = Dice(number, 11, len(kind))
-    row, column = (np.mgrid[:_SPRITE, :_SPRITE].astype(np.float32) + 0.5) / _SPRITE * 2 - 1
+    place = ((np.arange(_SPRITE) + 0.5) / _SPRITE * 2 - 1).astype(np.float32)
     bulge, solid = np.full((_SPRITE, _SPRITE), -1, np.float32), np.zeros((_SPRITE, _SPRITE), bool)
     shade = np.zeros((_SPRITE, _SPRITE), np.float32)
-    rough = noise(6, 7)[:_SPRITE, :_SPRITE] * 0.10 + noise(7, 8)[:_SPRITE, :_SPRITE] * 0.06
-    for _ in range(190 if kind != "fir" else 150):
+    fir = kind == "fir"
+    bumps = (noise(6, 7) * 0.10 + noise(7, 8) * 0.06).astype(np.float32)
+    for _ in range(150 if fir else 190):
         angle, reach = dice.between(0, 2 * math.pi), math.sqrt(dice.unit()) * 0.84
         x, y, radius = reach * math.cos(angle), reach * math.sin(angle), dice.between(0.07, 0.17)
-        if kind == "fir":
+        if fir:
             y = dice.between(-0.92, 0.86)
             x = (y + 1) * 0.42 * dice.between(-1, 1)
             radius = 0.06 + 0.06 * (y + 1)
         forward = dice.between(0, 0.6) - 0.3 * reach
-        beside, below = (column - x) / radius, (row - y) / radius * (1.5 if kind == "fir" else 1)
-        inside = 1 - beside * beside - below * below + 4 * rough
+        # rough edges reach no farther
+        rows, columns = (
+            slice(*np.searchsorted(place, (middle - 2 * radius, middle + 2 * radius))) for middle in (y, x)
+        )
+        rough = bumps[rows, columns]
+        beside, below = (place[columns] - x) / radius, (place[rows, None] - y) / radius * (1.5 if fir else 1)
+        inside = 1 - beside * beside - below * below + (1.5 if fir else 4) * rough
         height = np.sqrt(np.maximum(inside, 0)) * radius + forward
-        front = (inside > 0) & (height > bulge)
-        np.copyto(bulge, height, where=front)
-        np.copyto(shade, 0.60 - 0.20 * beside - 0.26 * below - 0.34 * y - 0.16 * x + 1.7 * rough, where=front)
-        solid |= front
+        front = (inside > 0) & (height > bulge[rows, columns])
+        np.copyto(bulge[rows, columns], height, where=front)
+        tone = 0.60 - 0.20 * beside - 0.26 * below - 0.34 * y - 0.16 * x + 1.7 * rough
+        np.copyto(shade[rows, columns], tone, where=front)
+        solid[rows, columns] |= front
     shade = np.clip(shade, 0.16, 1.5)
     cover, weighted = solid.astype(np.float32), shade * solid
     sprites = [_Sprite(solid, shade)]
