@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from models.data.permutation import KeyedRandom
 from models.data.street.canvas import Canvas, Patch
 from models.data.street.classes import BUILDING, VEGETATION, WINDOW
 from models.data.street.dice import Dice, modulo, noise, sample
@@ -194,5 +195,4 @@ def draw_hedges(canvas: Canvas, street: Street, near: float, far: float, light: 
 
 @lru_cache(4096)
 def _panes(number: int) -> np.ndarray:  # [16 * 16] of storey and bay
-    dice = Dice(number, 0)
-    return np.array([dice.unit() for _ in range(256)], np.float32)
+    return KeyedRandom().at(number).random(256, np.float32)

@@ -46,8 +46,7 @@ def noise(octaves: int, seed: int) -> np.ndarray:  # [256, 256] float32, mean 0,
     total = np.zeros((NOISE_SIZE, NOISE_SIZE))
     for octave in range(octaves):
         cells = 4 << octave
-        dice = Dice(seed, octave)
-        grid = np.array([dice.unit() for _ in range(cells * cells)]).reshape(cells, cells)
+        grid = KeyedRandom().at(seed, octave).random((cells, cells))
         total += _enlarged(grid - 0.5, NOISE_SIZE // cells) / 1.7**octave
     total -= total.mean()
     return (total / total.std()).astype(np.float32)

@@ -32,7 +32,7 @@ def digest(seed: int, frame: int) -> str:
 
 
 def test_a_frame_depends_on_seed_frame_and_size_alone() -> None:
-    there = [(seed, frame) for seed in (1, 2, 9) for frame in (0, 5, 1000)]
+    there = [(seed, frame) for seed in (2, 9) for frame in (5, 1000)]
     first = [digest(*place) for place in there]
     assert [digest(*place) for place in reversed(there)] == first[::-1]
     assert len(set(first)) == len(first)
