@@ -34,7 +34,8 @@ from models.config_json import differing_fields
 from models.data.photos import load_photos
 from models.environment import environment
 from models.errors import UserError
-from models.evaluate import evaluate, write_json
+from models.evaluation.photos import evaluate
+from models.evaluation.record import write_json
 from models.networks.patch import PatchConfig
 from models.recipes import TOKENIZERS, with_num_codes
 from models.report import METRICS, draw_readme_picture, finding, score_table, write_report
@@ -223,7 +224,7 @@ def _collect_run(contender: Contender, out: Path) -> dict[str, Any]:
     run_dir = out / contender.recipe
     quantizer = load_config(run_dir).quantizer
     scores = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
-    photos = scores.pop("photos")
+    photos, _ = scores.pop("photos"), scores.pop("about")
     lines = read_metrics(run_dir)
     step_seconds = median(line["step_seconds"] for line in lines)
     quantizer_seconds = median(line["quantizer_seconds"] for line in lines)

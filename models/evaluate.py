@@ -1,237 +1,38 @@
-"""Scores of a trained tokenizer on whole photographs: ``python -m models.evaluate RUN_DIR``.
+"""Scores of a trained tokenizer, or of generated images: ``python -m models.evaluate RUN [--size 256 ...]``.
 
-Every photograph is taken at its full size, padded to a multiple of the tokenizer's factor and cropped back. PSNR and
-SSIM come from the held-out photographs, codebook use from both splits. Pixels are float64 in [0, 1] here, clipped but
-not rounded to 8 bits. H W pixels, h w grid, G groups, K codes, D code dimension, M encoder vectors.
+Without ``--size`` a run is scored on whole photographs, as the demo does it (``RUN/evaluation.json``). With it, on a
+data set: the middle crop of every image, in batches, by any of the metrics, into ``RUN/scores.json``:
+
+    python -m models.evaluate runs/vqgan --size 256 --data IMAGENET --metrics psnr ssim lpips rfid codes
+    torchrun --nproc_per_node 8 -m models.evaluate runs/vqgan --size 256 --data IMAGENET --device cuda
+    python -m models.evaluate SAMPLES --size 256 --data IMAGENET --metrics fid inception_score precision_recall
+
+A folder without a config is taken for generated images. What was interrupted goes on when the same command is given
+again. Networks and weights: EfficientNet-Lite0 is installed; the others are looked for in the downloads of torch.hub
+and on the hub, or in the folder ``--weights``, by their published file names (vgg16-397923af.pth,
+weights-inception-2015-12-05-6726825d.pth, i3d_torchscript.pt) or as a folder named like the backbone.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import tyro
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from models import command
-from models.data.photos import Photo, load_photos, to_image, to_tensor
-from models.tokenizers import Tokenizer
+from models.errors import UserError
+from models.evaluation.data_set import DEFAULT_METRICS, DataSetConfig, evaluate_samples, evaluate_tokenizer
+from models.evaluation.passes import Place
+from models.evaluation.photos import Evaluation, evaluate
+from models.evaluation.record import score_table
+from models.training.checkpoint import find_checkpoint
 from models.training.runs import load_config, load_tokenizer
 
-_CLOUD = 2000  # encoder vectors kept for the picture of the codebook
-_SSIM_BORDER = 5  # half a window
-_LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 at 219 levels, as in MATLAB's rgb2ycbcr
-
-
-class Pair(NamedTuple):
-    """A photograph and its reconstruction."""
-
-    original: torch.Tensor  # [3, H, W] float64 in [0, 1]
-    reconstruction: torch.Tensor  # [3, H, W] float64 in [0, 1]
-
-
-class CodeUse(NamedTuple):
-    """How much of a codebook is in use; means over groups."""
-
-    utilization: float  # share of codes used at least once
-    perplexity: float  # exp of the entropy of the code distribution
-
-
-@dataclass(frozen=True)
-class PhotoScore:
-    """One held-out photograph."""
-
-    name: str
-    psnr: float
-    ssim: float
-    tokens: int  # grid positions, h * w
-    picture: str  # the reconstruction, below the run directory
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything ``evaluation.json`` holds."""
-
-    psnr: float  # dB, see psnr_rgb
-    psnr_dataset: float  # dB, see psnr_dataset
-    psnr_luma: float  # dB, see psnr_luma
-    ssim: float
-    utilization: float  # on the held-out photographs
-    perplexity: float
-    utilization_train: float  # on the training photographs
-    perplexity_train: float
-    photos: tuple[PhotoScore, ...]
-
-
-def _error(pair: Pair) -> float:
-    return F.mse_loss(pair.reconstruction, pair.original).item()
-
-
-def _decibels(error: float) -> float:
-    return -10 * math.log10(error) if error else math.inf
-
-
-def psnr_rgb(pairs: Sequence[Pair]) -> float:
-    """Mean over images of the PSNR over RGB in [0, 1]: the convention used throughout, and LlamaGen's."""
-    return sum(_decibels(_error(pair)) for pair in pairs) / len(pairs)
-
-
-def psnr_dataset(pairs: Sequence[Pair]) -> float:
-    """PSNR of the mean over images of the squared error (MGVQ); never above :func:`psnr_rgb`."""
-    return _decibels(sum(_error(pair) for pair in pairs) / len(pairs))
-
-
-def psnr_luma(pairs: Sequence[Pair]) -> float:
-    """Mean over images of the PSNR of the Y channel of YCbCr (VQGAN-LC).
-
-    Y covers 219 of 255 levels and leaves colour errors out, so the figure is some decibels above the others.
-    """
-    weight = torch.tensor(_LUMA, dtype=torch.float64)[:, None, None] / 255
-    luma = [Pair(*((image * weight).sum(0, keepdim=True) for image in pair)) for pair in pairs]
-    return psnr_rgb(luma)
-
-
-def ssim_rgb(pairs: Sequence[Pair]) -> float:
-    """Mean over images of the SSIM over RGB in [0, 1]: Gaussian windows of 11 pixels that lie inside the image."""
-    return sum(_ssim(pair) for pair in pairs) / len(pairs)
-
-
-def _ssim(pair: Pair) -> float:
-    original, reconstruction = (image[None] for image in pair)
-    _, windows = structural_similarity_index_measure(reconstruction, original, data_range=1.0, return_full_image=True)
-    # the outermost windows see a mirrored border
-    return windows[..., _SSIM_BORDER:-_SSIM_BORDER, _SSIM_BORDER:-_SSIM_BORDER].mean().item()
-
-
-def code_use(counts: torch.Tensor) -> CodeUse:  # [G, K]
-    """Utilization and perplexity of a histogram of codes."""
-    share = counts.double() / counts.sum(1, keepdim=True)  # [G, K]
-    entropy = -torch.special.xlogy(share, share).sum(1)  # [G]
-    return CodeUse((counts > 0).double().mean().item(), entropy.exp().mean().item())
-
-
-class Tokens(NamedTuple):
-    """What the tokenizer makes of a photograph."""
-
-    latents: torch.Tensor  # [M, G, D] encoder vectors, scaled as they are compared with the codes
-    indices: torch.Tensor  # [1, h, w] or [1, h, w, G]
-
-
-@torch.no_grad()
-def tokenize(tokenizer: Tokenizer, photo: Photo) -> Tokens:
-    """Encode one whole photograph, its right and lower edges repeated up to the tokenizer's factor."""
-    images = to_tensor(photo.image)  # [1, 3, H, W]
-    height, width = images.shape[2:]
-    padding = (0, -width % tokenizer.downsample, 0, -height % tokenizer.downsample)
-    latents = tokenizer.latents(F.pad(images, padding, mode="replicate"))  # [1, G * D, h, w]
-    groups, _, code_dim = tokenizer.quantizer.codebook.shape
-    vectors = latents[0].flatten(1).T.reshape(-1, groups, code_dim)
-    if tokenizer.quantizer.metric == "cosine":
-        vectors = F.normalize(vectors, dim=-1)  # as the codes are
-    return Tokens(vectors, tokenizer.quantizer.encode(latents))
-
-
-@torch.no_grad()
-def reconstruct(tokenizer: Tokenizer, photo: Photo, tokens: Tokens) -> Pair:
-    """Decode the tokens of a photograph and cut off what was padded."""
-    height, width = photo.image.shape[:2]
-    decoded = tokenizer.decode(tokens.indices)[0, :, :height, :width]  # [3, H, W]
-    original, reconstruction = ((image.double() + 1) / 2 for image in (to_tensor(photo.image)[0], decoded))
-    return Pair(original, reconstruction.clamp(0, 1))
-
-
-def count_codes(tokens: Sequence[Tokens], shape: torch.Size) -> torch.Tensor:  # [G, K]
-    """Histogram of the codes of some photographs for a codebook of ``shape`` [G, K, D], one row per group."""
-    groups, num_codes, _ = shape
-    indices = torch.cat([photo.indices.reshape(-1, groups) for photo in tokens])  # [M, G]
-    return torch.stack([torch.bincount(column, minlength=num_codes) for column in indices.T])
-
-
-def principal_plane(
-    codes: torch.Tensor,  # [K, D]
-    vectors: torch.Tensor,  # [M, D]
-) -> tuple[np.ndarray, np.ndarray]:  # [K, 2], [M, 2]
-    """Codes and encoder vectors in the plane in which the encoder vectors vary most."""
-    centre = vectors.double().mean(0)
-    directions = torch.linalg.svd(vectors.double() - centre, full_matrices=False).Vh[:2].T  # [D, 2]
-    # the signs of singular vectors are arbitrary; make them a function of the data alone
-    directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-    codes_2d, vectors_2d = ((points.double() - centre) @ directions for points in (codes, vectors))
-    return codes_2d.float().numpy(), vectors_2d.float().numpy()
-
-
-def evaluate(run_dir: Path) -> Evaluation:
-    """Score a run; writes ``evaluation.json`` and the folder ``evaluation`` with pictures and codes into it."""
-    tokenizer = load_tokenizer(run_dir)
-    photos = load_photos(load_config(run_dir).data)
-    folder = run_dir / "evaluation"
-    folder.mkdir(exist_ok=True)
-    shape = tokenizer.quantizer.codebook.shape
-
-    scores, pairs, tokens = [], [], []
-    for number, photo in enumerate(photo for photo in photos if photo.split == "val"):
-        tokens.append(tokenize(tokenizer, photo))
-        pairs.append(reconstruct(tokenizer, photo, tokens[-1]))
-        picture = folder / f"photo_{number}.png"
-        Image.fromarray(to_image(pairs[-1].reconstruction * 2 - 1)).save(picture)
-        grid = tokens[-1].latents.shape[0]
-        scores.append(
-            PhotoScore(photo.name, psnr_rgb(pairs[-1:]), ssim_rgb(pairs[-1:]), grid, f"evaluation/{picture.name}")
-        )
-    counts = count_codes(tokens, shape)
-    train_counts = count_codes([tokenize(tokenizer, photo) for photo in photos if photo.split == "train"], shape)
-    _save_codebook(folder / "codebook.npz", tokenizer, tokens, counts)
-
-    utilization, perplexity = code_use(counts)
-    utilization_train, perplexity_train = code_use(train_counts)
-    evaluation = Evaluation(
-        psnr=psnr_rgb(pairs),
-        psnr_dataset=psnr_dataset(pairs),
-        psnr_luma=psnr_luma(pairs),
-        ssim=ssim_rgb(pairs),
-        utilization=utilization,
-        perplexity=perplexity,
-        utilization_train=utilization_train,
-        perplexity_train=perplexity_train,
-        photos=tuple(scores),
-    )
-    write_json(run_dir / "evaluation.json", dataclasses.asdict(evaluation))
-    return evaluation
-
-
-def _save_codebook(path: Path, tokenizer: Tokenizer, tokens: Sequence[Tokens], counts: torch.Tensor) -> None:
-    """Use of every code, and the first group's codes and some encoder vectors in two dimensions."""
-    vectors = torch.cat([photo.latents[:, 0] for photo in tokens])  # [M, D]
-    stride = math.ceil(len(vectors) / _CLOUD)
-    codes_2d, vectors_2d = principal_plane(tokenizer.quantizer.codebook[0].detach(), vectors)
-    np.savez_compressed(path, counts=counts.numpy(), codes=codes_2d, vectors=vectors_2d[::stride])
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write all of it or nothing, so that a file that exists is whole; numbers that are not finite become null."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+__all__ = ["Evaluation", "evaluate", "main"]
 
 
 def _table(evaluation: Evaluation) -> Table:
@@ -245,12 +46,7 @@ def _table(evaluation: Evaluation) -> Table:
     return table
 
 
-def main(run_dir: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Score a trained tokenizer on whole photographs.
-
-    Args:
-        run_dir: folder of a training run.
-    """
+def _whole_photographs(run_dir: Path) -> None:
     evaluation = evaluate(run_dir)
     console = Console()
     console.print(_table(evaluation))
@@ -260,5 +56,81 @@ def main(run_dir: Annotated[Path, tyro.conf.Positional]) -> None:
     )
 
 
+def main(
+    target: Annotated[Path, tyro.conf.Positional],
+    *,
+    size: int | None = None,
+    data: str | None = None,
+    metrics: tuple[str, ...] = (),
+    backbone: str = "efficientnet_lite0",
+    weights: Path | None = None,
+    split: Literal["train", "val"] = "val",
+    resize: bool = True,
+    limit: int | None = None,
+    step: int | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    save_every: int = 50,
+    device: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Score a trained tokenizer or generated images.
+
+    Args:
+        target: run folder of a tokenizer, or a folder of generated images.
+        size: pixels per side of the crop in the middle; without it whole photographs are scored.
+        data: data set; that of the run by default.
+        metrics: psnr ssim ms_ssim lpips perceptual cosine rfid inception_score fd precision_recall fvd codes
+            semantic; of generated images fid inception_score fd precision_recall.
+        backbone: network of perceptual, cosine, fd and precision_recall: efficientnet_lite0 vgg16 inception clip
+            dinov2 vit_mae resnet50 segformer.
+        weights: folder with weights of pretrained networks.
+        split: side of the data set, train or val.
+        resize: scale the shorter side to size first; otherwise the crop is of the image as it is.
+        limit: only so many images or clips.
+        step: checkpoint; the newest by default.
+        batch_size: images or clips at a time and process.
+        workers: processes that load data.
+        save_every: batches after which what was seen is kept.
+        device: where the networks run.
+        out: file for the scores; scores.json in the folder by default.
+    """
+    is_run = (target / "config.json").exists()
+    if size is None:
+        if metrics or data is not None or limit is not None or not is_run:
+            raise UserError("size: expected pixels per side of the crops, got none")
+        _whole_photographs(target)
+        return
+    if not target.is_dir():
+        raise UserError(f"target: expected a run folder or a folder of images, got {str(target)!r}")
+    if not is_run and data is None:
+        raise UserError("data: expected the data set that generated images are compared with, got none")
+    chosen = metrics or (DEFAULT_METRICS if is_run else ("fd",))
+    config = DataSetConfig(
+        data=load_config(target).data if data is None else data,
+        split=split,
+        size=size,
+        resize=resize,
+        limit=limit,
+        metrics=chosen,
+        backbone=backbone,
+        weights=weights,
+        batch_size=batch_size,
+        workers=workers,
+        save_every=save_every,
+    )
+    path = target / "scores.json" if out is None else out
+    if is_run:
+        checkpoint = find_checkpoint(target, step)
+        about = {"run": str(target), "checkpoint": checkpoint.name}
+        record = evaluate_tokenizer(load_tokenizer(target, step=step), config, path, device=device, about=about)
+    else:
+        record = evaluate_samples(target, config, path, device=device)
+    if Place.here(device).main:
+        console = Console()
+        console.print(score_table(record))
+        console.print(f"written to {path}", highlight=False)
+
+
 if __name__ == "__main__":
-    sys.exit(command.run(lambda: tyro.cli(main)))
+    sys.exit(command.run(lambda: tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,))))

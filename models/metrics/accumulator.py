@@ -90,6 +90,10 @@ class Rows(Accumulator):
         values = self.column(name).double().tolist()
         return math.fsum(values) / len(values) if values else math.nan
 
+    def compute(self) -> dict[str, float]:
+        """A table alone has no scores."""
+        return {}
+
     def __len__(self) -> int:
         return sum(len(part) for part in self._rows["index"])
 

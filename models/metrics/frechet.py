@@ -7,10 +7,12 @@ D width of the embedding, C classes, R rank.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 
-from models.metrics.accumulator import Rows, Sums
+from models.errors import UserError
+from models.metrics.accumulator import Accumulator, Rows, State, Sums
 
 _ROWS_AT_ONCE = 1024
 
@@ -41,7 +43,7 @@ class FrechetDistance(Sums):
         """Mean and covariance of one side, "real" or "fake"."""
         count = int(self.sums[f"{side}_count"])
         if count <= self._correction:
-            raise ValueError(f"images: expected at least {self._correction + 1} for a covariance, got {count}")
+            raise UserError(f"images: expected at least {self._correction + 1} for a covariance, got {count}")
         mean = self.sums[f"{side}_sum"] / count
         centred = self.sums[f"{side}_products"] - count * torch.outer(mean, mean)
         return mean, centred / (count - self._correction)
@@ -86,28 +88,46 @@ class Similarity(Rows):
         return {"cosine": self.mean("cosine")}
 
 
-class PrecisionRecall(Rows):
+class PrecisionRecall(Accumulator):
     """Improved precision and recall (Kynkaanniemi et al., 2019): how much of each set lies near the other one.
 
     Keeps all embeddings: 4 D bytes an image and side.
     """
 
     def __init__(self, neighbours: int = 3) -> None:
-        super().__init__("real", "fake")
+        self._sides = {"real": Rows("embedding"), "fake": Rows("embedding")}
         self._neighbours = neighbours
 
-    def update(self, index: torch.Tensor, real: torch.Tensor, fake: torch.Tensor) -> None:  # [B], [B, D], [B, D]
-        self.append(index, real=real.float(), fake=fake.float())
+    def update(self, index: torch.Tensor, real: torch.Tensor | None, fake: torch.Tensor | None) -> None:
+        """Embeddings ``[B, D]`` of either set, as many as there are; ``index`` [B] numbers them."""
+        for side, embeddings in (("real", real), ("fake", fake)):
+            if embeddings is not None:
+                self._sides[side].append(index, embedding=embeddings.float())
 
     def compute(self) -> dict[str, float]:
-        real, fake = (self.column(side).double() for side in ("real", "fake"))
-        if len(real) <= self._neighbours:
-            expected = f"more than {self._neighbours} for {self._neighbours} neighbours"
-            raise ValueError(f"images: expected {expected}, got {len(real)}")
+        real, fake = (self._sides[side].column("embedding").double() for side in ("real", "fake"))
+        if min(len(real), len(fake)) <= self._neighbours:
+            expected = f"more than {self._neighbours} of each set for {self._neighbours} neighbours"
+            raise UserError(f"images: expected {expected}, got {len(real)} and {len(fake)}")
         return {
             "precision": _share_covered(fake, real, self._neighbours),
             "recall": _share_covered(real, fake, self._neighbours),
         }
+
+    def state(self) -> State:
+        return {f"{side}.{name}": value for side, rows in self._sides.items() for name, value in rows.state().items()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        for side, rows in self._sides.items():
+            rows.restore(_of_side(state, side))
+
+    def add(self, state: Mapping[str, torch.Tensor]) -> None:
+        for side, rows in self._sides.items():
+            rows.add(_of_side(state, side))
+
+
+def _of_side(state: Mapping[str, torch.Tensor], side: str) -> State:
+    return {name.removeprefix(f"{side}."): value for name, value in state.items() if name.startswith(f"{side}.")}
 
 
 def _share_covered(points: torch.Tensor, centers: torch.Tensor, neighbours: int) -> float:  # [N, D], [M, D]

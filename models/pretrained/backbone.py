@@ -78,9 +78,13 @@ class Backbone(nn.Module, ABC):
     def embed(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] in [-1, 1] -> [B, D]
         """One vector an image, the one that distances between sets of images are taken of."""
 
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:  # [B, D] -> [B, classes]
+        """Scores of the network's classes, of what embed() gave."""
+        raise UserError(f"{self.info.name}: has no logits")
+
     def logits(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] in [-1, 1] -> [B, classes]
         """Scores of the network's classes."""
-        raise UserError(f"{self.info.name}: has no logits")
+        return self.classify(self.embed(images))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] in [-1, 1]
         """Pixels as the network wants them."""

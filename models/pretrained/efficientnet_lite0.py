@@ -111,8 +111,8 @@ class EfficientNetLite0(Backbone):
     def embed(self, images: torch.Tensor) -> torch.Tensor:  # -> [B, 1280], the mean of the head
         return self.features(self.scale(images), ["head"])["head"].mean((2, 3))
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.embed(images))
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.classifier(embedding)
 
 
 def load(path: Path | str | None = None) -> EfficientNetLite0:

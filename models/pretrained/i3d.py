@@ -36,6 +36,9 @@ class I3D(Backbone):
     def maps(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         raise UserError(f"{INFO.name}: has no feature maps, only the embedding of a video")
 
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        raise UserError(f"{INFO.name}: has no logits, only the embedding of a video")
+
     @torch.no_grad()
     def embed(self, videos: torch.Tensor) -> torch.Tensor:  # [B, T, 3, H, W] in [-1, 1] -> [B, 400]
         """Its logits before the softmax, of pixels rounded to 8 bits and scaled by the file itself."""

@@ -201,9 +201,9 @@ class Inception(Backbone):
     def embed(self, images: torch.Tensor) -> torch.Tensor:  # -> [B, 2048], what FID is taken of
         return self.features(images, ["Mixed_7c"])["Mixed_7c"].mean((2, 3))
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:  # -> [B, 1008]
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:  # -> [B, 1008]
         """Without the bias, as torch-fidelity's inception score takes them."""
-        return F.linear(self.embed(images), self.fc.weight)
+        return F.linear(embedding, self.fc.weight)
 
 
 def load(path: Path | str | None = None) -> Inception:

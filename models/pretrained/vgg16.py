@@ -86,8 +86,8 @@ class VGG16(Backbone):
         x = self.normalize(self.scale(images)).contiguous(memory_format=torch.channels_last)
         return self.classifier[:5](self._pooled(self.stages(x)))
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        return self.classifier[6](self.embed(images))
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.classifier[6](embedding)
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:  # [B, 512, h, w] -> [B, 25088], channels first
         return F.adaptive_avg_pool2d(x, _POOLED).flatten(1)

@@ -186,6 +186,7 @@ MODEL_LAYERS = (
     "claims",
     "report",
     "recipes",
+    "evaluation",
     "training",
     "tokenizers",
     "priors",

@@ -10,6 +10,7 @@ import scipy.linalg
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from models.errors import UserError
 from models.metrics.frechet import FrechetDistance, InceptionScore, PrecisionRecall, Similarity, frechet_distance
 
 
@@ -61,7 +62,7 @@ def test_fewer_images_than_dimensions_are_no_trouble() -> None:
 
 
 def test_one_image_has_no_covariance() -> None:
-    with pytest.raises(ValueError, match=r"^images: expected at least 2 for a covariance, got 1$"):
+    with pytest.raises(UserError, match=r"^images: expected at least 2 for a covariance, got 1$"):
         of(torch.zeros(1, 3), torch.zeros(5, 3))
 
 
@@ -81,12 +82,13 @@ def test_precision_and_recall_are_shares_of_points_in_balls() -> None:
         return float(np.mean(inside))
 
     scores = PrecisionRecall()
-    scores.update(torch.arange(90), real[:90], fake)
+    scores.update(torch.arange(70), real[:70], fake[:70])
+    scores.update(torch.arange(70, 120), real[70:], None)
     other = PrecisionRecall()
-    other.update(torch.arange(90, 120), real[90:], fake[:30])
+    other.update(torch.arange(70, 90), None, fake[70:])
     scores.add(other.state())
-    fakes = np.concatenate([fake.numpy(), fake[:30].numpy()]).astype(float)
-    found, real_points = scores.compute(), real.numpy().astype(float)
+    found = scores.compute()
+    real_points, fakes = real.numpy().astype(float), fake.numpy().astype(float)
     assert found == {"precision": covered(fakes, real_points), "recall": covered(real_points, fakes)}
     assert 0.1 < found["recall"] < 0.9
     assert 0.1 < found["precision"] < 0.9
@@ -95,7 +97,7 @@ def test_precision_and_recall_are_shares_of_points_in_balls() -> None:
 def test_precision_needs_neighbours() -> None:
     scores = PrecisionRecall()
     scores.update(torch.arange(3), torch.randn(3, 2), torch.randn(3, 2))
-    with pytest.raises(ValueError, match=r"^images: expected more than 3 for 3 neighbours, got 3$"):
+    with pytest.raises(UserError, match=r"^images: expected more than 3 of each set for 3 neighbours, got 3 and 3$"):
         scores.compute()
 
 

@@ -44,7 +44,7 @@ def test_short_videos_and_maps_are_refused(path: Path) -> None:
     for shape in ((2, 3, 8, 8), (2, 8, 3, 8, 8), (2, 3, 10, 8, 8)):
         with pytest.raises(ValueError, match=r"^videos: expected \[B, T >= 9, 3, H, W\], got \["):
             network.embed(torch.zeros(shape))
-    with pytest.raises(UserError, match=r"^i3d: has no logits$"):
+    with pytest.raises(UserError, match=r"^i3d: has no logits, only the embedding of a video$"):
         network.logits(torch.zeros(1, 3, 8, 8))
 
 
