@@ -29,6 +29,8 @@ from models.evaluation.data_set import DEFAULT_METRICS, DataSetConfig, evaluate_
 from models.evaluation.passes import Place
 from models.evaluation.photos import Evaluation, evaluate
 from models.evaluation.record import score_table
+from models.losses.semantic import high_levels
+from models.tokenizers import Tokenizer
 from models.training.checkpoint import find_checkpoint
 from models.training.runs import load_config, load_tokenizer
 
@@ -54,6 +56,15 @@ def _whole_photographs(run_dir: Path) -> None:
         f"codes in use: {evaluation.utilization:.1%} (perplexity {evaluation.perplexity:.1f}) on held-out, "
         f"{evaluation.utilization_train:.1%} ({evaluation.perplexity_train:.1f}) on training photographs"
     )
+
+
+def _semantic_part(run_dir: Path, tokenizer: Tokenizer) -> int | None:
+    """Leading dimensions of a code that are its high levels, where a recipe knows such."""
+    semantics = load_config(run_dir).semantics
+    if semantics is None:
+        return None
+    high = high_levels(semantics.loss.weights, semantics.sigma)
+    return high * tokenizer.quantizer.codebook.shape[2] // semantics.loss.levels
 
 
 def main(
@@ -123,7 +134,10 @@ def main(
     if is_run:
         checkpoint = find_checkpoint(target, step)
         about = {"run": str(target), "checkpoint": checkpoint.name}
-        record = evaluate_tokenizer(load_tokenizer(target, step=step), config, path, device=device, about=about)
+        tokenizer = load_tokenizer(target, step=step)
+        record = evaluate_tokenizer(
+            tokenizer, config, path, device=device, high=_semantic_part(target, tokenizer), about=about
+        )
     else:
         record = evaluate_samples(target, config, path, device=device)
     if Place.here(device).main:

@@ -7,11 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.evaluation import measures
 from models.networks.patch import PatchConfig
+from models.pretrained import Backbone, load_backbone
+from models.pretrained.efficientnet_lite0 import EfficientNetLite0
 from models.tokenizers import Tokenizer, build_tokenizer
 from models.tokenizers.config import QuantizerConfig
 from models.train_tokenizer import train
 from models.training.tokenizer_run import TokenizerRun, replace_stage
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(efficientnet: EfficientNetLite0, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, path: Path | None) -> Backbone:
+        return efficientnet if (name, path) == ("efficientnet_lite0", None) else load_backbone(name, path)
+
+    monkeypatch.setattr(measures, "load_backbone", load)
 
 
 @pytest.fixture(scope="session")
