@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -15,22 +16,28 @@ from accelerate import PartialState
 
 from models import command
 from models.config_json import Flat
-from models.recipes import TOKENIZERS
+from models.recipes import CONCEPTS, TOKENIZERS
+from models.training.concept_run import ConceptRun
+from models.training.concept_task import concept_tasks
 from models.training.engine import TrainResult, train_run
 from models.training.tokenizer_run import TokenizerRun
 from models.training.tokenizer_task import tokenizer_tasks
 
+_RECIPES: dict[str, Callable[[], TokenizerRun | ConceptRun]] = {**TOKENIZERS, **CONCEPTS}
 Recipe = Flat[
     tyro.extras.subcommand_type_from_defaults(
-        {name: recipe() for name, recipe in TOKENIZERS.items()},
-        {name: inspect.getdoc(recipe) or "" for name, recipe in TOKENIZERS.items()},
+        {name: recipe() for name, recipe in _RECIPES.items()},
+        {name: inspect.getdoc(recipe) or "" for name, recipe in _RECIPES.items()},
     )
 ]
 
 
-def train(config: TokenizerRun, *, out: Path | str, resume: bool = False, progress: bool = True) -> TrainResult:
+def train(
+    config: TokenizerRun | ConceptRun, *, out: Path | str, resume: bool = False, progress: bool = True
+) -> TrainResult:
     """Train a tokenizer; arguments, result and errors are those of :func:`models.training.engine.train_run`."""
-    return train_run(config, tokenizer_tasks(config), out=out, resume=resume, progress=progress)
+    tasks = tokenizer_tasks(config) if isinstance(config, TokenizerRun) else concept_tasks(config)
+    return train_run(config, tasks, out=out, resume=resume, progress=progress)
 
 
 def train_tokenizer(
@@ -50,9 +57,9 @@ def train_tokenizer(
     """
     run_dir = out if out is not None else Path("runs") / config.recipe
     result = train(config, out=run_dir, resume=resume, progress=progress)
+    used = f", codes used {result.metrics['utilization']:.1%}" if "utilization" in result.metrics else ""
     PartialState().print(  # once, however many processes there are
-        f"{run_dir}: {result.step} steps, held-out PSNR {result.metrics['val_psnr']:.2f} dB, "
-        f"codes used {result.metrics['utilization']:.1%}"
+        f"{run_dir}: {result.step} steps, held-out PSNR {result.metrics['val_psnr']:.2f} dB{used}"
     )
 
 

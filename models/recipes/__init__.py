@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.recipes import cvq, mgvq, patch, priors, seqgan, sgc, vqgan, vqgan_lc
+from models.recipes import cvq, mgvq, patch, priors, semanticist, seqgan, sgc, vqgan, vqgan_lc
+from models.training.concept_run import ConceptRun
 from models.training.prior_run import PriorRun
 from models.training.tokenizer_run import TokenizerRun
 
@@ -74,6 +75,18 @@ PRIORS: dict[str, Callable[[], PriorRun]] = {
         priors.dit_xl,
         priors.sit_xl,
         priors.epsilon_llamagen_l,
+    )
+}
+
+CONCEPTS: dict[str, Callable[[], ConceptRun]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        semanticist.semanticist,
+        semanticist.semanticist_xl,
+        semanticist.semanticist_pocket,
+        semanticist.semanticist_vq_pocket,
+        semanticist.semanticist_groups_pocket,
+        semanticist.semanticist_lc_pocket,
     )
 }
 

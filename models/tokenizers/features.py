@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import vqkernels
 from models.errors import UserError
 from models.pretrained import BACKBONES, load_backbone
+from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.config import QuantizerConfig
 from models.tokenizers.tokenizer import Tokenizer
 
@@ -61,7 +62,7 @@ def codebook_features(
 
 
 def fit_codebook(
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ConceptTokenizer,
     quantizer: QuantizerConfig,
     batches: Iterable[torch.Tensor],  # each [B, 3, S, S]
     *,
@@ -82,6 +83,7 @@ def fit_codebook(
             if vectors >= wanted:
                 return
 
+    assert tokenizer.quantizer is not None
     with torch.no_grad():
         tokenizer.quantizer.fit_codebook(latents(), seed=seed)
 

@@ -7,12 +7,22 @@ from pathlib import Path
 from models.config_json import parse
 from models.errors import UserError
 from models.tokenizers import Tokenizer
+from models.tokenizers.concept import ConceptTokenizer
+from models.tokenizers.latent_space import (
+    AutoencoderSpace,
+    AutoencoderSpaceConfig,
+    LatentSpace,
+    PatchSpace,
+    PatchSpaceConfig,
+    TokenizerSpace,
+)
 from models.training.checkpoint import find_checkpoint, first_line, read_config, read_weights
+from models.training.concept_run import ConceptRun, rebuild_concepts
 from models.training.prior_run import Prior, PriorRun, rebuild_prior
 from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer, upgraded
 
-AnyRun = TokenizerRun | PriorRun
-_KINDS: dict[str, type[AnyRun]] = {"tokenizer": TokenizerRun, "prior": PriorRun}
+AnyRun = TokenizerRun | ConceptRun | PriorRun
+_KINDS: dict[str, type[AnyRun]] = {"tokenizer": TokenizerRun, "concept": ConceptRun, "prior": PriorRun}
 
 
 def load_config(run_dir: Path | str) -> AnyRun:
@@ -58,3 +68,23 @@ def load_prior(run_dir: Path | str, *, step: int | None = None, mean: bool = Tru
     """The prior of a run, in eval mode; arguments as of :func:`load_tokenizer`."""
     config, folder = load_prior_config(run_dir), find_checkpoint(run_dir, step)
     return rebuild_prior(config, read_weights(folder, mean=mean), folder).eval()
+
+
+def load_concepts(run_dir: Path | str, *, step: int | None = None, mean: bool = True) -> ConceptTokenizer:
+    """The concept tokenizer of a run, in eval mode; arguments are those of :func:`load_tokenizer`."""
+    config = load_config(run_dir)
+    if not isinstance(config, ConceptRun):
+        raise UserError(f"{run_dir}: expected the run of a concept tokenizer, got that of a {config.kind}")
+    folder = find_checkpoint(run_dir, step)
+    stage = config.stage_at(max(1, int(folder.name.removeprefix("step_"))))
+    return rebuild_concepts(config, stage, read_weights(folder, mean=mean), folder, open_space(config)).eval()
+
+
+def open_space(config: ConceptRun) -> LatentSpace:
+    """The latents that a diffusion decoder works in; the frozen networks behind them are read here."""
+    space = config.space
+    if isinstance(space, PatchSpaceConfig):
+        return PatchSpace(space)
+    if isinstance(space, AutoencoderSpaceConfig):
+        return AutoencoderSpace(space)
+    return TokenizerSpace(load_tokenizer(space.run), space.scale)

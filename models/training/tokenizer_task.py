@@ -24,6 +24,7 @@ from models.networks.discriminators import build_discriminator
 from models.tokenizers import Tokenizer, TokenizerOutput, build_tokenizer
 from models.tokenizers.features import codebook_features, fit_codebook
 from models.tokenizers.labels import Labeller
+from models.training.config import RunConfig
 from models.training.engine import BuildTask
 from models.training.task import Batch, Look, Loss, Transform
 from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer
@@ -141,7 +142,7 @@ def tokenizer_tasks(config: TokenizerRun) -> BuildTask:
         stage, patch_size = config.stages[number], network.downsample
 
         def crops(size: int) -> Iterator[Batch]:
-            return _crops(config, size, stage.batch_size * (stage.image_size // size) ** 2)
+            return training_crops(config, size, stage.batch_size * (stage.image_size // size) ** 2)
 
         labels = None
         if config.semantics is not None:
@@ -174,7 +175,7 @@ def _check_tokens(config: TokenizerRun, number: int, downsample: int) -> None:
         )
 
 
-def _crops(config: TokenizerRun, size: int, batch_size: int) -> Iterator[Batch]:
+def training_crops(config: RunConfig, size: int, batch_size: int) -> Iterator[Batch]:
     """Batches of training crops without end, the same on every process."""
     source = open_source(config.data, "train")
     with Loader(source, Crop(size=size), batch_size=batch_size, seed=config.seed) as loader:
