@@ -6,6 +6,7 @@ B batch, H W pixels, h w grid, C latent channels, P patch side, F = 3PP values o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -168,13 +169,14 @@ def _load_autoencoder(path: str) -> Any:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise UserError("path: package diffusers is not installed; pip install diffusers") from error
+    wanted = "path: expected an AutoencoderKL of diffusers, as a folder or a name on the hub"
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "/"))):
+        raise UserError(f"{wanted}, got {path}")  # not the name of something on the hub either
     try:
         model, report = AutoencoderKL.from_pretrained(path, output_loading_info=True, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"path: expected a folder or a hub name of an AutoencoderKL, got {path} ({reason})"
-        ) from error
+        raise UserError(f"{wanted}, got {path} ({reason})") from error
     # diffusers draws what it does not find at random, and only warns
     if report["missing_keys"]:
         raise UserError(f"path: {path} holds other weights (no {sorted(report['missing_keys'])[0]})")

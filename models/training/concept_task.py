@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import vqkernels
 from models.data.loader import Loader
@@ -27,7 +28,7 @@ from models.training.runs import open_space
 from models.training.task import Batch, Look, Loss, Transform
 from models.training.tokenizer_task import training_crops
 
-_PATCHES = 32  # per value of a patch, for the components of the latent space
+_PATCHES = 64  # per value of a patch, for the components of the latent space
 _TOKENS_PER_CODE = 16  # for the codes of a frozen codebook
 _ITERATIONS = 10  # of their k-means
 _REPEATS = 8  # times at which a held-out sample's loss is looked at
@@ -41,7 +42,8 @@ class ConceptTask:
     def __init__(self, config: ConceptRun, number: int, tokenizer: ConceptTokenizer, device: torch.device) -> None:
         self.stage, self._config = config.stages[number], config
         self._loss, self._device = self.stage.loss, device
-        self.model, self.timed = tokenizer, tokenizer.quantizer
+        # the stopwatch needs a backward, and tokens of a frozen encoder have none
+        self.model, self.timed = tokenizer, tokenizer.quantizer if self.stage.trains == ("all",) else None
         self.tokens = tokenizer.length
         self.players: dict[str, nn.Module] = {"model": tokenizer}
         self._pretrained: Backbone | None = None
@@ -145,7 +147,8 @@ def concept_tasks(config: ConceptRun) -> BuildTask:
 
         if weights is None:
             if isinstance(space, PatchSpace):
-                space.fit(_patches(space, crops(space.downsample)))
+                space.grid(config.encoder.image_size)
+                space.fit(_patches(space, crops(config.encoder.image_size)))
             tokenizer = build_concepts(config, space)
         else:
             tokenizer = rebuild_concepts(config, number, weights, config.recipe, space)
@@ -182,8 +185,9 @@ def _features(
 def _patches(space: PatchSpace, batches: Iterator[Batch]) -> torch.Tensor:  # [N, 3, P, P]
     wanted, parts, found = _PATCHES * 3 * space.downsample**2, [], 0
     for images in _images(batches):
-        parts.append(images)
-        found += len(images)
+        patches = F.pixel_unshuffle(images, space.downsample).movedim(1, -1)  # [B, h, w, 3PP]
+        parts.append(patches.flatten(0, 2).unflatten(1, (3, space.downsample, space.downsample)))
+        found += len(parts[-1])
         if found >= wanted:
             break
     return torch.cat(parts)
