@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from vqkernels._core.checks import check_flag, check_floating
-from vqkernels._core.shown import shape
+from vqkernels._core.shown import shape_of
 from vqkernels.ops.code_range import code_range, joint_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
@@ -79,7 +79,7 @@ def stats_of_all(
     """
     check_floating("x", x)
     if x.dim() != 3:
-        raise ValueError(f"x: expected [N, G, D], got shape {shape(x)}")
+        raise ValueError(f"x: expected [N, G, D], got shape {shape_of(x)}")
     check_flag("synchronised", synchronised)
     groups = x.shape[1]
     anchors = (

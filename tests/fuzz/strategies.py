@@ -37,7 +37,6 @@ def _scalars() -> dict[str, Any]:
         "numpy float": np.float32(0.5),
         "numpy bool": np.bool_(True),
         "object": object(),
-        "a class": dict,
         "a dtype": torch.float16,
         "a device": torch.device("meta"),
     }
@@ -90,7 +89,7 @@ def _first(value: float) -> Change:
     def put(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
         if tensor.numel() and tensor.is_floating_point():
-            tensor.view(-1)[0] = value
+            tensor[(0,) * tensor.dim()] = value
         return tensor
 
     return _tensor(put)

@@ -58,6 +58,7 @@ class Rule(NamedTuple):
     range: str  # one in range
     is_kind: Callable[[Any], bool]
     fits: Callable[[Any], bool] = lambda value: True
+    plain: Callable[[Any], Any] = lambda value: value  # a number as one of Python, a large integer as a float
 
     def check(self, name: str, value: Any) -> Any:
         """The value as it is to be kept, or a one-line error."""
@@ -66,7 +67,7 @@ class Rule(NamedTuple):
             raise TypeError(f"{name}: expected {self.kind}, got {got}")
         if not self.fits(value):
             raise ValueError(f"{name}: expected {self.range}, got {shown(value)}")
-        return _plain(value)
+        return self.plain(value)
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
@@ -135,8 +136,10 @@ def _restricted(base: type, limit: Within | OneOf) -> Rule:
         return Rule(words, words, lambda value: True, lambda value: isinstance(value, str) and value in limit.choices)
     if base is int:
         low, high, _ = limit
-        return Rule("an integer", f"an integer in {_bounds(limit)}", is_integer, lambda value: low <= value <= high)
-    return Rule("a number", interval(*limit), is_number, lambda value: is_within(value, *limit))
+        return Rule(
+            "an integer", f"an integer in {_bounds(limit)}", is_integer, lambda value: low <= value <= high, _plain
+        )
+    return Rule("a number", interval(*limit), is_number, lambda value: is_within(value, *limit), _as_float)
 
 
 def _bounds(limit: Within) -> str:
@@ -154,11 +157,20 @@ def _any_of(rules: Sequence[Rule | None]) -> Rule | None:
         return None
     # as in all messages, None comes first
     known.sort(key=lambda rule: rule.kind != "None")
+
+    def first(value: Any) -> Rule | None:
+        return next((rule for rule in known if rule.is_kind(value) and rule.fits(value)), None)
+
+    def plain(value: Any) -> Any:
+        rule = first(value)
+        return value if rule is None else rule.plain(value)
+
     return Rule(
         " or ".join(dict.fromkeys(rule.kind for rule in known)),
         " or ".join(dict.fromkeys(rule.range for rule in known)),
         lambda value: any(rule.is_kind(value) for rule in known),
-        lambda value: any(rule.is_kind(value) and rule.fits(value) for rule in known),
+        lambda value: first(value) is not None,
+        plain,
     )
 
 
@@ -176,15 +188,18 @@ def _sequence(kind: type, rule: Rule | None) -> Rule:
         f"{name}, each {rule.range}",
         lambda value: is_sequence(value) and all(map(rule.is_kind, value)),
         lambda value: all(map(rule.fits, value)),
+        # a sequence of another kind may be what somebody else goes on with
+        lambda value: type(value)(map(rule.plain, value)) if type(value) in (list, tuple) else value,
     )
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (list, tuple)) and any(isinstance(each, np.generic) for each in value):
-        return type(value)(map(_plain, value))
-    return value
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _as_float(value: Any) -> Any:
+    # torch takes no integer of more than 64 bits
+    return float(value) if isinstance(value, (int, np.generic)) else value
 
 
 def _is_tensor(value: object) -> bool:
@@ -193,7 +208,7 @@ def _is_tensor(value: object) -> bool:
 
 _RULES: dict[Any, Rule] = {
     types.NoneType: Rule("None", "None", lambda value: value is None),
-    bool: Rule("True or False", "True or False", is_flag),
+    bool: Rule("True or False", "True or False", is_flag, plain=_plain),
     int: _restricted(int, Within(-(1 << 63), (1 << 63) - 1)),
     float: _restricted(float, Within()),
     str: Rule("a string", "a string", lambda value: isinstance(value, str)),

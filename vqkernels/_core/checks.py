@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.shown import shape, shown
+from vqkernels._core.shown import shape_of, shown
 
 METRICS = ("l2", "cosine", "dot")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -92,9 +92,9 @@ def interval(low: float, high: float, without: tuple[float, ...] = ()) -> str:
     return f"a number in {'(' if low in without else '['}{low:g}, {high:g}{')' if high in without else ']'}"
 
 
-def check_seed(name: str, value: object, like: torch.Tensor) -> None:
-    """An integer of 64 bits, or a tensor ``[]`` of one on the device of ``like``."""
-    if isinstance(value, torch.Tensor):
+def check_seed(name: str, value: object, like: torch.Tensor | None = None) -> None:
+    """An integer of 64 bits, or a tensor ``[]`` of one on the device of ``like``, if there is that."""
+    if isinstance(value, torch.Tensor) and like is not None:
         check_tensor(name, value)
         if value.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"{name}: expected an integer, got a tensor of {value.dtype}")
@@ -110,6 +110,13 @@ def check_size(name: str, **sizes: int) -> None:
     if not torch.compiler.is_compiling() and math.prod(sizes.values()) > MOST_NUMBERS:
         got = " x ".join(f"{key}={shown(size)}" for key, size in sizes.items())
         raise ValueError(f"{name}: expected at most 2^45 numbers in a table, got {got}")
+
+
+def each_of(name: str, values: Any) -> Iterator[Any]:
+    # an array is an Iterable even without dimensions, and a tensor of anything but one of what is wanted
+    if isinstance(values, (np.ndarray, torch.Tensor)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected an iterable, got {type(values).__name__}")
+    return iter(values)
 
 
 def tensors_among(args: Iterable[object]) -> list[torch.Tensor]:
@@ -207,15 +214,15 @@ def check_same_device(**tensors: torch.Tensor | None) -> None:
 
 def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...], legend: str) -> None:
     if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(f"{name}: expected shape {legend} = {shown(list(expected))}, got {shape(tensor)}")
+        raise ValueError(f"{name}: expected shape {legend} = {shown(list(expected))}, got {shape_of(tensor)}")
 
 
 def check_codebook(codebook: torch.Tensor) -> None:
     """``[K, D]`` or ``[G, K, D]`` with at least one code, one dimension and one group."""
     if codebook.dim() not in (2, 3):
-        raise ValueError(f"codebook: expected [K, D] or [G, K, D], got shape {shape(codebook)}")
+        raise ValueError(f"codebook: expected [K, D] or [G, K, D], got shape {shape_of(codebook)}")
     if min(codebook.shape) < 1:
-        raise ValueError(f"codebook: expected at least one code and one dimension, got shape {shape(codebook)}")
+        raise ValueError(f"codebook: expected at least one code and one dimension, got shape {shape_of(codebook)}")
 
 
 def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
@@ -224,7 +231,7 @@ def check_vectors(x: torch.Tensor, codebook: torch.Tensor) -> None:
     if x.dim() < len(tail) or tuple(x.shape[-len(tail) :]) != tail:
         legend = "[..., D]" if codebook.dim() == 2 else "[..., G, D]"
         raise ValueError(
-            f"x: expected {legend} ending in {list(tail)} for codebook {shape(codebook)}, got {shape(x)}"
+            f"x: expected {legend} ending in {list(tail)} for codebook {shape_of(codebook)}, got {shape_of(x)}"
         )
 
 
@@ -246,9 +253,9 @@ def check_assigned(
     check_same_device(x=x, indices=indices, weight=weight)
     if x.dim() < (1 if groups is None else 2) or (groups is not None and x.shape[-2] != groups):
         legend = "[..., D]" if groups is None else f"[..., G={groups}, D]"
-        raise ValueError(f"x: expected {legend}, got shape {shape(x)}")
+        raise ValueError(f"x: expected {legend}, got shape {shape_of(x)}")
     if x.shape[-1] < 1:
-        raise ValueError(f"x: expected at least one dimension, got shape {shape(x)}")
+        raise ValueError(f"x: expected at least one dimension, got shape {shape_of(x)}")
     check_shape("indices", indices, tuple(x.shape[:-1]), "x.shape[:-1]")
     g = 1 if groups is None else groups
     if weight is not None:

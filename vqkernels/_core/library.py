@@ -26,6 +26,13 @@ def define_op(
     return overload
 
 
+def saveable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of one made in inference mode, which autograd refuses to save for a backward."""
+    if torch.compiler.is_compiling() or not tensor.is_inference() or torch.is_inference_mode_enabled():
+        return tensor
+    return tensor.clone()
+
+
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
     """Attach a backward formula to an operator defined with :func:`define_op`."""
     torch.library.register_autograd(f"vqkernels::{name}", backward, setup_context=setup_context, lib=_LIB)

@@ -39,5 +39,5 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def shape(tensor: torch.Tensor) -> str:
+def shape_of(tensor: torch.Tensor) -> str:
     return shown(list(tensor.shape))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vqkernels._core.random import random_uniform
+from vqkernels._core.shown import shape_of
 from vqkernels.distributed import stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import Ema, Frozen, Learned, OnlineClustering
@@ -269,10 +270,10 @@ class FrozenCodebook(Codebook):
         *groups, num_codes, width = features.shape
         if num_codes != self.num_codes or groups not in ([], [self.groups]):
             expected = f"[K={self.num_codes}, F] or [G={self.groups}, K={self.num_codes}, F]"
-            raise ValueError(f"features: expected {expected}, got shape {list(features.shape)}")
+            raise ValueError(f"codebook.features: expected {expected}, got shape {shape_of(features)}")
         projector = config.kind_of_projector
         if projector == "none" and width != self.dim:
-            raise ValueError(f"features: expected F = D = {self.dim} without a projector, got {width}")
+            raise ValueError(f"codebook.features: expected F = D = {self.dim} without a projector, got {width}")
         if config.tuned:
             self.features = nn.Parameter(features)
         else:
@@ -306,7 +307,7 @@ class FrozenCodebook(Codebook):
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:
         """Scale and shift the map so that the codes have the mean and standard deviation of these vectors."""
         if self.projector is None or not self.matched:
-            raise ValueError("fit_codebook: a frozen codebook can be fitted with projector_init='matched' only")
+            raise ValueError("codebook: expected Frozen(projector_init='matched') to fit it, got another Frozen")
         codes, rows = self.codes().double(), x.transpose(0, 1).double()
         spread = codes.std(dim=1, correction=0)
         scale = torch.where(spread > 0, rows.std(dim=1, correction=0) / spread, 1)  # [G, D]

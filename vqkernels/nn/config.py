@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 
+from vqkernels._core.arguments import NonNegative, OneOf, Positive, Share, Size, Within, check_fields
 from vqkernels._core.checks import check_floating
-from vqkernels.ops.reanchor import check_policy
+from vqkernels._core.shown import shape_of, shown
+from vqkernels.ops.reanchor import ANCHORS
 
 PROJECTOR_INITS = ("published", "matched")
 PROJECTORS = ("linear", "mlp", "none")
@@ -26,11 +28,10 @@ class Learned:
             ``metric="cosine"`` they are then scaled to unit length.
     """
 
-    init_scale: float | None = None
+    init_scale: Positive | None = None
 
     def __post_init__(self) -> None:
-        if self.init_scale is not None and not self.init_scale > 0:
-            raise ValueError(f"init_scale: expected None or a number > 0, got {self.init_scale}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,8 @@ class OnlineClustering(Learned):
         anchor: ``"closest"``, ``"random"`` or ``"probabilistic"``, as in :func:`vqkernels.reanchor_`.
     """
 
-    decay: float = 0.99
-    anchor: str = "closest"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_policy(self.decay, self.anchor)
+    decay: Annotated[float, Within(0, 1, without=(1,))] = 0.99
+    anchor: Annotated[str, OneOf(ANCHORS)] = "closest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +73,19 @@ class SemanticClustering(OnlineClustering):
             of all classes by how often they were coded with it, kept as a running ``[K, C]`` histogram.
     """
 
-    anchor: str = "probabilistic"
-    num_classes: int
-    levels: int = 4
-    level_weights: tuple[float, ...] | None = None
+    anchor: Annotated[str, OneOf(SEMANTIC_ANCHORS)] = "probabilistic"
+    num_classes: Size
+    levels: Size = 4
+    level_weights: Sequence[NonNegative] | None = None
     sigma: float = 0.5
-    high_weight: float = 1.0
-    label: str = "anchor"
+    high_weight: NonNegative = 1.0
+    label: Annotated[str, OneOf(SEMANTIC_LABELS)] = "anchor"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.anchor not in SEMANTIC_ANCHORS:
-            raise ValueError(f"anchor: expected one of {', '.join(SEMANTIC_ANCHORS)}, got {self.anchor!r}")
-        for name in ("num_classes", "levels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.label not in SEMANTIC_LABELS:
-            raise ValueError(f"label: expected one of {', '.join(SEMANTIC_LABELS)}, got {self.label!r}")
-        if not 0.0 <= self.high_weight < math.inf:
-            raise ValueError(f"high_weight: expected a finite number >= 0, got {self.high_weight}")
         given = self.weights
-        if len(given) != self.levels or list(given) != sorted(given, reverse=True) or not given[-1] >= 0:
-            raise ValueError(f"level_weights: expected {self.levels} numbers >= 0, falling, got {list(given)}")
+        if len(given) != self.levels or list(given) != sorted(given, reverse=True):
+            raise ValueError(f"level_weights: expected {self.levels} numbers >= 0, falling, got {shown(given)}")
         if self.high_weight == 0 and self.high_levels == self.levels:
             raise ValueError("high_weight: expected more than 0 where all levels are high, got 0.0")
 
@@ -131,20 +119,13 @@ class Ema:
             of forwards per optimizer step under gradient accumulation. ``dead_after`` still counts forwards.
     """
 
-    decay: float = 0.99
-    eps: float = 1e-5
-    dead_after: int | None = None
-    accumulate: int = 1
+    decay: Share = 0.99
+    eps: NonNegative = 1e-5
+    dead_after: Size | None = None
+    accumulate: Size = 1
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay <= 1.0:
-            raise ValueError(f"decay: expected a number in [0, 1], got {self.decay}")
-        if not self.eps >= 0.0:
-            raise ValueError(f"eps: expected a number >= 0, got {self.eps}")
-        if self.dead_after is not None and self.dead_after < 1:
-            raise ValueError(f"dead_after: expected None or at least 1, got {self.dead_after}")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate: expected at least 1, got {self.accumulate}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,29 +148,23 @@ class Frozen:
     """
 
     features: torch.Tensor  # [K, F] or [G, K, F]
-    projector: bool | str = True
-    projector_init: str = "published"
-    hidden: int = 256
+    projector: bool | Annotated[str, OneOf(PROJECTORS)] = True
+    projector_init: Annotated[str, OneOf(PROJECTOR_INITS)] = "published"
+    hidden: Size = 256
     tuned: bool = False
 
     def __post_init__(self) -> None:
         check_floating("features", self.features)
+        check_fields(self)
         if self.features.dim() not in (2, 3) or not self.features.numel():
-            raise ValueError(f"features: expected [K, F] or [G, K, F], got shape {list(self.features.shape)}")
-        if self.projector_init not in PROJECTOR_INITS:
-            expected = ", ".join(PROJECTOR_INITS)
-            raise ValueError(f"projector_init: expected one of {expected}, got {self.projector_init!r}")
-        if not isinstance(self.projector, bool) and self.projector not in PROJECTORS:
-            raise ValueError(f"projector: expected a bool or one of {', '.join(PROJECTORS)}, got {self.projector!r}")
-        if self.hidden < 1:
-            raise ValueError(f"hidden: expected at least 1, got {self.hidden}")
+            raise ValueError(f"features: expected [K, F] or [G, K, F], got shape {shape_of(self.features)}")
         if self.kind_of_projector == "none" and self.projector_init != "published":
             raise ValueError("projector_init: expected 'published' without a projector, got 'matched'")
 
     @property
     def kind_of_projector(self) -> str:
         """``projector`` by its name."""
-        return {True: "linear", False: "none"}[self.projector] if isinstance(self.projector, bool) else self.projector
+        return self.projector if isinstance(self.projector, str) else "linear" if self.projector else "none"
 
 
 CodebookConfig = Learned | OnlineClustering | SemanticClustering | Ema | Frozen
@@ -207,11 +182,10 @@ class FullCodebook:
         temperature: a positive number.
     """
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected a number > 0, got {self.temperature}")
+        check_fields(self)
 
 
 class RegularizingLoss(Protocol):
@@ -242,5 +216,6 @@ class Regularizer:
     weight: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.name in ("commitment", "codebook"):
-            raise ValueError(f"name: expected one that is not taken, got {self.name!r}")
+            raise ValueError(f"name: expected one that is not taken, got {shown(self.name)}")

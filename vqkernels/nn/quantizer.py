@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import nn
 
-from vqkernels._core.backend import check_backend
-from vqkernels._core.checks import check_floating, check_index_values, check_indices, check_metric, check_shape
+from vqkernels._core.arguments import Backend, Metric, OneOf, Positive, Share, Size, checked
+from vqkernels._core.checks import (
+    check_data,
+    check_floating,
+    check_index_values,
+    check_indices,
+    check_integer,
+    check_same_device,
+    check_seed,
+    check_shape,
+    check_size,
+    each_of,
+)
 from vqkernels._core.random import random_uniform
 from vqkernels._core.recomputation import Past
+from vqkernels._core.shown import shape_of, shown
 from vqkernels.nn.build import build_codebook
 from vqkernels.nn.codebook import advance_, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
@@ -106,39 +118,33 @@ class VectorQuantizer(nn.Module):
 
     draws: torch.Tensor  # [] int64, the steps that drew
 
+    @checked
     def __init__(
         self,
-        dim: int,
-        num_codes: int,
+        dim: Size,
+        num_codes: Size,
         *,
-        groups: int = 1,
-        code_dim: int | None = None,
-        metric: str = "l2",
+        groups: Size = 1,
+        code_dim: Size | None = None,
+        metric: Metric = "l2",
         codebook: CodebookConfig = Learned(),  # noqa: B008, it is immutable
-        gradient: str | FullCodebook = "ste",
+        gradient: Annotated[str, OneOf(GRADIENTS)] | FullCodebook = "ste",
         commitment_weight: float = 0.25,
         codebook_weight: float = 1.0,
         regularizers: Sequence[Regularizer] = (),
-        sampling_temperature: float | None = None,
-        nested_keep_probs: Sequence[float] | None = None,
-        nested_scope: str = "entry",
+        sampling_temperature: Positive | None = None,
+        nested_keep_probs: Sequence[Share] | None = None,
+        nested_scope: Annotated[str, OneOf(NESTED_SCOPES)] = "entry",
         channels_first: bool = False,
-        usage_window: int = 100,
-        backend: str | None = None,
+        usage_window: Size = 100,
+        backend: Backend = None,
     ) -> None:
         super().__init__()
         width = dim if code_dim is None else code_dim
-        for name, value in (("dim", dim), ("num_codes", num_codes), ("groups", groups), ("code_dim", width)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
         if width % groups:
             raise ValueError(f"groups: expected a divisor of the code width {width}, got {groups}")
-        if not isinstance(gradient, FullCodebook) and gradient not in GRADIENTS:
-            raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
-        if sampling_temperature is not None and not sampling_temperature > 0:
-            raise ValueError(f"sampling_temperature: expected None or a number > 0, got {sampling_temperature}")
-        check_metric(metric)
-        check_backend(backend)
+        check_size("code_dim", dim=dim, code_dim=width)
+        check_size("num_codes", num_codes=num_codes, code_dim=width)
         self.dim, self.num_codes, self.groups, self.code_dim = dim, num_codes, groups, width
         self.metric, self.gradient, self.backend = metric, gradient, backend
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
@@ -147,8 +153,6 @@ class VectorQuantizer(nn.Module):
         self.project_out = nn.Linear(width, dim) if width != dim else None
         self.regularizers = tuple(part for part in regularizers if part.weight)
         self.sampling_temperature = sampling_temperature
-        if nested_scope not in NESTED_SCOPES:
-            raise ValueError(f"nested_scope: expected one of {', '.join(NESTED_SCOPES)}, got {nested_scope!r}")
         self.nested_scope = nested_scope
         self.nested_keep_probs = None if nested_keep_probs is None else _check_probs(nested_keep_probs, groups)
         if sampling_temperature is not None or nested_keep_probs is not None:
@@ -181,6 +185,7 @@ class VectorQuantizer(nn.Module):
             over the vectors that take part; 0 if there are none.
         """
         self.check_ready()
+        self.check_input("x", x)
         if not self.training:
             return self._step(x, mask, labels, moves=False)
         draws = [] if self.sampling_temperature is None and self.nested_keep_probs is None else [self.draws]
@@ -220,11 +225,21 @@ class VectorQuantizer(nn.Module):
     def check_ready(self) -> None:
         """Raise if it is to train and cannot yet."""
         if self.training and not self.table.ready():
-            raise RuntimeError("codebook: projector_init='matched' needs fit_codebook(batches) before training")
+            raise ValueError("codebook: expected a call of fit_codebook before training with 'matched', got none")
+
+    def check_input(self, name: str, x: torch.Tensor) -> None:  # [..., dim] or [B, dim, ...]
+        """Raise unless these are vectors as :meth:`forward` takes them."""
+        check_floating(name, x)
+        dim = 1 if self.channels_first else -1
+        if x.dim() < (2 if self.channels_first else 1) or x.shape[dim] != self.dim:
+            legend = "[B, dim, ...]" if self.channels_first else "[..., dim]"
+            raise ValueError(f"{name}: expected {legend} with dim={self.dim}, got shape {shape_of(x)}")
+        check_same_device(**{name: x}, module=self.statistics.step)
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [...] or [..., G]
         """Indices of the nearest codes, as :meth:`forward` returns them; updates nothing in any mode."""
+        self.check_input("x", x)
         rows, usable, shape = self._rows(x, mask)
         indices = self.table.find(rows, self.table.codes())
         return self._shaped(label(indices, usable, mask), shape)
@@ -245,10 +260,12 @@ class VectorQuantizer(nn.Module):
             ValueError: if ``indices`` does not end in G for more than one group.
         """
         check_indices("indices", indices)
+        if self.channels_first and indices.dim() < 1 + (self.groups > 1):
+            raise ValueError(f"indices: expected those of a batch, got shape {shape_of(indices)}")
         if self.groups == 1:
             indices = indices[..., None]
         elif indices.dim() == 0 or indices.shape[-1] != self.groups:
-            raise ValueError(f"indices: expected [..., G={self.groups}], got shape {list(indices.shape)}")
+            raise ValueError(f"indices: expected [..., G={self.groups}], got shape {shape_of(indices)}")
         rows = indices.reshape(-1, self.groups)
         return self._output(self._values(self.table.codes(), rows), rows, indices.shape[:-1])
 
@@ -275,13 +292,17 @@ class VectorQuantizer(nn.Module):
             ValueError: without any vector, with fewer distinct vectors than codes, or for a frozen codebook
                 that is not ``"matched"``.
         """
+        check_integer("max_iter", max_iter, 0)
+        check_seed("seed", seed)
         parts = []
-        for batch in [batches] if isinstance(batches, torch.Tensor) else batches:
+        for batch in [batches] if isinstance(batches, torch.Tensor) else each_of("batches", batches):
+            self.check_input("batches", batch)
+            check_data("batches", batch)
             rows, usable, _ = self._rows(batch, None)
             parts.append(rows[usable])
         if not sum(len(part) for part in parts):
             raise ValueError("batches: expected at least one finite vector, got none")
-        self.table.fit(torch.cat(parts), max_iter=max_iter, seed=seed)
+        self.table.fit(torch.cat(parts), max_iter=int(max_iter), seed=int(seed))
 
     def usage(self) -> Usage:
         """How the codes are used: utilization, perplexity, dead codes; O(K), all processes together.
@@ -301,12 +322,7 @@ class VectorQuantizer(nn.Module):
         self, x: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:  # [N, G, D], [N] bool, the shape of the indices
         """The vectors that are compared with codes, and which of them take part; the others are zero."""
-        check_floating("x", x)
-        dim = 1 if self.channels_first else -1
-        if x.dim() < (2 if self.channels_first else 1) or x.shape[dim] != self.dim:
-            legend = "[B, dim, ...]" if self.channels_first else "[..., dim]"
-            raise ValueError(f"x: expected {legend} with dim={self.dim}, got shape {list(x.shape)}")
-        x = x.movedim(dim, -1)
+        x = x.movedim(1 if self.channels_first else -1, -1)
         usable = kept_rows(finite_rows(x), mask)
         # zeroed before anything is computed from them, so that no backward multiplies a NaN by zero
         x = torch.where(usable[..., None], x, 0)
@@ -331,6 +347,7 @@ class VectorQuantizer(nn.Module):
             raise ValueError("labels: expected None but for a codebook with SemanticClustering, got a tensor")
         check_indices("labels", labels)
         check_shape("labels", labels, tuple(shape), "x without its vector dimension")
+        check_same_device(labels=labels, module=self.statistics.step)
         check_index_values("labels", labels, self.table.classes.shape[0])
         return labels.reshape(-1).long()
 
@@ -389,6 +406,6 @@ class VectorQuantizer(nn.Module):
 
 
 def _check_probs(probs: Sequence[float], groups: int) -> tuple[float, ...]:
-    if len(probs) != groups or min(probs) < 0 or abs(sum(probs) - 1) > 1e-6:
-        raise ValueError(f"nested_keep_probs: expected {groups} probabilities that add up to 1, got {list(probs)}")
+    if len(probs) != groups or abs(sum(probs) - 1) > 1e-6:
+        raise ValueError(f"nested_keep_probs: expected {groups} probabilities that add up to 1, got {shown(probs)}")
     return tuple(probs)

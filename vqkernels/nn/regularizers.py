@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 
+from vqkernels._core.arguments import OneOf, Positive, Within, check_fields
 from vqkernels._core.checks import check_floating, check_number, check_same_device, check_shape, check_weight
-from vqkernels._core.shown import shape
-from vqkernels.ops.soft_assignment_entropy import soft_assignment_entropy
+from vqkernels._core.shown import shape_of
+from vqkernels.ops.soft_assignment_entropy import METRICS, SMOOTHINGS, soft_assignment_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class EntropyLoss:
         usage_weight: weight of the entropy of the mean assignment, which is maximised.
         smoothing: as in :func:`vqkernels.soft_assignment_entropy`.
         eps: as in :func:`vqkernels.soft_assignment_entropy`.
-        base: of the logarithm.
+        base: of the logarithm, more than 1.
 
     Example:
         >>> import torch
@@ -39,13 +40,16 @@ class EntropyLoss:
         -1.386
     """
 
-    metric: str = "l2"
-    temperature: float = 1.0
+    metric: Annotated[str, OneOf(METRICS)] = "l2"
+    temperature: Positive = 1.0
     sample_weight: float = 1.0
     usage_weight: float = 1.0
-    smoothing: str = "none"
-    eps: float = 1e-5
-    base: float = math.e
+    smoothing: Annotated[str, OneOf(SMOOTHINGS)] = "none"
+    eps: Annotated[float, Within(0, 1, without=(0, 1))] = 1e-5
+    base: Annotated[float, Within(1, without=(1,))] = math.e
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(
         self,
@@ -127,7 +131,7 @@ def sign_entropy(
     """
     check_floating("x", x)
     if x.dim() < 1 or x.shape[-1] < 1:
-        raise ValueError(f"x: expected [..., D] with D >= 1, got shape {shape(x)}")
+        raise ValueError(f"x: expected [..., D] with D >= 1, got shape {shape_of(x)}")
     check_number("temperature", temperature, 0, without=(0,))
     check_number("scale", scale, 0, without=(0,))
     if weight is not None:

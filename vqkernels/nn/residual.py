@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_indices
+from vqkernels._core.arguments import OneOf, Share, Size, checked
+from vqkernels._core.checks import check_indices, each_of
 from vqkernels._core.random import random_integers
 from vqkernels._core.recomputation import Past
+from vqkernels._core.shown import shape_of
 from vqkernels.nn.codebook import next_seed
 from vqkernels.nn.config import FullCodebook
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
@@ -54,16 +56,23 @@ class ResidualQuantizer(nn.Module):
 
     draws: torch.Tensor  # [] int64, the steps that drew
 
-    def __init__(self, stages: Iterable[VectorQuantizer], *, gradient: str = "ste", dropout: float = 0.0) -> None:
+    @checked
+    def __init__(
+        self,
+        stages: Iterable[VectorQuantizer],
+        *,
+        gradient: Annotated[str, OneOf(GRADIENTS)] = "ste",
+        dropout: Share = 0.0,
+    ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        given = list(each_of("stages", stages))
+        for stage in given:
+            if not isinstance(stage, VectorQuantizer):
+                raise TypeError(f"stages: expected VectorQuantizer, got {type(stage).__name__}")
+        self.stages = nn.ModuleList(given)
         kinds = {(stage.dim, stage.channels_first, stage.groups) for stage in self._stages()}
         if len(kinds) != 1:
             raise ValueError(f"stages: expected one or more of one dim, layout and groups, got {len(kinds)} kinds")
-        if gradient not in GRADIENTS:
-            raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
-        if not 0.0 <= dropout <= 1.0:
-            raise ValueError(f"dropout: expected a number in [0, 1], got {dropout}")
         for stage in self._stages():
             if not isinstance(stage.gradient, FullCodebook):
                 stage.gradient = "none"
@@ -72,8 +81,16 @@ class ResidualQuantizer(nn.Module):
         self._past = Past()
 
     @classmethod
+    @checked
     def build(
-        cls, num_stages: int, dim: int, num_codes: int, *, gradient: str = "ste", dropout: float = 0.0, **options: Any
+        cls,
+        num_stages: Size,
+        dim: Size,
+        num_codes: Size,
+        *,
+        gradient: Annotated[str, OneOf(GRADIENTS)] = "ste",
+        dropout: Share = 0.0,
+        **options: Any,
     ) -> ResidualQuantizer:
         """Equal stages.
 
@@ -106,6 +123,7 @@ class ResidualQuantizer(nn.Module):
         # before the first stage has moved
         for stage in self._stages():
             stage.check_ready()
+        self._stages()[0].check_input("x", x)
         if not self.training or self.dropout == 0:
             return self._step(x, mask, moves=False)
         return self._past.take(self._step, x, mask, state=[self.draws])
@@ -137,6 +155,7 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [..., Q] or [..., Q, G]
         """Indices as :meth:`forward` returns them in evaluation mode; updates nothing in any mode."""
+        self._stages()[0].check_input("x", x)
         rows, usable = without_nonfinite(x.movedim(self._dim, -1))
         residual = rows.movedim(-1, self._dim)
         mask, columns = kept_rows(usable, mask), []
@@ -158,7 +177,7 @@ class ResidualQuantizer(nn.Module):
         stages = self._stages()
         given = indices.shape[self._stage_dim] if indices.dim() >= -self._stage_dim else 0
         if not 1 <= given <= len(stages):
-            raise ValueError(f"indices: expected 1 to {len(stages)} stages, got shape {list(indices.shape)}")
+            raise ValueError(f"indices: expected 1 to {len(stages)} stages, got shape {shape_of(indices)}")
         columns = indices.unbind(self._stage_dim)
         values = [stage.decode(column) for stage, column in zip(stages, columns, strict=False)]
         # in the order of the forward, so that the bits are the same

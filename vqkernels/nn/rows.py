@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vqkernels._core.checks import check_shape, check_tensor
+from vqkernels._core.checks import check_mask, check_same_device
 
 
 def masked_mean_square(
@@ -31,10 +31,8 @@ def kept_rows(usable: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor: 
     """Those of the usable vectors that the mask keeps."""
     if mask is None:
         return usable
-    check_tensor("mask", mask)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask: expected bool, got {mask.dtype}")
-    check_shape("mask", mask, tuple(usable.shape), "x without its vector dimension")
+    check_mask("mask", mask, tuple(usable.shape), "x without its vector dimension")
+    check_same_device(x=usable, mask=mask)
     return usable & mask
 
 

@@ -41,7 +41,7 @@ class SemanticCodebook(OnlineCodebook):
             raise ValueError(f"codebook: expected one group and metric='l2' with SemanticClustering, got {got}")
         if self.dim % len(config.weights):
             got = f"{len(config.weights)} of {self.dim}"
-            raise ValueError(f"levels: expected a divisor of the code dimension, got {got}")
+            raise ValueError(f"codebook.levels: expected a divisor of the code dimension, got {got}")
         self.high = config.high_levels * self.dim // len(config.weights)
         self.high_weight, self.by_histogram = config.high_weight, config.label == "histogram"
         self.classes = nn.Parameter(torch.randn(config.num_classes, self.dim))

@@ -25,8 +25,6 @@ class UsageStatistics(nn.Module):
 
     def __init__(self, groups: int, num_codes: int, window: int) -> None:
         super().__init__()
-        if window < 1:
-            raise ValueError(f"usage_window: expected at least 1, got {window}")
         self.window = window
         self.register_buffer("frequency", torch.zeros(groups, num_codes))
         self.register_buffer("last_used", torch.zeros(groups, num_codes, dtype=torch.int64))

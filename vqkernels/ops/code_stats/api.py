@@ -16,7 +16,7 @@ from vqkernels._core.checks import (
     check_size,
     check_tensor,
 )
-from vqkernels._core.shown import shape
+from vqkernels._core.shown import shape_of
 from vqkernels.ops.code_stats.op import code_stats_op, fixed_point_shift, power_of_two
 
 
@@ -35,7 +35,7 @@ class CodeStats(NamedTuple):
             if sums.dtype != torch.int64:
                 raise TypeError(f"{name}: expected the int64 of a fixed-point result, got {sums.dtype}")
         if self.count.dim() not in (1, 2):
-            raise ValueError(f"count: expected [K] or [G, K], got shape {shape(self.count)}")
+            raise ValueError(f"count: expected [K] or [G, K], got shape {shape_of(self.count)}")
         check_shape("total", self.total, (*self.count.shape, *self.total.shape[-1:]), "count.shape + [D]")
         _check_range(within, (*self.count.shape[:-1], 4), "[..., 4]")
         check_same_device(count=self.count, total=self.total, within=within)

@@ -6,7 +6,8 @@ import torch
 
 from vqkernels._core.backend import check_backend
 from vqkernels._core.checks import check_codebook, check_floating, check_indices, check_same_device
-from vqkernels._core.shown import shape
+from vqkernels._core.library import saveable
+from vqkernels._core.shown import shape_of
 from vqkernels.ops.gather_codes.op import gather_codes_op
 
 
@@ -48,6 +49,7 @@ def gather_codes(
     check_same_device(codebook=codebook, indices=indices)
     grouped = codebook if codebook.dim() == 3 else codebook[None]
     if codebook.dim() == 3 and (indices.dim() == 0 or indices.shape[-1] != codebook.shape[0]):
-        raise ValueError(f"indices: expected [..., G={codebook.shape[0]}], got shape {shape(indices)}")
-    codes: torch.Tensor = gather_codes_op(grouped, indices.reshape(-1, grouped.shape[0]).long(), backend)
+        raise ValueError(f"indices: expected [..., G={codebook.shape[0]}], got shape {shape_of(indices)}")
+    index = saveable(indices).reshape(-1, grouped.shape[0]).long()
+    codes: torch.Tensor = gather_codes_op(grouped, index, backend)
     return codes.reshape(*indices.shape, grouped.shape[2])

@@ -17,7 +17,7 @@ from vqkernels._core.checks import (
     is_number,
     is_within,
 )
-from vqkernels._core.shown import shape, shown
+from vqkernels._core.shown import shape_of, shown
 from vqkernels.ops.multilevel_nearest_code.op import multilevel_nearest_code_op
 from vqkernels.ops.nearest_code import NearestCode
 
@@ -100,11 +100,11 @@ def _check_levels(xs: Sequence[torch.Tensor], codebooks: Sequence[torch.Tensor])
         if codebook.dim() != 2 or min(codebook.shape) < 1 or codebook.shape[0] != codebooks[0].shape[0]:
             raise ValueError(
                 f"codebooks[{level}]: expected [K, D] with K, D >= 1 and one K in every level, "
-                f"got shape {shape(codebook)}"
+                f"got shape {shape_of(codebook)}"
             )
         expected = (*xs[0].shape[:-1], codebook.shape[1])
         if x.dim() == 0 or tuple(x.shape) != expected:
-            raise ValueError(f"xs[{level}]: expected shape {shown(list(expected))}, got {shape(x)}")
+            raise ValueError(f"xs[{level}]: expected shape {shown(list(expected))}, got {shape_of(x)}")
     check_same_device(**named)
 
 

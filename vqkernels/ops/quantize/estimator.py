@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from vqkernels._core.checks import check_choice, check_floating, check_same_device
 from vqkernels._core.library import is_traced
-from vqkernels._core.shown import shape
+from vqkernels._core.shown import shape_of
 
 GRADIENTS = ("ste", "rotation", "none")
 
@@ -112,7 +112,7 @@ def estimate_gradient(
     check_choice("gradient", gradient, GRADIENTS)
     check_same_device(x=x, codes=codes)
     if x.shape != codes.shape:
-        raise ValueError(f"codes: expected the shape of x {shape(x)}, got {shape(codes)}")
+        raise ValueError(f"codes: expected the shape of x {shape_of(x)}, got {shape_of(codes)}")
     if gradient == "none":
         return codes.to(x.dtype)
     if is_traced():

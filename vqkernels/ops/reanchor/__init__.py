@@ -1,7 +1,7 @@
 """Online clustering: codes that are hardly used move to vectors of the batch; see README.md in this folder."""
 
 from vqkernels.ops.reanchor.anchors import Anchors, drawn_vectors, random_vectors
-from vqkernels.ops.reanchor.api import blend_, check_policy, choose_anchors, reanchor_
+from vqkernels.ops.reanchor.api import ANCHORS, blend_, choose_anchors, reanchor_
 from vqkernels.ops.reanchor.semantic import (
     SemanticAnchors,
     blend_semantic_,
@@ -12,11 +12,11 @@ from vqkernels.ops.reanchor.semantic import (
 )
 
 __all__ = [
+    "ANCHORS",
     "Anchors",
     "SemanticAnchors",
     "blend_",
     "blend_semantic_",
-    "check_policy",
     "choose_anchors",
     "choose_semantic_anchors",
     "drawn_vectors",

@@ -21,7 +21,7 @@ from vqkernels._core.checks import (
     check_vectors,
     check_writable,
 )
-from vqkernels._core.shown import shape
+from vqkernels._core.shown import shape_of
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.draw_rows import draw_rows
 from vqkernels.ops.gather_codes import gather_codes
@@ -105,10 +105,10 @@ def semantic_reanchor_(
     check_writable("codebook", codebook)
     check_writable("usage", usage)
     if codebook.dim() != 2:
-        raise ValueError(f"codebook: expected [K, D], got shape {shape(codebook)}")
+        raise ValueError(f"codebook: expected [K, D], got shape {shape_of(codebook)}")
     (k, d), lead = codebook.shape, tuple(x.shape[:-1])
     if class_embedding.dim() != 2 or not 0 < class_embedding.shape[1] < d or not class_embedding.shape[0]:
-        got = shape(class_embedding)
+        got = shape_of(class_embedding)
         raise ValueError(f"class_embedding: expected [C, H] with 0 < H < {d}, got shape {got}")
     check_shape("usage", usage, (k,), "[K]")
     check_index_values("labels", labels, class_embedding.shape[0])

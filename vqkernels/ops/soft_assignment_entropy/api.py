@@ -19,6 +19,7 @@ from vqkernels._core.checks import (
     check_vectors,
     check_weight,
 )
+from vqkernels._core.library import saveable
 from vqkernels.ops.soft_assignment_entropy.op import soft_assignment_entropy_op
 
 METRICS = ("l2", "euclidean", "cosine", "dot")
@@ -107,8 +108,9 @@ def soft_assignment_entropy(
     check_codebook(codebook)
     check_vectors(x, codebook)
     check_same_device(x=x, codebook=codebook, weight=weight)
-    grouped = codebook if codebook.dim() == 3 else codebook[None]
-    rows = x.reshape(-1, grouped.shape[0], grouped.shape[2])
+    book = saveable(codebook)
+    grouped = book if book.dim() == 3 else book[None]
+    rows = saveable(x).reshape(-1, grouped.shape[0], grouped.shape[2])
     weights = _weights(x, weight, codebook.dim() == 3)
     if isinstance(temperature, torch.Tensor):
         tau = temperature.to(x.device, torch.float64)
