@@ -300,7 +300,7 @@ def test_fit_codebook_needs_enough_vectors() -> None:
         (
             lambda: Frozen(features=torch.ones(3, 3), projector="conv"),
             ValueError,
-            "projector: expected a bool or one of",
+            "projector: expected True or False or one of",
         ),
         (lambda: Frozen(features=torch.ones(3, 3), projector="mlp", hidden=0), ValueError, "hidden"),
         (

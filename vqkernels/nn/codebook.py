@@ -307,7 +307,7 @@ class FrozenCodebook(Codebook):
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:
         """Scale and shift the map so that the codes have the mean and standard deviation of these vectors."""
         if self.projector is None or not self.matched:
-            raise ValueError("codebook: expected Frozen(projector_init='matched') to fit it, got another Frozen")
+            raise ValueError("codebook: expected projector_init='matched' for fit_codebook, got another Frozen")
         codes, rows = self.codes().double(), x.transpose(0, 1).double()
         spread = codes.std(dim=1, correction=0)
         scale = torch.where(spread > 0, rows.std(dim=1, correction=0) / spread, 1)  # [G, D]
