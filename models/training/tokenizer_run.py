@@ -38,9 +38,10 @@ class TokenizerLossConfig:
     perceptual_layers: Literal["lpips", "low", "sem", "a", "b", "c", "d", "e"] = "lpips"  # SeQ-GAN's sets, or LPIPS's
     perceptual_alpha: float | None = None  # SeQ-GAN's mix: alpha sem + (1 - alpha) low; None takes the set above
     disc_start: int | None = None  # first step of the adversarial loss; None trains without a discriminator
+    disc_warmup: int = 0  # steps after it in which its weight climbs to the full one
     disc_weight: float = 0.1  # factor on the adversarial loss
     disc_adaptive: bool = True  # scale it to the gradient of the other terms at the last layer, as in VQGAN
-    disc_loss: Literal["hinge", "logistic"] = "hinge"  # "logistic" is StyleGAN2's, non-saturating
+    disc_loss: Literal["hinge", "vanilla", "logistic"] = "hinge"  # "logistic" is StyleGAN2's, non-saturating
     disc: Annotated[DiscriminatorConfig, tyro.conf.AvoidSubcommands] = PatchGANConfig()  # the discriminator
     r1_weight: float = 0.0  # gradient penalty on real images
     r1_every: int = 16  # steps between two penalties, weighted up accordingly
@@ -49,6 +50,8 @@ class TokenizerLossConfig:
         check_positive(self, "r1_every")
         if self.disc_start is not None and self.disc_start < 1:
             raise ValueError(f"disc_start: expected None or at least 1, got {self.disc_start}")
+        if self.disc_warmup < 0:
+            raise ValueError(f"disc_warmup: expected at least 0, got {self.disc_warmup}")
         for field in dataclasses.fields(self):
             if field.name.endswith("_weight") and getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name}: expected at least 0, got {getattr(self, field.name)}")

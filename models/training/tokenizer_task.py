@@ -17,9 +17,10 @@ from models.losses.adversarial import (
     discriminator_loss,
     generator_loss,
     gradient_penalty,
+    start_factor,
 )
 from models.losses.perceptual import build_perceptual
-from models.losses.pixel import charbonnier, psnr
+from models.losses.pixel import charbonnier, l1, l2, psnr
 from models.networks.discriminators import build_discriminator
 from models.tokenizers import Tokenizer, TokenizerOutput, build_tokenizer
 from models.tokenizers.features import codebook_features, fit_codebook
@@ -98,12 +99,11 @@ class TokenizerTask:
         output: TokenizerOutput = self.players["model"](images, *given)
         reconstruction = output.reconstruction.float()
         terms: dict[str, torch.Tensor] = {}
-        error = reconstruction - images
         pixel = images.new_zeros(())
         if weights.l1_weight:
-            pixel = pixel + weights.l1_weight * error.abs().mean()
+            pixel = pixel + weights.l1_weight * l1(reconstruction, images)
         if weights.l2_weight:
-            pixel = pixel + weights.l2_weight * error.square().mean()
+            pixel = pixel + weights.l2_weight * l2(reconstruction, images)
         if weights.charbonnier_weight:
             pixel = pixel + weights.charbonnier_weight * charbonnier(reconstruction, images)
         terms["reconstruction"] = pixel
@@ -117,7 +117,8 @@ class TokenizerTask:
             if weights.disc_adaptive:
                 last = self.model.decoder.output.weight
                 terms["adversarial_weight"] = adaptive_weight(pixel, terms["adversarial"], last)
-            scale = terms.get("adversarial_weight", 1.0)
+            assert weights.disc_start is not None
+            scale = terms.get("adversarial_weight", 1.0) * start_factor(step, weights.disc_start, weights.disc_warmup)
             total = total + weights.disc_weight * scale * terms["adversarial"]
             self._fakes[part] = reconstruction.detach()
         return Loss(total, terms | {"psnr": psnr(reconstruction.detach(), images)})

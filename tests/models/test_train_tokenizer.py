@@ -41,7 +41,7 @@ from models.training.tokenizer_run import TokenizerLossConfig, TokenizerRun, rep
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-TIMES = {"step_seconds", "quantizer_seconds", "data_seconds", "images_per_second"}
+TIMES = {"step_seconds", "quantizer_seconds", "data_seconds", "images_per_second", "tokens_per_second"}
 
 
 def flatten(value: object) -> object:
@@ -132,6 +132,24 @@ def test_a_perceptual_loss_is_minimised_and_part_of_the_loss(tiny_config: Tokeni
         assert line["loss"] == pytest.approx(0.5 * line["perceptual"], rel=1e-6)
     perceptual = [line["perceptual"] for line in lines]
     assert sum(perceptual[-5:]) < 0.97 * sum(perceptual[:5])
+
+
+@pytest.mark.parametrize("kind", ["hinge", "vanilla", "logistic"])
+def test_the_adversarial_loss_starts_and_warms_up(kind: Any, tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    loss = TokenizerLossConfig(
+        disc_start=3,
+        disc_warmup=3,
+        disc_weight=0.5,
+        disc_adaptive=False,
+        disc_loss=kind,
+        disc=PatchGANConfig(layers=1),
+    )
+    train(replace_stage(tiny_config, loss=loss, steps=8), out=tmp_path / "run", progress=False)
+    factors = [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    for factor, line in zip(factors, read_metrics(tmp_path / "run"), strict=True):
+        expected = line["reconstruction"] + line["quantizer"] + 0.5 * factor * line.get("adversarial", 0.0)
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+        assert ("adversarial" in line) == (factor > 0)
 
 
 def test_absent_weights_of_a_perceptual_loss_stop_the_training(tiny_config: TokenizerRun, tmp_path: Path) -> None:
