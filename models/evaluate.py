@@ -31,8 +31,11 @@ from models.evaluation.photos import Evaluation, evaluate
 from models.evaluation.record import score_table
 from models.losses.semantic import high_levels
 from models.tokenizers import Tokenizer
+from models.tokenizers.concept import ConceptTokenizer
 from models.training.checkpoint import find_checkpoint
-from models.training.runs import load_config, load_tokenizer
+from models.training.concept_run import ConceptRun
+from models.training.runs import load_concepts, load_config, load_tokenizer
+from models.training.tokenizer_run import TokenizerRun
 
 __all__ = ["Evaluation", "evaluate", "main"]
 
@@ -58,13 +61,17 @@ def _whole_photographs(run_dir: Path) -> None:
     )
 
 
-def _semantic_part(run_dir: Path, tokenizer: Tokenizer) -> int | None:
-    """Leading dimensions of a code that are its high levels, where a recipe knows such."""
-    semantics = load_config(run_dir).semantics
+def _load(run_dir: Path, step: int | None) -> tuple[Tokenizer | ConceptTokenizer, int | None]:
+    """A tokenizer, and how many leading dimensions of its codes are semantic where its recipe knows such."""
+    config = load_config(run_dir)
+    if isinstance(config, ConceptRun):
+        return load_concepts(run_dir, step=step), None
+    tokenizer = load_tokenizer(run_dir, step=step)
+    semantics = config.semantics if isinstance(config, TokenizerRun) else None
     if semantics is None:
-        return None
+        return tokenizer, None
     high = high_levels(semantics.loss.weights, semantics.sigma)
-    return high * tokenizer.quantizer.codebook.shape[2] // semantics.loss.levels
+    return tokenizer, high * tokenizer.quantizer.codebook.shape[2] // semantics.loss.levels
 
 
 def main(
@@ -78,6 +85,7 @@ def main(
     split: Literal["train", "val"] = "val",
     resize: bool = True,
     limit: int | None = None,
+    keep: int | None = None,
     step: int | None = None,
     batch_size: int = 16,
     workers: int = 0,
@@ -99,6 +107,7 @@ def main(
         split: side of the data set, train or val.
         resize: scale the shorter side to size first; otherwise the crop is of the image as it is.
         limit: only so many images or clips.
+        keep: decode only the first groups of every token, or the first concept tokens of every image.
         step: checkpoint; the newest by default.
         batch_size: images or clips at a time and process.
         workers: processes that load data.
@@ -123,6 +132,7 @@ def main(
         size=size,
         resize=resize,
         limit=limit,
+        keep=keep,
         metrics=chosen,
         backbone=backbone,
         weights=weights,
@@ -134,10 +144,8 @@ def main(
     if is_run:
         checkpoint = find_checkpoint(target, step)
         about = {"run": str(target), "checkpoint": checkpoint.name}
-        tokenizer = load_tokenizer(target, step=step)
-        record = evaluate_tokenizer(
-            tokenizer, config, path, device=device, high=_semantic_part(target, tokenizer), about=about
-        )
+        tokenizer, high = _load(target, step)
+        record = evaluate_tokenizer(tokenizer, config, path, device=device, high=high, about=about)
     else:
         record = evaluate_samples(target, config, path, device=device)
     if Place.here(device).main:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,13 +28,14 @@ from models.evaluation.measures import (
     Networks,
     PsnrMeasure,
     Seen,
-    Subject,
     build_measures,
 )
 from models.evaluation.passes import AllImages, Count, Kept, Limited, Place, run_pass
 from models.evaluation.record import PIXELS, draw_worst, tool, write_json
+from models.evaluation.subjects import Subject, subject_of
 from models.metrics.accumulator import Accumulator
 from models.tokenizers import Tokenizer
+from models.tokenizers.concept import ConceptTokenizer
 
 DEFAULT_METRICS = ("psnr", "ssim", "perceptual", "fd", "codes")
 TOKENIZER_METRICS = tuple(name for name in METRICS if name != "fid")  # of reconstructions it is rfid
@@ -50,6 +50,7 @@ class DataSetConfig:
     size: int = 256  # pixels per side of the crop in the middle
     resize: bool = True  # scale the shorter side to size first; otherwise the crop is of the image as it is
     limit: int | None = None  # only so many images or clips, the first ones
+    keep: int | None = None  # decode only the first groups of a token, or the first concept tokens of an image
     metrics: tuple[str, ...] = DEFAULT_METRICS  # see models.evaluation.measures
     backbone: str = "efficientnet_lite0"  # network of "perceptual", "cosine", "fd" and "precision_recall"
     weights: Path | None = None  # folder with weights of pretrained networks; None looks in the usual places
@@ -71,7 +72,7 @@ class DataSetConfig:
 
 
 def evaluate_tokenizer(
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ConceptTokenizer,
     config: DataSetConfig,
     out: Path,
     *,
@@ -93,24 +94,19 @@ def evaluate_tokenizer(
         What the JSON holds: ``scores`` by name, and what is needed to compare them.
     """
     _check_metrics(config, TOKENIZER_METRICS)
-    if config.size % tokenizer.downsample:
-        raise UserError(f"size: expected a multiple of {tokenizer.downsample} pixels, got {config.size}")
     place, about = Place.here(device), dict(about or {})
+    subject = subject_of(tokenizer.to(place.device), config.keep)
+    subject.check_size(config.size)
     source = _open(open_source(config.data, config.split), config)
-    tokenizer = tokenizer.to(place.device)
-    codebook = tokenizer.quantizer.codebook.detach()
-    subject = Subject(
-        codebook=codebook,
-        downsample=tokenizer.downsample,
-        classes=len(source.map_labels),
-        high=high,
-        networks=Networks(config.weights, place.device),
+    networks = Networks(config.weights, place.device)
+    measures = build_measures(
+        config.metrics, config.backbone, networks, subject=subject, classes=len(source.map_labels), high=high
     )
-    measures, count = build_measures(config.metrics, config.backbone, subject), Count()
+    count = Count()
 
     def look(batch: Batch) -> None:
-        seen = see(tokenizer, batch)
-        count.update(len(batch["image"]), len(seen.images), seen.codes.numel() // len(codebook))
+        seen = see(subject, batch)
+        count.update(len(batch["image"]), len(seen.images), subject.tokens(seen.codes))
         for measure in measures.values():
             measure.update(seen)
 
@@ -118,7 +114,7 @@ def evaluate_tokenizer(
     kept = Kept(_partial(out), "seen", place, _key(config, source, about), parts)
     _run(source, config, look, kept, place)
     scores = _merge(measures, parts)
-    tokens, bits = count.tokens / max(1, count.images), len(codebook) * math.log2(codebook.shape[1])
+    tokens, bits = count.tokens / max(1, count.images), subject.bits_per_token
     record = _statement(config, source, count) | {
         "tokens_per_image": tokens,
         "bits_per_token": bits,
@@ -130,8 +126,7 @@ def evaluate_tokenizer(
     psnr = measures.get("psnr")
     if place.main and isinstance(psnr, PsnrMeasure):
         picture = out.with_name(f"{out.stem}_worst.png")
-        reconstruct = partial(_reconstruct, tokenizer, place.device)
-        record["worst"] = draw_worst(psnr.psnr, source, config.crop, reconstruct, picture)
+        record["worst"] = draw_worst(psnr.psnr, source, config.crop, partial(_show, subject, place.device), picture)
     return _finish(record, out, kept, place)
 
 
@@ -141,10 +136,10 @@ def evaluate_samples(folder: Path, config: DataSetConfig, out: Path, *, device: 
     place = Place.here(device)
     sides = {
         "real": _open(open_source(config.data, config.split), config),
-        "fake": _open(AllImages(folder), config),
+        # the sampling command keeps its images in a folder of their own
+        "fake": _open(AllImages(folder / "images" if (folder / "images").is_dir() else folder), config),
     }
-    subject = Subject(networks=Networks(config.weights, place.device))
-    measures = build_measures(config.metrics, config.backbone, subject)
+    measures = build_measures(config.metrics, config.backbone, Networks(config.weights, place.device))
     counts = {side: Count() for side in sides}
     parts = _parts(measures) | counts
     for side, source in sides.items():
@@ -168,20 +163,21 @@ def evaluate_samples(folder: Path, config: DataSetConfig, out: Path, *, device: 
     return _finish(record, out, kept, place)
 
 
-def see(tokenizer: Tokenizer, batch: Batch) -> Seen:
+def see(subject: Subject, batch: Batch) -> Seen:
     """A batch through the tokenizer; the frames of clips one by one."""
     images, maps, index, frames = batch["image"], batch.get("map"), batch["index"], None
     if images.dim() == 5:
         frames = images.shape[1]
         index = (index[:, None] * frames + torch.arange(frames, device=index.device)).flatten()
         images, maps = images.flatten(0, 1), None if maps is None else maps.flatten(0, 1)
-    codes = tokenizer.encode(images)
-    return Seen(index, images, tokenizer.decode(codes).float(), codes, frames, maps)
+    codes, reconstruction = subject(images, index)
+    return Seen(index, images, reconstruction, codes, frames, maps)
 
 
 @torch.no_grad()
-def _reconstruct(tokenizer: Tokenizer, device: torch.device, image: torch.Tensor) -> torch.Tensor:  # [3, S, S]
-    return tokenizer.decode(tokenizer.encode(image[None].to(device)))[0].float().cpu()
+def _show(subject: Subject, device: torch.device, image: torch.Tensor, number: int) -> torch.Tensor:  # [3, S, S]
+    _, reconstruction = subject(image[None].to(device), torch.tensor([number]))
+    return reconstruction[0].cpu()
 
 
 def _open(source: Source, config: DataSetConfig) -> Source:
@@ -237,6 +233,7 @@ def _statement(config: DataSetConfig, source: Source, count: Count) -> dict[str,
         "resize": scaled if config.resize else "none",
         "crop": f"the middle {config.size}x{config.size} pixels",
         "pixels": PIXELS,
+        **({} if config.keep is None else {"kept": config.keep}),
         "tool": tool(),
     }
 

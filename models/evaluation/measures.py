@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from models.errors import UserError
+from models.evaluation.subjects import Subject
 from models.losses.perceptual import PerceptualLoss, UnitDistance, layer_set, lpips
 from models.metrics.accumulator import Accumulator, ImageMeans
 from models.metrics.codes import CodeCounts
@@ -219,7 +219,6 @@ class SemanticMeasure(Measure):
     """Uniqueness, silhouette and Davies-Bouldin index of the first group's codes, by the classes of label maps."""
 
     def __init__(self, codebook: torch.Tensor, downsample: int, classes: int, high: int | None) -> None:
-        """``high``: leading dimensions of a code that are its semantic part; scored beside the whole code."""
         self._codes = codebook[0].detach().cpu()  # [K, D]
         self._downsample, self._classes, self._high = downsample, classes, high
         self._counts = CodeClasses(len(self._codes), classes)
@@ -242,31 +241,28 @@ class SemanticMeasure(Measure):
         return scores
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What the measures have to know of a tokenizer and its data."""
-
-    codebook: torch.Tensor | None = None  # [G, K, D]; None for generated images
-    downsample: int = 1  # pixels per side of a token
-    classes: int = 0  # of label maps
-    high: int | None = None  # leading dimensions of a code that are its semantic part
-    networks: Networks = field(default_factory=Networks)
-
-
-def build_measures(names: Sequence[str], backbone: str, subject: Subject) -> dict[str, Measure]:
+def build_measures(
+    names: Sequence[str],
+    backbone: str,
+    networks: Networks,
+    *,
+    subject: Subject | None = None,
+    classes: int = 0,
+    high: int | None = None,
+) -> dict[str, Measure]:
     """The measures of these names; several that share a network's embeddings become one.
 
     Args:
         names: some of ``METRICS``.
         backbone: network of "perceptual", "cosine", "fd" and "precision_recall".
-        subject: what is measured.
+        networks: where networks come from.
+        subject: the tokenizer, for scores of codes.
+        classes: of the label maps, for "semantic".
+        high: leading dimensions of a code that are its semantic part; scored beside the whole code.
     """
-    unknown = sorted(set(names) - set(METRICS))
-    if unknown or not names:
-        raise UserError(f"metrics: expected some of {list(METRICS)}, got {list(names)}")
     if backbone not in BACKBONES:
         raise UserError(f"backbone: expected one of {sorted(BACKBONES)}, got {backbone!r}")
-    short, networks = _SHORT.get(backbone, backbone), subject.networks
+    short = _SHORT.get(backbone, backbone)
     measures: dict[str, Measure] = {}
     wanted: dict[str, dict[str, str]] = {}  # network -> what is reported -> of its embeddings
     for name in names:
@@ -295,11 +291,11 @@ def build_measures(names: Sequence[str], backbone: str, subject: Subject) -> dic
         elif name == "codes":
             measures[name] = CodesMeasure(_codebook(subject, name))
         elif name == "semantic":
-            if not subject.classes:
+            if not classes:
                 raise UserError("semantic: expected data with label maps and named classes, got none")
-            measures[name] = SemanticMeasure(
-                _codebook(subject, name), subject.downsample, subject.classes, subject.high
-            )
+            codebook = _codebook(subject, name)
+            assert subject is not None
+            measures[name] = SemanticMeasure(codebook, subject.downsample, classes, high)
         else:
             parts = {"fd": ("distance",), "cosine": ("cosine",), "precision_recall": ("precision", "recall")}[name]
             reported = {f"{'fd' if part == 'distance' else part}_{short}": part for part in parts}
@@ -325,8 +321,8 @@ def _perceptual(name: str, loss: PerceptualLoss, weights: str) -> ImageMeasure:
     return ImageMeasure(name, score, weights)
 
 
-def _codebook(subject: Subject, name: str) -> torch.Tensor:
-    if subject.codebook is None:
+def _codebook(subject: Subject | None, name: str) -> torch.Tensor:
+    if subject is None or subject.codebook is None:
         raise UserError(f"{name}: expected a tokenizer with a codebook, got none")
     return subject.codebook
 

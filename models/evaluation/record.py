@@ -42,7 +42,7 @@ def draw_worst(
     psnr: Psnr,
     source: Source,
     transform: Transform,
-    reconstruct: Callable[[torch.Tensor], torch.Tensor],  # [3, S, S] -> [3, S, S]
+    reconstruct: Callable[[torch.Tensor, int], torch.Tensor],  # [3, S, S] and its number -> [3, S, S]
     path: Path,
 ) -> list[dict[str, Any]]:
     """The images with the lowest PSNR, above their reconstructions; which they are, worst first."""
@@ -53,7 +53,7 @@ def draw_worst(
         sample, frame = divmod(numbers[place], frames)
         crop = crop_of(source, transform, sample)
         image = to_float(torch.from_numpy(crop if crop.ndim == 3 else crop[frame]))  # [3, S, S]
-        pairs.append((f"{values[place]:.1f} dB", to_image(image), to_image(reconstruct(image))))
+        pairs.append((f"{values[place]:.1f} dB", to_image(image), to_image(reconstruct(image, numbers[place]))))
         entry = {"name": source.name(sample), "psnr": values[place]}
         worst.append(entry | ({"frame": frame} if crop.ndim == 4 else {}))
     if pairs:
