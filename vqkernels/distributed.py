@@ -7,6 +7,8 @@ batch holds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -26,6 +28,11 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def everybody() -> Any:
+    """The group of all processes; None if this one is alone."""
+    return None if world()[1] == 1 else dist.group.WORLD
+
+
 def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Sums over all processes with one all-reduce; the same bits in whatever order they are added.
 
@@ -41,6 +48,16 @@ def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         total if t.dtype == torch.int64 else total.int().view(torch.float32)
         for total, t in zip(sums, tensors, strict=True)
     )
+
+
+def of_the_first(tensor: torch.Tensor) -> torch.Tensor:
+    """What process 0 has, for every process."""
+    rank, processes = world()
+    if processes == 1:
+        return tensor
+    # nobody else has anything but zero
+    dist.all_reduce(sent := tensor.clone() if rank == 0 else torch.zeros_like(tensor))
+    return sent
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,7 +107,9 @@ def stats_of_all(
     anchors, within = elect(anchors, code_range(x, indices, groups=groups, backend=backend))
     stats = code_stats(x, indices, num_codes, groups=groups, within=within, backend=backend)
     count, total, vectors = sum_of_all(*stats, anchors.vectors)
-    return CodeStats(count, total).rounded(within), Anchors(vectors, anchors.key)
+    exact = CodeStats(count, total).rounded(within, dtype=torch.float64)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return CodeStats(exact.count.float(), exact.total.to(dtype)), Anchors(vectors, anchors.key)
 
 
 def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, 4] int64

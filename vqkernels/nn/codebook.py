@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from vqkernels._core.random import random_uniform
 from vqkernels._core.shown import shape_of
-from vqkernels.distributed import stats_of_all, sum_of_all, world
+from vqkernels.distributed import everybody, of_the_first, stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import Ema, Frozen, Learned, OnlineClustering
+from vqkernels.nn.sharded import WrittenParameters
+from vqkernels.nn.unsent import Unsent
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.ema_update import ema_update_, no_step_if_empty
 from vqkernels.ops.nearest_code import nearest_code
@@ -50,18 +52,23 @@ class Codebook(nn.Module):
         """Start over from these codes."""
         raise NotImplementedError
 
+    def labels(self, labels: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [...] -> [N] int64
+        """The classes of the vectors of a step, for a codebook that has any."""
+        raise ValueError("labels: expected None but for a codebook with SemanticClustering, got a tensor")
+
+    def begin(self) -> None:
+        """To be called before a training step looks at the codes."""
+
     def moving(self) -> list[torch.Tensor]:
         """What a training step writes in place and a lookup reads."""
         return []
 
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:  # [N, G, D]
-        """Start over from k-means centres of these vectors."""
+        """Start over from k-means centres of these vectors and those of the other processes."""
+        options: dict[str, Any] = {"max_iter": max_iter, "seed": seed, "group": everybody(), "backend": self.backend}
         metric = "cosine" if self.metric == "cosine" else "l2"
-        centres = [
-            kmeans(rows, self.num_codes, metric=metric, max_iter=max_iter, seed=seed, backend=self.backend)
-            for rows in x.unbind(1)
-        ]
-        self.assign_(torch.stack([result.centroids for result in centres]))
+        centres = [kmeans(rows, self.num_codes, metric=metric, **options).centroids for rows in x.unbind(1)]
+        self.assign_(torch.stack(centres))
 
     def find(self, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # [N, G, D], [G, K, D] -> [N, G]
         """Indices of the nearest of these codes."""
@@ -108,7 +115,7 @@ class LearnedCodebook(Codebook):
         self.weight.copy_(codes)
 
 
-class OnlineCodebook(LearnedCodebook):
+class OnlineCodebook(WrittenParameters, LearnedCodebook):
     """A parameter whose hardly used codes are moved to vectors of the batch."""
 
     usage: torch.Tensor  # [G, K] float32
@@ -130,6 +137,7 @@ class OnlineCodebook(LearnedCodebook):
 
     @torch.no_grad()
     def update(self, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        self.about_to_write("weight")
         anchors = choose_anchors(
             self.weight,
             self.usage,
@@ -254,7 +262,7 @@ class EmaCodebook(Codebook):
         self.cluster_size.masked_fill_(revived, 1)
 
 
-class FrozenCodebook(Codebook):
+class FrozenCodebook(Unsent, Codebook):
     """Features seen through a map; the whole codebook is mapped in every forward.
 
     One map serves lookup, values and losses, so they agree to the last bit. Its gradient passes through a
@@ -277,7 +285,8 @@ class FrozenCodebook(Codebook):
         if config.tuned:
             self.features = nn.Parameter(features)
         else:
-            self.register_buffer("features", features)
+            self.set_unsent("features", features)
+        self._shared = config.tuned
         self.hidden = nn.Linear(width, config.hidden) if projector == "mlp" else None
         inputs = config.hidden if projector == "mlp" else width
         self.projector = nn.Linear(inputs, self.groups * self.dim) if projector != "none" else None
@@ -303,19 +312,35 @@ class FrozenCodebook(Codebook):
             per_group = weight.view(self.groups, self.dim, -1).transpose(1, 2)  # [G, F, D]
             return torch.baddbmm(bias.view(self.groups, 1, self.dim), inputs, per_group)
 
+    def begin(self) -> None:
+        # what DistributedDataParallel does when it is built, to everything else
+        if not self._shared and world()[1] > 1:
+            self.features = of_the_first(self.features)
+            self._shared = True
+
     @torch.no_grad()
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:
         """Scale and shift the map so that the codes have the mean and standard deviation of these vectors."""
         if self.projector is None or not self.matched:
             raise ValueError("codebook: expected projector_init='matched' for fit_codebook, got another Frozen")
-        codes, rows = self.codes().double(), x.transpose(0, 1).double()
+        self.begin()
+        codes, rows = self.codes().double(), x.double()
         spread = codes.std(dim=1, correction=0)
-        scale = torch.where(spread > 0, rows.std(dim=1, correction=0) / spread, 1)  # [G, D]
-        shift = rows.mean(dim=1) - scale * codes.mean(dim=1)
+        mean = self._mean_of_all(rows)
+        variance = self._mean_of_all((rows - mean).square())
+        scale = torch.where(spread > 0, variance.sqrt() / spread, 1)  # [G, D]
+        shift = mean - scale * codes.mean(dim=1)
         self.projector.weight.mul_(scale.reshape(-1, 1))
         self.projector.bias.mul_(scale.reshape(-1)).add_(shift.reshape(-1))
         self.calibrated.fill_(True)
         self._calibrated = True
+
+    def _mean_of_all(self, x: torch.Tensor) -> torch.Tensor:  # [N, G, D] float64 -> [G, D]
+        """Over the vectors of all processes, the same bits however they are spread."""
+        # one code that all of them have
+        nowhere = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
+        (count, total), _ = stats_of_all(x, nowhere, 1, backend=self.backend)
+        return (total / count[..., None])[:, 0].to(x.dtype)
 
     def ready(self) -> bool:
         return self._calibrated or not self.matched

@@ -219,3 +219,9 @@ class Regularizer:
         check_fields(self)
         if self.name in ("commitment", "codebook"):
             raise ValueError(f"name: expected one that is not taken, got {shown(self.name)}")
+
+
+def check_keep_probs(probs: Sequence[float], groups: int) -> tuple[float, ...]:
+    if len(probs) != groups or abs(sum(probs) - 1) > 1e-6:
+        raise ValueError(f"nested_keep_probs: expected {groups} probabilities that add up to 1, got {shown(probs)}")
+    return tuple(probs)

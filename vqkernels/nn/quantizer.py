@@ -12,24 +12,22 @@ from vqkernels._core.arguments import Backend, Metric, OneOf, Positive, Share, S
 from vqkernels._core.checks import (
     check_data,
     check_floating,
-    check_index_values,
     check_indices,
     check_integer,
     check_same_device,
     check_seed,
-    check_shape,
     check_size,
     each_of,
 )
 from vqkernels._core.random import random_uniform
 from vqkernels._core.recomputation import Past
-from vqkernels._core.shown import shape_of, shown
+from vqkernels._core.shown import shape_of
+from vqkernels.distributed import sum_of_all
 from vqkernels.nn.build import build_codebook
 from vqkernels.nn.codebook import advance_, next_seed, unit
-from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer
+from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer, check_keep_probs
 from vqkernels.nn.rows import finite_rows, kept_rows, label, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
-from vqkernels.nn.semantic import SemanticCodebook
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
@@ -101,8 +99,8 @@ class VectorQuantizer(nn.Module):
         In training, statistics are summed over all processes of the default group, asked for at each step: in one
         all-reduce where codes are counted only, in two where there are sums or anchors. Codebooks updated without
         gradients stay the same bits everywhere, and on any number of processes. Starting from the same state and
-        averaging gradients is left to DistributedDataParallel. A batch without any valid vector is fine on any
-        process.
+        averaging gradients is left to DistributedDataParallel or ``fully_shard``. A batch without any valid vector is
+        fine on any process.
 
     Raises:
         TypeError: if ``codebook`` is none of the kinds.
@@ -154,7 +152,7 @@ class VectorQuantizer(nn.Module):
         self.regularizers = tuple(part for part in regularizers if part.weight)
         self.sampling_temperature = sampling_temperature
         self.nested_scope = nested_scope
-        self.nested_keep_probs = None if nested_keep_probs is None else _check_probs(nested_keep_probs, groups)
+        self.nested_keep_probs = None if nested_keep_probs is None else check_keep_probs(nested_keep_probs, groups)
         if sampling_temperature is not None or nested_keep_probs is not None:
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self.table = build_codebook(codebook, groups, num_codes, width // groups, metric, backend)
@@ -188,6 +186,7 @@ class VectorQuantizer(nn.Module):
         self.check_input("x", x)
         if not self.training:
             return self._step(x, mask, labels, moves=False)
+        self.table.begin()
         draws = [] if self.sampling_temperature is None and self.nested_keep_probs is None else [self.draws]
         return self._past.take(self._step, x, mask, labels, state=[*self.table.moving(), *draws])
 
@@ -195,7 +194,7 @@ class VectorQuantizer(nn.Module):
         self, x: torch.Tensor, mask: torch.Tensor | None, labels: torch.Tensor | None, moves: bool
     ) -> QuantizerOutput:
         rows, usable, shape = self._rows(x, mask)
-        given = () if labels is None else (self._labels(labels, shape),)
+        given = () if labels is None else (self.table.labels(labels, shape),)
         codebook = self.table.codes()
         if self.training and self.table.moving() and (self.regularizers or isinstance(self.gradient, FullCodebook)):
             # their backward needs the codes as they are now
@@ -284,7 +283,8 @@ class VectorQuantizer(nn.Module):
 
         Args:
             batches: one batch or several, each as :meth:`forward` takes it; held in memory together. Vectors
-                with a non-finite entry are left out.
+                with a non-finite entry are left out. Where several processes train, each calls with its own, or with
+                none, and all get the codebook of one that has them all.
             max_iter: of :func:`vqkernels.kmeans`.
             seed: of :func:`vqkernels.kmeans`.
 
@@ -294,13 +294,15 @@ class VectorQuantizer(nn.Module):
         """
         check_integer("max_iter", max_iter, 0)
         check_seed("seed", seed)
-        parts = []
+        device = self.statistics.step.device
+        parts = [torch.empty(0, self.groups, self.code_dim // self.groups, device=device)]
         for batch in [batches] if isinstance(batches, torch.Tensor) else each_of("batches", batches):
             self.check_input("batches", batch)
             check_data("batches", batch)
             rows, usable, _ = self._rows(batch, None)
             parts.append(rows[usable])
-        if not sum(len(part) for part in parts):
+        (count,) = sum_of_all(torch.tensor(sum(map(len, parts)), device=device))
+        if not count:
             raise ValueError("batches: expected at least one finite vector, got none")
         self.table.fit(torch.cat(parts), max_iter=int(max_iter), seed=int(seed))
 
@@ -341,15 +343,6 @@ class VectorQuantizer(nn.Module):
             seed = next_seed(self.draws)
             return sample_codes(rows.float(), codebook.float(), self.metric, self.sampling_temperature, seed)[..., 0]
         return self.table.find(rows, codebook)
-
-    def _labels(self, labels: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [...] -> [N]
-        if not isinstance(self.table, SemanticCodebook):
-            raise ValueError("labels: expected None but for a codebook with SemanticClustering, got a tensor")
-        check_indices("labels", labels)
-        check_shape("labels", labels, tuple(shape), "x without its vector dimension")
-        check_same_device(labels=labels, module=self.statistics.step)
-        check_index_values("labels", labels, self.table.classes.shape[0])
-        return labels.reshape(-1).long()
 
     def _kept_groups(self, shape: torch.Size) -> torch.Tensor:  # [N, G] bool
         """The first groups of every entry of the batch, or of all of them alike, as many as a draw says."""
@@ -403,9 +396,3 @@ class VectorQuantizer(nn.Module):
 
     def _shaped(self, indices: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, G] -> [...] or [..., G]
         return indices.reshape(shape if self.groups == 1 else (*shape, self.groups))
-
-
-def _check_probs(probs: Sequence[float], groups: int) -> tuple[float, ...]:
-    if len(probs) != groups or abs(sum(probs) - 1) > 1e-6:
-        raise ValueError(f"nested_keep_probs: expected {groups} probabilities that add up to 1, got {shown(probs)}")
-    return tuple(probs)

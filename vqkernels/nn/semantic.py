@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vqkernels._core.checks import check_index_values, check_indices, check_same_device, check_shape
 from vqkernels.distributed import sum_of_all
 from vqkernels.nn.codebook import OnlineCodebook, advance_
 from vqkernels.nn.config import SemanticClustering
@@ -48,6 +49,13 @@ class SemanticCodebook(OnlineCodebook):
         if self.by_histogram:
             self.register_buffer("histogram", torch.zeros(self.num_codes, config.num_classes))
 
+    def labels(self, labels: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        check_indices("labels", labels)
+        check_shape("labels", labels, tuple(shape), "x without its vector dimension")
+        check_same_device(labels=labels, module=self.usage)
+        check_index_values("labels", labels, self.classes.shape[0])
+        return labels.reshape(-1).long()
+
     def find(self, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # [N, 1, D], [1, K, D] -> [N, 1]
         weights = level_weights_of(self.dim, self.high, self.high_weight)
         levels = levels_of(x[:, 0], self.high), levels_of(codes[0].to(x.dtype), self.high)
@@ -57,6 +65,7 @@ class SemanticCodebook(OnlineCodebook):
     def update(
         self, x: torch.Tensor, indices: torch.Tensor, labels: torch.Tensor | None = None
     ) -> torch.Tensor:  # [N, 1, D], [N, 1], [N] -> [1, K]
+        self.about_to_write("weight")
         labels = torch.full_like(indices[:, 0], -1) if labels is None else labels
         chosen = choose_semantic_anchors(
             self.weight[0],

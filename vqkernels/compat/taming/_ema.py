@@ -11,11 +11,12 @@ from vqkernels._core.recomputation import Past
 from vqkernels.compat._embedding_quantizer import Renamed
 from vqkernels.compat._feature_maps import OneHot, match
 from vqkernels.distributed import stats_of_all
+from vqkernels.nn.sharded import WrittenParameters
 from vqkernels.ops.ema_update import ema_update_, no_step_if_empty
 from vqkernels.ops.gather_codes import gather_codes
 
 
-class EmbeddingEMA(nn.Module):
+class EmbeddingEMA(WrittenParameters):
     """``EmbeddingEMA`` of taming-transformers: codes, and the running counts and sums that they are made of.
 
     Args:
@@ -61,6 +62,7 @@ class EmbeddingEMA(nn.Module):
     @torch.no_grad()
     def take_in_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, D], [N]
         """One training step with the vectors of all processes; -1 leaves a vector out."""
+        self.about_to_write("weight", "cluster_size", "embed_avg")
         (count, total), _ = stats_of_all(x[:, None], indices[:, None], len(self.weight))
         self._move_(no_step_if_empty(count), total, self.decay)
 

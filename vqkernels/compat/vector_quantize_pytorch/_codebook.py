@@ -9,12 +9,13 @@ from torch import nn
 
 from vqkernels._core.recomputation import recomputing
 from vqkernels.compat._running_means import RunningMeans, State
+from vqkernels.nn.sharded import WrittenParameters
 from vqkernels.ops.ema_update import no_step_if_empty
 
 UpdateWeight = torch.Tensor | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Codebook(RunningMeans):
+class Codebook(WrittenParameters, RunningMeans):
     """H codebooks of K codes with their running statistics, under the names that checkpoints know."""
 
     flag = "initted"
@@ -115,6 +116,8 @@ class Codebook(RunningMeans):
         ema_update = self.ema_update if ema_update is None else ema_update
         if recomputing() or (not ema_update and not self.has_dead_code_replacement):
             return
+        if self.learnable_codebook:
+            self.about_to_write("embed")
         anchors = self._candidates(x, indices, exact=ema_update_weight is None) if self.expires() else None
         (count, total), anchors = self._stats_of_all(self.stored(x), indices, anchors=anchors)
         if callable(ema_update_weight):

@@ -313,6 +313,8 @@ class VectorQuantize(QuantizerLosses):
                 accum_ema_update=accum_ema_update,
             )
         inplace_loss = self.zero
+        if book.is_sharded and self.in_place_codebook_optimizer is not None:
+            raise ValueError("in_place_codebook_optimizer: expected None with a codebook in shards, got an optimizer")
         if recomputing() and self.in_place_codebook_optimizer is not None:
             raise RuntimeError("in_place_codebook_optimizer: expected None inside a checkpoint, got an optimizer")
         if moves and self.in_place_codebook_optimizer is not None:
