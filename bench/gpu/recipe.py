@@ -17,7 +17,7 @@ import vqkernels
 from bench.case import needed
 from bench.gpu.context import Context, Unavailable
 
-RECIPE = "vqgan_f16"
+RECIPE = "vqgan_fc"
 _NEEDS = ("accelerate", "tyro", "skimage", "sklearn", "PIL")
 _BATCH, _STEPS, _OTHERS = 16, 300, 60  # crops of 256 pixels; steps with the recipe's own quantizer, and with another
 _WARM_UP = 10  # steps outside the clock
@@ -46,7 +46,7 @@ class _Nothing(nn.Module):
 def _recipe(context: Context) -> Any:
     """The recipe's config for this machine: as published, but for the batch, the schedule and the arithmetic."""
     recipes = importlib.import_module("models.recipes")
-    config = recipes.TOKENIZERS["vqgan_tiny" if context.smoke else RECIPE]()
+    config = recipes.TOKENIZERS["vqgan_pocket" if context.smoke else RECIPE]()
     optimizer = dataclasses.replace(config.stage.optimizer, lr=1e-4, warmup_steps=2 if context.smoke else 20)
     changes = {"batch_size": 2, "steps": 3} if context.smoke else {"batch_size": _BATCH, "steps": _STEPS}
     stage = dataclasses.replace(config.stage, **changes, optimizer=optimizer)

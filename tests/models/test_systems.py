@@ -17,6 +17,7 @@ from models.errors import UserError
 from models.losses.semantic import SemanticLossConfig
 from models.networks.aggregator import AggregatorConfig
 from models.networks.patch import PatchConfig
+from models.networks.vqgan import VQGANConfig
 from models.recipes import TOKENIZERS, mgvq, sgc
 from models.tokenizers import build_tokenizer
 from models.tokenizers.config import QuantizerConfig, SemanticsConfig
@@ -199,6 +200,49 @@ def test_labels_come_from_maps_or_clusters() -> None:
     assert torch.equal(first, second)
     assert first.shape == (2, 8, 8)
     assert set(first.unique().tolist()) <= {0, 1, 2}
+
+
+def small_vqgan(**changes: Any) -> TokenizerRun:
+    network = VQGANConfig(base_channels=32, multipliers=(1, 2), res_blocks=1, attention_levels=(), latent_channels=32)
+    config = dataclasses.replace(tiny(TOKENIZERS["cvq_pocket"]()), network=network)
+    return dataclasses.replace(replace_stage(config, image_size=16), **changes)
+
+
+def test_activations_computed_again_change_nothing(tmp_path: Path) -> None:
+    """Neither weights nor how often codes are counted; a network that does not offer it says so."""
+    results = {}
+    for again in (False, True):
+        config = small_vqgan(checkpoint_activations=again)
+        results[again] = train(config, out=tmp_path / str(again), progress=False)
+    for name, tensor in results[False].model.state_dict().items():
+        torch.testing.assert_close(results[True].model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert results[True].metrics["perplexity"] == pytest.approx(results[False].metrics["perplexity"], rel=1e-4)
+    config = dataclasses.replace(small_vqgan(), network=SMALL, checkpoint_activations=True)
+    with pytest.raises(UserError, match="checkpoint_activations: expected a network that offers it, got none"):
+        train(config, out=tmp_path / "none", progress=False)
+
+
+def test_parts_of_a_batch_make_one_update_of_running_means(tmp_path: Path) -> None:
+    config = replace_stage(small_vqgan(), steps=3)
+    quantizer = dataclasses.replace(config.quantizer, codebook="ema", codebook_weight=0.0)
+    trained = {}
+    for accumulate in (1, 2):
+        run = replace_stage(dataclasses.replace(config, quantizer=quantizer), accumulate=accumulate)
+        result = train(run, out=tmp_path / str(accumulate), progress=False)
+        assert result.model.quantizer.table.accumulate == accumulate
+        trained[accumulate] = result.model.quantizer.table
+    # three updates of decay 0.99, however many forwards there were
+    for table in trained.values():
+        assert table.cluster_size.sum().item() == pytest.approx(16 * 0.99**3 + 4 * 64 * (1 - 0.99**3), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_tokenizer_trains_to_the_same_loss(tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        train(small_vqgan(compile=compiled), out=tmp_path / str(compiled), progress=False)
+        losses.append([line["loss"] for line in read_metrics(tmp_path / str(compiled))])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.slow

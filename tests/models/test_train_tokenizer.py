@@ -95,14 +95,15 @@ def command_line(config: TokenizerRun) -> list[str]:
         "log-every": config.log_every,
         "val-every": config.val_every,
         "checkpoint-every": config.checkpoint_every,
+        "workers": config.workers,
     }
     return ["patch_cvq", *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
 
 
-def start_process(config: TokenizerRun, out: Path, lines: int) -> subprocess.Popen[str]:
+def start_process(config: TokenizerRun, out: Path, lines: int, *more: str) -> subprocess.Popen[str]:
     """``python -m models.train_tokenizer``, once its log has so many lines."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "models.train_tokenizer", *command_line(config), "--out", str(out)],
+        [sys.executable, "-m", "models.train_tokenizer", *command_line(config), "--out", str(out), *more],
         cwd=ROOT,
         env=ONE_THREAD,
         stderr=subprocess.PIPE,
@@ -201,6 +202,35 @@ def test_killed_at_a_random_step_and_resumed_equals_unbroken(
     assert dataclasses.replace(config, recipe="tiny") == tiny_config
     train(config, out=out, resume=True, progress=False)
     assert_same_run(out, unbroken)
+
+
+def kill_and_resume(config: TokenizerRun, out: Path, lines: int) -> None:
+    """One life of a training: from its newest checkpoint to SIGKILL once its log has so many lines."""
+    process = start_process(config, out, lines, "--resume")
+    process.kill()
+    process.communicate()
+
+
+def test_killed_in_an_epoch_with_workers_and_resumed_equals_unbroken(
+    tiny_config: TokenizerRun, tmp_path: Path
+) -> None:
+    """Nine photographs and batches of four: the kill falls inside an epoch; batches come from two processes."""
+    config = dataclasses.replace(replace_stage(tiny_config, steps=30), workers=2, recipe="patch_cvq")
+    train(config, out=tmp_path / "whole", progress=False)
+    kill_and_resume(config, tmp_path / "run", random.SystemRandom().randrange(3, 25))
+    train(config, out=tmp_path / "run", resume=True, progress=False)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_thirty_kills_change_nothing(tiny_config: TokenizerRun, tmp_path: Path) -> None:
+    config = dataclasses.replace(replace_stage(tiny_config, steps=240), workers=2, recipe="patch_cvq")
+    train(config, out=tmp_path / "whole", progress=False)
+    steps = random.SystemRandom().sample(range(3, 235), 30)
+    for step in sorted(steps):
+        kill_and_resume(config, tmp_path / "run", step)
+    train(config, out=tmp_path / "run", resume=True, progress=False)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_sigterm_finishes_the_step_and_resumes_exactly(
