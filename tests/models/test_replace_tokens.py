@@ -60,8 +60,11 @@ def test_the_command_writes_curve_and_picture(run: Path, capsys: pytest.CaptureF
     crop = Crop(size=32, resize=32, place="center")
     with Loader(source, crop, batch_size=2, shuffle=False) as loader, torch.no_grad():
         images = loader.batch(1)["image"]
-        error = (tokenizer(images).reconstruction.clamp(-1, 1) - images).square().mean((1, 2, 3)) / 4
-    assert content["psnr"][0] == pytest.approx(sum(-10 * math.log10(e) for e in error.tolist()) / len(error), abs=1e-3)
+        reconstruction = tokenizer(images).reconstruction.clamp(-1, 1)
+        error = (reconstruction - images).square().mean((1, 2, 3)) / 4
+    assert content["psnr"][0] == pytest.approx(
+        sum(-10 * math.log10(e) for e in error.tolist()) / len(error), abs=1e-3
+    )
 
 
 def test_what_cannot_be_is_refused(run: Path) -> None:
