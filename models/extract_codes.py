@@ -9,9 +9,10 @@ image, two, or ten-crops. V views, S pixels, T frames, D code dimension, h w gri
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -27,12 +28,16 @@ from models.data.part import Mirrored, OneView, Part, TenCrops
 from models.data.source import Source, open_source
 from models.data.transforms import Crop, Transform
 from models.errors import UserError
-from models.tokenizers import Tokenizer
+from models.tokenizers.codec import Codec
+from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.fingerprint import fingerprint
+from models.training.concept_run import ConceptRun
 from models.training.prior_data import code_settings, write_codebook
-from models.training.runs import load_config, load_tokenizer
+from models.training.prior_run import PriorRun
+from models.training.runs import load_codec, load_config
 
 Views = Literal["center", "mirror", "ten"]
+Encode = Callable[[torch.Tensor], np.ndarray]  # views [n, V, 3, S, S] to codes or latents [n, V, ...]
 
 
 class Plan(NamedTuple):
@@ -54,6 +59,7 @@ def extract(
     views: Views = "center",
     ratios: tuple[float, ...] = (1.1,),
     samples: int | None = None,
+    tokens: int | None = None,
     batch_size: int = 32,
     shard_size: int = 1024,
     workers: int = 0,
@@ -62,38 +68,43 @@ def extract(
 ) -> dict[str, int]:
     """Write the shards that are missing; returns how many each side has written. Arguments as of :func:`main`."""
     config = load_config(run_dir)
-    if config.kind != "tokenizer":
+    if isinstance(config, PriorRun):
         raise UserError(f"{run_dir}: expected the run of a tokenizer, got that of a {config.kind}")
-    tokenizer = load_tokenizer(run_dir)
+    codec = load_codec(run_dir)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    tokenizer.to(state.device)
+    codec.tokenizer.to(state.device)
     spec = config.data if data is None else data
-    size = config.stage.image_size if image_size is None else image_size
+    trained = config.encoder.image_size if isinstance(config, ConceptRun) else config.stage.image_size
+    size = trained if image_size is None else image_size
     if shard_size < 1 or shard_size % batch_size:
         raise UserError(f"shard_size: expected a multiple of batch_size {batch_size}, got {shard_size}")
     written = {}
     for split in ("train", "val"):
         source = open_source(spec, split)  # type: ignore[arg-type]
         plan = _plan(source, split, size, views, ratios, samples, batch_size)
-        manifest = _manifest(tokenizer, plan, kind, shard_size, {"image_size": size, "views": views, "seed": seed})
+        made = {"image_size": size, "views": views, "seed": seed, "tokens": tokens}
+        encode = functools.partial(_encode, codec, kind=kind, tokens=tokens)
+        manifest = _manifest(codec, encode, plan, kind, shard_size, made)
         writer = CodeWriter(out / split, manifest)
         missing = writer.missing(state.process_index, state.num_processes)
         started, done = time.perf_counter(), 0
         for order, number in enumerate(missing):
-            values, index, label = _shard(tokenizer, plan, manifest, number, seed, workers, state.device)
+            values, index, label = _shard(encode, plan, manifest, number, seed, workers, state.device)
             writer.write(number, values, index, label)
             done += len(index) * manifest.views
             if progress:
                 rate = done / (time.perf_counter() - started)
-                tokens = rate * np.prod(manifest.shape if kind == "codes" else manifest.shape[-2:])
+                places = rate * np.prod(manifest.shape if kind == "codes" else manifest.shape[-2:])
                 print(
-                    f"{split}: shard {order + 1} of {len(missing)}, {rate:.0f} views/s, {tokens:.0f} tokens/s",
+                    f"{split}: shard {order + 1} of {len(missing)}, {rate:.0f} views/s, {places:.0f} tokens/s",
                     file=sys.stderr,
                     flush=True,
                 )
         written[split] = len(missing)
     if state.is_main_process:
-        write_codebook(out, tokenizer.quantizer.codebook.detach().cpu().float().numpy())
+        codebook = codec.codebook
+        if codebook is not None:
+            write_codebook(out, codebook.cpu().float().numpy())
     state.wait_for_everyone()
     return written
 
@@ -119,14 +130,16 @@ def _plan(
     return Plan(source, transform, len(source), batch)
 
 
-def _manifest(tokenizer: Tokenizer, plan: Plan, kind: Kind, shard_size: int, made: dict[str, Any]) -> Manifest:
+def _manifest(
+    codec: Codec, encode: Encode, plan: Plan, kind: Kind, shard_size: int, made: dict[str, Any]
+) -> Manifest:
     """Found out on one sample."""
-    first = next(_batches(plan, range(1), 0, 0, next(tokenizer.parameters()).device))
-    values = _encode(tokenizer, first["image"], kind)
-    groups, num_codes, dim = tokenizer.quantizer.codebook.shape
+    first = next(_batches(plan, range(1), 0, 0, next(codec.tokenizer.parameters()).device))
+    values = encode(first["image"])
+    num_codes, groups, dim = codec.table
     return Manifest(
         kind=kind,
-        tokenizer=fingerprint(tokenizer),
+        tokenizer=fingerprint(codec.tokenizer),
         source=plan.source.fingerprint,
         shape=values.shape[2:],
         count=plan.count,
@@ -134,17 +147,17 @@ def _manifest(tokenizer: Tokenizer, plan: Plan, kind: Kind, shard_size: int, mad
         num_codes=num_codes if kind == "codes" else None,
         shard_size=shard_size,
         labels=tuple(plan.source.labels),
-        settings={**code_settings(num_codes, groups, groups * dim), **made},
+        settings={**code_settings(num_codes, groups, dim), **made},
     )
 
 
 def _shard(
-    tokenizer: Tokenizer, plan: Plan, manifest: Manifest, number: int, seed: int, workers: int, device: torch.device
+    encode: Encode, plan: Plan, manifest: Manifest, number: int, seed: int, workers: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:  # values [n, V, ...], index [n], labels [n]
     span = manifest.span(number)
     values, index, labels = [], [], []
     for batch in _batches(plan, span, seed, workers, device):
-        values.append(_encode(tokenizer, batch["image"], manifest.kind))
+        values.append(encode(batch["image"]))
         index.append(batch["position"].cpu().numpy())
         if manifest.labels:
             labels.append(batch["label"].cpu().numpy())
@@ -172,13 +185,19 @@ def _batches(
 
 
 @torch.no_grad()
-def _encode(tokenizer: Tokenizer, images: torch.Tensor, kind: Kind) -> np.ndarray:
+def _encode(codec: Codec, images: torch.Tensor, *, kind: Kind, tokens: int | None) -> np.ndarray:
     """Views ``[n, V, 3, S, S]``, of clips ``[n, V, T, 3, S, S]``, to codes or latents ``[n, V, ...]``."""
     clips = images.ndim == 6
     if clips and kind == "latents":
         raise UserError("kind: expected 'codes' of clips, got 'latents'")
     flat = images.flatten(0, images.ndim - 4)
-    result = tokenizer.encode(flat) if kind == "codes" else tokenizer.latents(flat)
+    result = codec.codes(flat) if kind == "codes" else codec.latents(flat)
+    if tokens is not None:
+        length = codec.tokenizer.length if isinstance(codec.tokenizer, ConceptTokenizer) else 0
+        if not 1 <= tokens <= length:
+            expected = f"1 to {length}" if length else "none from a tokenizer of grids"
+            raise UserError(f"tokens: expected {expected}, got {tokens}")
+        result = result[:, :, :tokens] if kind == "codes" else result[..., :tokens]
     if kind == "latents" and not bool(result.isfinite().all()):
         raise UserError("latents: expected finite numbers, got others; the tokenizer is broken")
     return result.unflatten(0, images.shape[: images.ndim - 3]).cpu().numpy()
@@ -193,6 +212,7 @@ def main(
     views: Views = "center",
     ratios: tuple[float, ...] = (1.1,),
     samples: int | None = None,
+    tokens: int | None = None,
     batch_size: int = 32,
     shard_size: int = 1024,
     workers: int = 0,
@@ -209,6 +229,7 @@ def main(
         views: of training images: the middle, the middle and its mirror image, or ten-crops.
         ratios: sides of the square that ten-crops are taken from, over the crop's; ten views for each.
         samples: random crops of a source of few images (4096), an eighth as many held out; of others the first ones.
+        tokens: keep the first ones of a concept tokenizer (SEMANTICIST's prior: 32); all by default.
         batch_size: images at a time.
         shard_size: images per shard.
         workers: processes that load data; 0 loads in this process.
@@ -223,6 +244,7 @@ def main(
         views=views,
         ratios=ratios,
         samples=samples,
+        tokens=tokens,
         batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,

@@ -27,10 +27,10 @@ from models.data.pixels import to_image
 from models.errors import UserError
 from models.priors.draw import AnyPrior, AnySampling, sample, sampling_config
 from models.priors.sample_random import SampleRandom
-from models.tokenizers import Tokenizer
+from models.tokenizers.codec import Codec
 from models.training.prior_data import check_tokenizer, open_codes, unscaled_latents
 from models.training.prior_run import PriorRun
-from models.training.runs import load_prior, load_prior_config, load_tokenizer
+from models.training.runs import load_codec, load_prior, load_prior_config
 
 _GRID = 64  # images in grid.png
 
@@ -42,7 +42,7 @@ class Sampler:
         self,
         config: PriorRun,
         prior: AnyPrior,
-        tokenizer: Tokenizer,
+        codec: Codec,
         sampling: AnySampling,
         *,
         seed: int = 0,
@@ -52,7 +52,7 @@ class Sampler:
         context: str | None = None,
         cache: bool = True,
     ) -> None:
-        self.config, self.prior, self.tokenizer, self.sampling = config, prior, tokenizer, sampling
+        self.config, self.prior, self.codec, self.sampling = config, prior, codec, sampling
         self.seed, self.grid, self.new_frames, self.cache = seed, grid, new_frames, cache
         self.device = next(prior.parameters()).device
         count = config.shape.num_classes
@@ -89,16 +89,18 @@ class Sampler:
         )
 
     @torch.no_grad()
-    def pixels(self, values: torch.Tensor) -> torch.Tensor:  # [N, 3, H, W], of video [N, T, 3, H, W]
+    def pixels(
+        self, values: torch.Tensor, numbers: Sequence[int]
+    ) -> torch.Tensor:  # [N, 3, H, W], of video [N, T, 3, H, W]
         """Images of codes; latents go through quantizer and decoder, as VQGAN-LC has it."""
         if self.config.of_latents:
             latents = unscaled_latents(self.config, values)
             if latents.ndim != 4:
                 raise UserError(f"latents: expected a grid [N, D, h, w] to decode, got {tuple(latents.shape)}")
-            return self.tokenizer.decode(self.tokenizer.quantizer.encode(latents))
+            return self.codec.images_of_latents(latents, seed=self.seed, numbers=numbers)
         if self.frames:
-            return self.tokenizer.decode(values.flatten(0, 1)).unflatten(0, values.shape[:2])
-        return self.tokenizer.decode(values)
+            return self.codec.images(values.flatten(0, 1)).unflatten(0, values.shape[:2])
+        return self.codec.images(values, seed=self.seed, numbers=numbers)
 
     def _frames_before(self, numbers: Sequence[int]) -> torch.Tensor | None:  # [N, T - 1, h, w]
         if self._context is None:
@@ -135,7 +137,7 @@ def draw_samples(
         before = time.perf_counter()
         values = sampler.codes(numbers)
         drawing += time.perf_counter() - before
-        for number, picture in zip(numbers, sampler.pixels(values), strict=True):
+        for number, picture in zip(numbers, sampler.pixels(values, numbers), strict=True):
             _save(paths[number], picture, fps)
         done += len(numbers)
         if progress:
@@ -285,7 +287,8 @@ def main(
     assert config.codes is not None
     check_tokenizer(tokenizer_run, config.codes, prior_run)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    prior, tokenizer = (module.to(state.device) for module in (load_prior(prior_run), load_tokenizer(tokenizer_run)))
+    prior, codec = load_prior(prior_run).to(state.device), load_codec(tokenizer_run)
+    codec.tokenizer.to(state.device)
     sampling = sampling_config(
         prior,
         guidance=guidance,
@@ -304,7 +307,7 @@ def main(
     sampler = Sampler(
         config,
         prior,
-        tokenizer,
+        codec,
         sampling,
         seed=seed,
         classes=classes,

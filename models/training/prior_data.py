@@ -25,7 +25,7 @@ from models.networks.code_embedding import CodeVectors
 from models.tokenizers.fingerprint import fingerprint
 from models.training.checkpoint import first_line
 from models.training.prior_run import CodeInfo, PriorRun
-from models.training.runs import load_prior_config, load_tokenizer
+from models.training.runs import load_codec, load_prior_config
 
 _SPREAD_SAMPLES = 256  # latents whose spread is measured
 
@@ -104,14 +104,14 @@ def open_codes(spec: str, split: Any) -> CodeSource:
 
 def check_tokenizer(run_dir: str | Path, info: CodeInfo, what: str | Path) -> None:
     """Raise unless the codes ``info`` speaks of are those of the tokenizer in ``run_dir``."""
-    tokenizer = load_tokenizer(run_dir)
-    groups, num_codes, _ = tokenizer.quantizer.codebook.shape
+    codec = load_codec(run_dir)
+    num_codes, groups, _ = codec.table
     if (num_codes, groups) != (info.num_codes, info.groups):
         raise UserError(
             f"{what}: codes of another tokenizer: expected {num_codes} codes in {groups} groups as in {run_dir}, "
             f"got {info.num_codes} in {info.groups}"
         )
-    expected = fingerprint(tokenizer)
+    expected = fingerprint(codec.tokenizer)
     if expected != info.tokenizer:
         raise UserError(
             f"{what}: codes of another tokenizer: expected those of {run_dir} ({expected}), got {info.tokenizer}"

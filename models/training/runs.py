@@ -7,6 +7,7 @@ from pathlib import Path
 from models.config_json import parse
 from models.errors import UserError
 from models.tokenizers import Tokenizer
+from models.tokenizers.codec import Codec
 from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.latent_space import (
     AutoencoderSpace,
@@ -78,6 +79,12 @@ def load_concepts(run_dir: Path | str, *, step: int | None = None, mean: bool = 
     folder = find_checkpoint(run_dir, step)
     stage = config.stage_at(max(1, int(folder.name.removeprefix("step_"))))
     return rebuild_concepts(config, stage, read_weights(folder, mean=mean), folder, open_space(config)).eval()
+
+
+def load_codec(run_dir: Path | str) -> Codec:
+    """The tokenizer of a run, of grids or of concepts, in eval mode."""
+    concepts = isinstance(load_config(run_dir), ConceptRun)
+    return Codec(load_concepts(run_dir) if concepts else load_tokenizer(run_dir))
 
 
 def open_space(config: ConceptRun) -> LatentSpace:

@@ -26,19 +26,27 @@ from models.data.source import open_source
 from models.data.transforms import Crop
 from models.errors import UserError
 from models.extract_codes import extract
+from models.networks.concept_dit import ConceptDiTConfig
 from models.networks.dit import DiTConfig
+from models.networks.flow_head import FlowHeadConfig
 from models.networks.gpt import GPTConfig
+from models.networks.vit import ConceptEncoderConfig
 from models.priors.autoregressive import AutoregressiveConfig
-from models.priors.diffusion import DiffusionConfig, FlowConfig
+from models.priors.concept import ConceptConfig
+from models.priors.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
+from models.priors.diffusion_sampling import DiffusionSamplingConfig
 from models.priors.draw import sampling_config
 from models.priors.masked import MaskedConfig
 from models.priors.video import VideoConfig
 from models.sample import Sampler, draw_samples, picture_grid
+from models.tokenizers.config import QuantizerConfig
+from models.tokenizers.latent_space import PatchSpaceConfig
 from models.train_prior import train
 from models.train_tokenizer import train as train_tokenizer
+from models.training.concept_run import ConceptRun, ConceptStage
 from models.training.config import OptimizerConfig, StageConfig
 from models.training.prior_run import PriorConfig, PriorRun
-from models.training.runs import load_prior, load_prior_config, load_tokenizer
+from models.training.runs import load_codec, load_prior, load_prior_config, load_tokenizer
 
 GPT = GPTConfig(layers=1, heads=2, width=16)
 
@@ -79,8 +87,10 @@ def prior_run(tmp_path_factory: pytest.TempPathFactory, codes: Path) -> Path:
 def sampler(prior: Path, tokenizer: Path, **options: Any) -> Sampler:
     """In float64, so that the shapes of products decide no code."""
     loaded = load_prior(prior).double()
+    codec = load_codec(tokenizer)
+    codec.tokenizer.double()
     sampling = sampling_config(loaded, **options.pop("sampling", {}))
-    return Sampler(load_prior_config(prior), loaded, load_tokenizer(tokenizer).double(), sampling, **options)
+    return Sampler(load_prior_config(prior), loaded, codec, sampling, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -286,3 +296,47 @@ def test_two_processes_give_the_samples_of_one(prior_run: Path, tokenizer_run: P
         subprocess.run(command_line, check=True, env=environment, cwd=Path(__file__).parents[2], capture_output=True)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one")) == 6
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_concept_tokens_become_images(quantized: bool, tmp_path: Path) -> None:
+    """The first two of three tokens: indices by an autoregressive prior, vectors by a concept prior."""
+    torch.set_num_threads(1)
+    data = "scenes:length=8,size=16x16"
+    dit = DiTConfig(layers=1, width=16, heads=2, patch_size=1)
+    tokenizer = ConceptRun(
+        recipe="tiny",
+        data=data,
+        encoder=ConceptEncoderConfig(image_size=16, patch_size=8, tokens=3, layers=1, width=16, heads=2),
+        decoder=ConceptDiTConfig(dit=dit),
+        token_dim=4,
+        quantizer=QuantizerConfig(codebook="learned", num_codes=8, code_dim=4) if quantized else None,
+        space=PatchSpaceConfig(patch_size=4, channels=6),
+        process=DDPMConfig(),
+        sampling=DiffusionSamplingConfig(method="ddim", steps=2),
+        use_samples=4,
+        stage=ConceptStage(steps=1, batch_size=2),
+        val_samples=2,
+    )
+    train_tokenizer(tokenizer, out=tmp_path / "tok", progress=False)
+    kind = "codes" if quantized else "latents"
+    folder = small(tmp_path / "tok", tmp_path / "codes", kind=kind, image_size=16, tokens=2)
+    assert read_manifest(folder / "train").shape == ((1, 2) if quantized else (4, 1, 2))
+    with pytest.raises(UserError, match="tokens: expected 1 to 3, got 4"):
+        small(tmp_path / "tok", tmp_path / "other", kind=kind, image_size=16, tokens=4)
+    prior: PriorConfig = AutoregressiveConfig(network=GPT)
+    if not quantized:
+        with pytest.raises(ValueError, match="kind: expected 'latents' of a tokenizer without a quantizer"):
+            small(tmp_path / "tok", tmp_path / "other", image_size=16)
+        network = dataclasses.replace(GPT, inputs="continuous", positions="learned")
+        prior = ConceptConfig(network=network, head=FlowHeadConfig(layers=1, width=16))
+    run = train_small(prior, f"{kind}:{folder}", tmp_path / "run")
+    config, codec = load_prior_config(run), load_codec(tmp_path / "tok")
+    options = {} if quantized else {"steps": 3}
+    drawn = Sampler(config, load_prior(run), codec, sampling_config(load_prior(run), **options))
+    draw_samples(drawn, tmp_path / "out", 3, batch_size=2, progress=False)
+    images = contents(tmp_path / "out" / "images")
+    assert len(set(images.values())) == 3
+    (tmp_path / "out" / "images" / "000001.png").unlink()
+    draw_samples(drawn, tmp_path / "out", 3, batch_size=2, progress=False)
+    assert contents(tmp_path / "out" / "images") == images
