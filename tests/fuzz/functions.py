@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 import vqkernels
@@ -15,6 +16,7 @@ from vqkernels.nn import sign_entropy
 from vqkernels.testing import assert_exact_lookup
 
 Arguments = dict[str, Any]
+Pick = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Function:
     """A function, how to call it rightly, which of its arguments it writes, and the truth about its result."""
 
     call: Callable[..., Any]
-    arguments: Callable[[Callable[..., Any]], Arguments]  # of `pick`, which chooses one of its arguments
+    arguments: Callable[[Pick], Arguments]  # of `pick`, which chooses one of its arguments
     written: tuple[str, ...] = ()
     check: Callable[[Arguments, Any], None] = field(default=lambda arguments, result: None)
 
@@ -32,7 +34,7 @@ class Function:
         return tuple(p.name for p in inspect.signature(self.call).parameters.values() if p.kind in kinds)
 
 
-def sizes(pick: Callable[..., Any]) -> tuple[tuple[int, ...], int, int, int | None, torch.dtype]:
+def sizes(pick: Pick) -> tuple[tuple[int, ...], int, int, int | None, torch.dtype]:
     """Leading shape of vectors, K, D, G and a dtype."""
     return (
         pick((5,), (1,), (2, 3), (0,), ()),
@@ -43,14 +45,14 @@ def sizes(pick: Callable[..., Any]) -> tuple[tuple[int, ...], int, int, int | No
     )
 
 
-def lookup(pick: Callable[..., Any]) -> Arguments:
+def lookup(pick: Pick) -> Arguments:
     lead, k, d, g, dtype = sizes(pick)
     groups = () if g is None else (g,)
     x = torch.randn(*lead, *groups, d).to(dtype)
     return {"x": x, "codebook": torch.randn(*groups, k, d).to(pick(dtype, torch.float32))}
 
 
-def assigned(pick: Callable[..., Any]) -> Arguments:
+def assigned(pick: Pick) -> Arguments:
     lead, k, d, g, dtype = sizes(pick)
     groups = () if g is None else (g,)
     x = torch.randn(*lead, *groups, d).to(dtype)
@@ -62,13 +64,13 @@ def assigned(pick: Callable[..., Any]) -> Arguments:
     }
 
 
-def statistics(pick: Callable[..., Any]) -> Arguments:
+def statistics(pick: Pick) -> Arguments:
     arguments = assigned(pick)
     within = vqkernels.code_range(**arguments) if pick(False, True) else None
     return {**arguments, "num_codes": 9, "within": within, "deterministic": within is not None or pick(True, False)}
 
 
-def updated(pick: Callable[..., Any]) -> Arguments:
+def updated(pick: Pick) -> Arguments:
     _, k, d, g, _ = sizes(pick)
     shape = (k, d) if g is None else (g, k, d)
     state = {"codebook": torch.randn(shape), "cluster_size": torch.rand(shape[:-1]), "embed_sum": torch.randn(shape)}
@@ -82,7 +84,7 @@ def updated(pick: Callable[..., Any]) -> Arguments:
     }
 
 
-def reanchored(pick: Callable[..., Any]) -> Arguments:
+def reanchored(pick: Pick) -> Arguments:
     arguments = lookup(pick)
     arguments["codebook"] = arguments["codebook"].float()
     found = vqkernels.nearest_code(arguments["x"], arguments["codebook"])
@@ -96,7 +98,7 @@ def reanchored(pick: Callable[..., Any]) -> Arguments:
     return {**arguments, "usage": usage, "indices": found.indices, "distance": found.distance, **policy}
 
 
-def semantic(pick: Callable[..., Any]) -> Arguments:
+def semantic(pick: Pick) -> Arguments:
     lead = pick((5,), (2, 2), (0,))
     x, codebook = torch.randn(*lead, 3), torch.randn(4, 3)
     found = vqkernels.nearest_code(x, codebook)
@@ -116,7 +118,7 @@ def semantic(pick: Callable[..., Any]) -> Arguments:
     }
 
 
-def entropy(pick: Callable[..., Any]) -> Arguments:
+def entropy(pick: Pick) -> Arguments:
     arguments = lookup(pick)
     weight = torch.rand(arguments["x"].shape[:-1])
     return {
@@ -130,7 +132,7 @@ def entropy(pick: Callable[..., Any]) -> Arguments:
     }
 
 
-def multilevel(pick: Callable[..., Any]) -> Arguments:
+def multilevel(pick: Pick) -> Arguments:
     lead = pick((4,), (2, 3), (0,))
     return {
         "xs": [torch.randn(*lead, 2), torch.randn(*lead, 1)],
@@ -140,7 +142,7 @@ def multilevel(pick: Callable[..., Any]) -> Arguments:
     }
 
 
-def clustered(pick: Callable[..., Any]) -> Arguments:
+def clustered(pick: Pick) -> Arguments:
     n, k, d = pick(12, 5, 40), pick(3, 1), pick(2, 1)
     x = torch.randn(n, d)
     return {
@@ -157,7 +159,44 @@ def clustered(pick: Callable[..., Any]) -> Arguments:
     }
 
 
-def of_processes(pick: Callable[..., Any]) -> Arguments:
+def estimated(pick: Pick) -> Arguments:
+    n, k, d = pick(12, 5, 40), pick(3, 1), pick(2, 1)
+    x = torch.randn(n, d)
+    return {
+        "X": pick(x, x.numpy(), x.tolist(), x.double().numpy()),
+        "sample_weight": pick(None, torch.rand(n) + 0.1, np.ones(n)),
+        "n_clusters": k,
+        "init": pick("k-means++", "random", np.random.default_rng(0).normal(size=(k, d))),
+        "n_init": 1,
+        "max_iter": 3,
+        "tol": 1e-4,
+        "random_state": pick(None, 0, np.random.RandomState(0)),
+        "metric": pick("l2", "cosine"),
+        "batch_size": pick(None, 4),
+        "group": None,
+        "backend": None,
+    }
+
+
+def estimator(method: str, *, fitted: bool) -> Callable[..., Any]:
+    """A call of a method of :class:`vqkernels.KMeans` that takes the arguments of the constructor too."""
+    made = inspect.signature(vqkernels.KMeans).parameters
+    given = inspect.signature(getattr(vqkernels.KMeans, method)).parameters
+    names = [*made, *(name for name in given if name not in ("self", "y"))]
+
+    def call(**arguments: Any) -> Any:
+        clusters = vqkernels.KMeans(**{name: value for name, value in arguments.items() if name in made})
+        if fitted:
+            clusters.cluster_centers_, clusters.n_features_in_ = torch.zeros(3, 2), 2
+        return getattr(clusters, method)(**{name: value for name, value in arguments.items() if name not in made})
+
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    )
+    return call
+
+
+def of_processes(pick: Pick) -> Arguments:
     n, k, d, g = pick(5, 0), pick(4, 1), pick(3, 1), pick(1, 2)
     return {"x": torch.randn(n, g, d), "indices": torch.randint(-1, k, (n, g)), "num_codes": k, "synchronised": True}
 
@@ -227,6 +266,15 @@ FUNCTIONS = {
         sign_entropy,
         lambda pick: {"x": torch.randn(5, 3), "temperature": 0.5, "scale": 1.0, "weight": pick(None, torch.rand(5))},
     ),
+    "kmeans": Function(vqkernels.kmeans, clustered),
+    **{f"KMeans.{method}": Function(estimator(method, fitted=False), estimated) for method in ("fit", "partial_fit")},
+    **{
+        f"KMeans.{method}, fitted": Function(
+            estimator(method, fitted=True),
+            lambda pick, names=names: {"X": torch.randn(5, 2), **{name: torch.rand(5) for name in names}},
+        )
+        for method, names in {"predict": (), "transform": (), "score": ("sample_weight",), "partial_fit": ()}.items()
+    },
     "explain": Function(
         lambda op, arg, backend: vqkernels.explain(op, arg, backend=backend),
         lambda pick: {"op": "nearest_code", "arg": torch.zeros(4, 1, 3), "backend": pick(None, "reference")},

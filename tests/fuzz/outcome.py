@@ -15,6 +15,9 @@ _EXPECTED = re.compile(r"^(?P<names>[^:]*): expected .*, got ", re.DOTALL)
 # a backend asked for by name
 _BACKEND = re.compile(r"^\w+: (backend '\w+' (cannot run|does not exist)|no backend can run)")
 # of an argument that a signature does not have
+_FEATURES = re.compile(
+    r"^X has \d+ features, but KMeans is expecting \d+ features as input$"
+)  # as scikit-learn wants it
 _SIGNATURE = re.compile(r"(got an unexpected keyword argument|missing a required argument|got multiple values)")
 
 
@@ -36,7 +39,7 @@ def complaint_about(error: Exception, names: Iterable[str]) -> str:
         return "more than one line"
     if len(message) >= LONGEST:
         return f"{len(message)} characters"
-    if _BACKEND.match(message) or _SIGNATURE.search(message):
+    if _BACKEND.match(message) or _FEATURES.match(message) or _SIGNATURE.search(message):
         return ""
     said = _EXPECTED.match(message)
     if said is None:

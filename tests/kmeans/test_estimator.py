@@ -162,7 +162,11 @@ def test_parameters() -> None:
         (lambda: KMeans(2).fit(torch.zeros(3, 2)), ValueError, "at most the 1 distinct rows"),
         (lambda: KMeans(2).fit(torch.randn(3, 2), sample_weight=[1.0]), ValueError, "sample_weight: expected shape"),
         (lambda: KMeans(2).fit(torch.randn(9, 2)).predict(torch.zeros(1, 3)), ValueError, "expecting 2 features"),
-        (lambda: KMeans(2, n_init=0).fit(torch.randn(9, 2)), ValueError, "n_init: expected at least 1"),
+        (
+            lambda: KMeans(2, n_init=0).fit(torch.randn(9, 2)),
+            ValueError,
+            r"n_init: expected an integer in \[1, 2\^31\)",
+        ),
     ],
 )
 def test_errors(call: Any, error: type[Exception], message: str) -> None:

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from vqkernels._core.backend import check_backend
+from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, OneOf, Size, checked
 from vqkernels.kmeans.data import Data, check_weight
 from vqkernels.kmeans.lloyd import Callback, KMeansResult, State, lloyd
 from vqkernels.kmeans.minibatch import minibatches
-from vqkernels.kmeans.processes import Processes
+from vqkernels.kmeans.processes import Processes, check_group
 from vqkernels.kmeans.progress import Progress
 from vqkernels.kmeans.seeding import given_init, start, too_many
 from vqkernels.kmeans.source import HeldRows, open_source
 
 METRICS = ("l2", "cosine")
-_LOWEST_SEED, _HIGHEST_SEED = -(1 << 63), (1 << 63) - 1
+_HIGHEST_SEED = (1 << 63) - 1
 
 
 @torch.no_grad()
+@checked
 def kmeans(
     x: Any,  # [N, D]
-    num_clusters: int,
+    num_clusters: Size,
     *,
-    metric: str = "l2",
+    metric: Annotated[str, OneOf(METRICS)] = "l2",
     init: Any = "k-means++",
-    n_init: int = 1,
-    max_iter: int = 25,
-    tol: float = 1e-4,
-    seed: int = 0,
-    weight: torch.Tensor | None = None,
-    batch_size: int | None = None,
+    n_init: Size = 1,
+    max_iter: Count = 25,
+    tol: NonNegative = 1e-4,
+    seed: Integer = 0,
+    weight: Any = None,  # [N]
+    batch_size: Size | None = None,
     callback: Callback | None = None,
     progress: bool = False,
     group: Any = None,
-    backend: str | None = None,
+    backend: Backend = None,
 ) -> KMeansResult:
     """Cluster vectors with Lloyd's algorithm, exact in every assignment, without an N x K matrix.
 
@@ -95,8 +96,8 @@ def kmeans(
     """
     check_arguments(num_clusters, metric, max_iter, tol, seed, batch_size, n_init)
     init = given_init(init)
-    check_backend(backend)
-    source, weight = open_source(x), check_weight(weight)
+    check_group(group)
+    source, weight = open_source(x), None if weight is None else check_weight("weight", weight)
     if batch_size is not None and isinstance(source, HeldRows):
         source, weight = _shuffled(source, weight, seed)
     data = Data(source, weight, metric, backend, Processes(group))
@@ -115,26 +116,19 @@ def kmeans(
     return min((run(seed + number) for number in range(starts)), key=lambda result: result.inertia)
 
 
+@checked
 def check_arguments(
-    num_clusters: int,
-    metric: str,
-    max_iter: int,
-    tol: float,
-    seed: int,
-    batch_size: int | None = None,
-    n_init: int = 1,
+    num_clusters: Size,
+    metric: Annotated[str, OneOf(METRICS)],
+    max_iter: Count,
+    tol: NonNegative,
+    seed: Integer,
+    batch_size: Size | None = None,
+    n_init: Size = 1,
 ) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
-    if num_clusters < 1 or max_iter < 0 or not tol >= 0:
-        got = f"num_clusters={num_clusters}, max_iter={max_iter}, tol={tol}"
-        raise ValueError(f"arguments: expected num_clusters >= 1, max_iter >= 0 and tol >= 0, got {got}")
-    if n_init < 1:
-        raise ValueError(f"n_init: expected at least 1, got {n_init}")
-    if not _LOWEST_SEED <= seed <= _HIGHEST_SEED - (n_init - 1):
-        raise ValueError(f"seed: expected one of 64 bits, from {_LOWEST_SEED} to {_HIGHEST_SEED}, got {seed}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: expected None or at least 1, got {batch_size}")
+    """Raise for what is out of range."""
+    if seed > _HIGHEST_SEED - (n_init - 1):
+        raise ValueError(f"seed: expected n_init seeds of 64 bits from it on, got {seed} and n_init={n_init}")
 
 
 def _shuffled(source: HeldRows, weight: torch.Tensor | None, seed: int) -> tuple[HeldRows, torch.Tensor | None]:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from vqkernels._core.canonical import canonical_norm
-from vqkernels._core.checks import check_floating
+from vqkernels._core.checks import check_data, check_floating
 from vqkernels._core.random import uniform_at
+from vqkernels._core.shown import shape_of
 from vqkernels.kmeans.processes import Processes
-from vqkernels.kmeans.source import Source
+from vqkernels.kmeans.source import Source, tensor_of
 from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
 from vqkernels.ops.code_range import code_range, joint_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
@@ -161,17 +162,16 @@ class Data:
             raise ValueError(f"weight: expected shape [N], one for each row of x, got {list(self.weight.shape)}")
 
 
-def check_weight(weight: Any) -> torch.Tensor | None:
+def check_weight(name: str, weight: Any) -> torch.Tensor:
     """A user's weights, as ``[N]`` float32."""
-    if weight is None:
-        return None
-    weight = torch.as_tensor(weight)
-    check_floating("weight", weight)
+    weight = weight if isinstance(weight, torch.Tensor) else tensor_of(name, weight)
+    check_floating(name, weight)
+    check_data(name, weight)
     if weight.dim() != 1:
-        raise ValueError(f"weight: expected shape [N], got {list(weight.shape)}")
+        raise ValueError(f"{name}: expected shape [N], got {shape_of(weight)}")
     mass: torch.Tensor = weight.float()
     if not bool((mass.isfinite() & (mass >= 0)).all()):
-        raise ValueError("weight: expected finite numbers >= 0, got others")
+        raise ValueError(f"{name}: expected finite numbers >= 0, got others")
     return mass
 
 

@@ -6,18 +6,19 @@ import importlib
 import inspect
 import sys
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 
-from vqkernels.kmeans.api import kmeans
+from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, OneOf, Size, checked
+from vqkernels.kmeans.api import METRICS, kmeans
 from vqkernels.kmeans.arrays import as_source, as_weight, in_kind_of
 from vqkernels.kmeans.data import Data
 from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.minibatch import Running
-from vqkernels.kmeans.processes import Processes
-from vqkernels.kmeans.seeding import given_init, start
+from vqkernels.kmeans.processes import Processes, check_group
+from vqkernels.kmeans.seeding import given_init, start, too_many
 from vqkernels.kmeans.source import HeldRows, MappedRows
 from vqkernels.kmeans.tally import tally
 from vqkernels.ops.nearest_code import nearest_code
@@ -81,6 +82,7 @@ class KMeans:
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Cluster ``X [N, D]``; ``y`` is ignored."""
+        self._check_options()
         source = as_source(X, least=self.n_clusters)
         weight = as_weight(sample_weight, source)
         best = kmeans(
@@ -105,12 +107,15 @@ class KMeans:
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Move the centroids by one mini-batch; the first one starts them, or goes on from ``fit``."""
+        self._check_options()
         fresh = not hasattr(self, "cluster_centers_")
         source = as_source(X, least=self.n_clusters if fresh else 1)
         if not fresh:
             self._check_dimension(source)
         data = Data(source, as_weight(sample_weight, source), self.metric, self.backend, Processes(self.group))
         if not hasattr(self, "_running"):
+            if fresh and self.n_clusters > data.total:
+                raise too_many(self.n_clusters, data.total, "usable")
             if fresh:
                 centroids = start(data, self.n_clusters, given_init(self.init), self._seed())
             else:
@@ -205,7 +210,14 @@ class KMeans:
             distance = torch.cdist(wide, centers, compute_mode="donot_use_mm_for_euclid_dist")
         return distance.to(rows.dtype)
 
+    def _check_options(self) -> None:
+        # not when they are set: that is for scikit-learn to do, in any order
+        names = ("n_clusters", "n_init", "max_iter", "tol", "random_state", "metric", "batch_size", "backend")
+        _check_options(**{name: getattr(self, name) for name in names})
+        check_group(self.group)
+
     def _checked(self, X: Any) -> HeldRows | MappedRows:  # [N, D]
+        self._check_options()
         if not hasattr(self, "cluster_centers_"):
             raise _not_fitted()(f"{type(self).__name__}: expected a call of fit before, got none")
         source = as_source(X, least=1)
@@ -217,6 +229,19 @@ class KMeans:
             name, expected = type(self).__name__, self.n_features_in_
             got = source.rows.shape[1]
             raise ValueError(f"X has {got} features, but {name} is expecting {expected} features as input")
+
+
+@checked
+def _check_options(
+    n_clusters: Size,
+    n_init: Size,
+    max_iter: Count,
+    tol: NonNegative,
+    random_state: Integer | np.random.RandomState | None,
+    metric: Annotated[str, OneOf(METRICS)],
+    batch_size: Size | None,
+    backend: Backend,
+) -> None: ...
 
 
 class NotFittedError(ValueError, AttributeError):

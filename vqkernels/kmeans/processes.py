@@ -9,6 +9,11 @@ import torch
 import torch.distributed as dist
 
 
+def check_group(group: object) -> None:
+    if group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+        raise TypeError(f"group: expected None or a torch.distributed process group, got {type(group).__name__}")
+
+
 @dataclass(frozen=True)
 class Processes:
     """A ``torch.distributed`` group, or None: everything is then said to oneself."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vqkernels._core.checks import check_floating, check_shape
+from vqkernels._core.checks import check_data, check_floating, check_shape
+from vqkernels._core.shown import shown
 from vqkernels.kmeans.data import Data
 from vqkernels.kmeans.source import tensor_of
 from vqkernels.ops.code_stats import code_stats
@@ -40,12 +41,13 @@ def given_init(init: Any) -> str | torch.Tensor:
     """
     if isinstance(init, str):
         if init not in INITS:
-            raise ValueError(f"init: expected one of {', '.join(INITS)} or centroids [K, D], got {init!r}")
+            raise ValueError(f"init: expected one of {', '.join(INITS)} or centroids [K, D], got {shown(init)}")
         return init
     centroids = init if isinstance(init, torch.Tensor) else tensor_of("init", init)
     if centroids is not init and not centroids.is_complex():
         centroids = centroids.double()  # whole numbers are as good, in an array
     check_floating("init", centroids)
+    check_data("init", centroids)
     # beyond float32 is not finite: that is what centroids are
     if not bool(centroids.float().isfinite().all()):
         raise ValueError("init: expected finite centroids, got others")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from vqkernels._core.checks import check_floating
+from vqkernels._core.checks import check_data, check_floating
+from vqkernels._core.shown import shown
 from vqkernels.kmeans.files import SUFFIXES, RowsFile, open_rows
 
 _HELD = 1 << 24  # numbers in a chunk of a tensor in memory
@@ -42,6 +44,9 @@ def open_source(x: Any) -> Source:
     if isinstance(x, (np.ndarray, torch.Tensor)):
         return HeldRows(_rows(x))
     if isinstance(x, (str, Path)):
+        if not str(x) or not (os.path.isdir(x) or Path(x).suffix in SUFFIXES):
+            expected = f"a folder, or a file ending in {' or '.join(SUFFIXES)}"
+            raise ValueError(f"x: expected {expected}, got {shown(str(x))}")
         return FileRows(find_files(Path(x)))
     if isinstance(x, (HeldRows, MappedRows, FileRows, BatchRows)):
         return x
@@ -132,13 +137,14 @@ class BatchRows:
 def _rows(x: Any) -> torch.Tensor:  # [N, D]
     rows = x if isinstance(x, torch.Tensor) else tensor_of("x", x)
     check_floating("x", rows)
+    check_data("x", rows)
     _check_two_dimensional(rows)
     return rows
 
 
 def _check_two_dimensional(x: Any) -> None:
     if x.ndim != 2 or x.shape[1] < 1:
-        raise ValueError(f"x: expected [N, D], got shape {list(x.shape)}")
+        raise ValueError(f"x: expected [N, D], got shape {shown(list(x.shape))}")
 
 
 def tensor_of(name: str, value: Any) -> torch.Tensor:
@@ -149,10 +155,13 @@ def tensor_of(name: str, value: Any) -> torch.Tensor:
     try:
         array = np.asarray(value)
         array = array.astype(np.float64) if array.dtype == object else array
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: expected numbers, got others ({error})") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        refusal = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"{name}: expected numbers, got others ({shown(str(error))})") from None
     if array.dtype.kind not in "fiubc":
         raise ValueError(f"{name}: expected numbers, got {array.dtype}")
-    native = np.asarray(array, dtype=np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="))
+    # what torch has no kind of number for
+    odd = array.dtype == np.longdouble or array.dtype == np.uint64
+    native = np.asarray(array, dtype=np.float64 if odd else array.dtype.newbyteorder("="))
     shared = native.flags.writeable and min(native.strides, default=0) >= 0
     return torch.from_numpy(native if shared else native.copy())
