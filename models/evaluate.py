@@ -28,7 +28,7 @@ from models.errors import UserError
 from models.evaluation.data_set import DEFAULT_METRICS, DataSetConfig, evaluate_samples, evaluate_tokenizer
 from models.evaluation.passes import Place
 from models.evaluation.photos import Evaluation, evaluate
-from models.evaluation.record import score_table
+from models.evaluation.record import print_scores
 from models.losses.semantic import high_levels
 from models.tokenizers import Tokenizer
 from models.tokenizers.concept import ConceptTokenizer
@@ -150,7 +150,7 @@ def main(
         record = evaluate_samples(target, config, path, device=device)
     if Place.here(device).main:
         console = Console()
-        console.print(score_table(record))
+        print_scores(record, console)
         console.print(f"written to {path}", highlight=False)
 
 

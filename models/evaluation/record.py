@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from rich.console import Console
 from rich.table import Table
 
 from models.data.pixels import to_float, to_image
@@ -61,12 +62,15 @@ def draw_worst(
     return worst
 
 
-def score_table(record: Mapping[str, Any]) -> Table:
-    """Scores and the weights behind them; what they are of is the title."""
-    table = Table("score", "value", "weights", title=f"{record['set']}: {record['images']} images, {record['crop']}")
+def print_scores(record: Mapping[str, Any], console: Console) -> None:
+    """Scores; what they are of above them, the weights behind them below."""
+    console.print(f"{record['set']}: {record['images']} images, {record['crop']}", highlight=False)
+    table = Table("score", "value")
     for name, value in record["scores"].items():
-        table.add_row(name, f"{value:.4f}", record["weights"].get(name, ""))
-    return table
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+    for weights in dict.fromkeys(record["weights"].values()):
+        console.print(weights, style="dim", highlight=False)
 
 
 def _finite(value: Any) -> Any:
