@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,17 @@ def test_version_is_the_packages() -> None:
     import vqkernels
 
     assert setup("none", "--version").stdout.strip().splitlines()[-1] == vqkernels.__version__
+
+
+def test_kernels_of_an_instruction_set_are_asked_for_where_the_processor_has_it() -> None:
+    """A getter is compiled with the instructions it is about: it may be the answer, and no part of the question."""
+    getter = re.compile(r"\b(scan|draw|soft)_(avx2|avx512|amx)\(\)(?! \{)")
+    lines = [
+        line
+        for path in sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
+        for line in path.read_text().splitlines()
+        # AMX comes with AVX-512
+        if getter.search(line) and not path.stem.endswith("_amx")
+    ]
+    assert len(lines) == 7
+    assert [line for line in lines if getter.search(re.sub(r"return \w+\(\);$", "", line))] == []
