@@ -9,7 +9,7 @@ import torch
 
 from vqkernels._core.checks import check_floating
 from vqkernels.nn.codebook import unit
-from vqkernels.nn.rows import masked_mean_square, without_nonfinite
+from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
@@ -94,7 +94,7 @@ def map_rows(
     if z.dim() < 2 or z.shape[1] != dim:
         raise ValueError(f"z: expected [B, {dim}, ...], got shape {list(z.shape)}")
     x = z.movedim(1, -1)
-    return *without_nonfinite(x.reshape(-1, dim)), x.shape[:-1]
+    return *without_unusable(x.reshape(-1, dim)), x.shape[:-1]
 
 
 def as_map(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, D] -> [B, D, ...]

@@ -14,6 +14,7 @@ from vqkernels._core.canonical import canonical_norm
 from vqkernels._core.checks import check_data, check_floating
 from vqkernels._core.random import uniform_at
 from vqkernels._core.shown import shape_of
+from vqkernels._core.usable import LONGEST
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.source import Source, tensor_of
 from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
@@ -22,8 +23,6 @@ from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 
 _PIECE = 1 << 15  # numbers
-# a squared distance is at most 2^126; one that is not finite would order nothing
-_LONGEST = 2.0**62
 
 
 class Chunk(NamedTuple):
@@ -170,8 +169,8 @@ def check_weight(name: str, weight: Any) -> torch.Tensor:
     if weight.dim() != 1:
         raise ValueError(f"{name}: expected shape [N], got {shape_of(weight)}")
     mass: torch.Tensor = weight.float()
-    if not bool((mass.isfinite() & (mass >= 0)).all()):
-        raise ValueError(f"{name}: expected finite numbers >= 0, got others")
+    if not bool(((mass >= 0) & (mass <= LONGEST)).all()):
+        raise ValueError(f"{name}: expected finite numbers >= 0, at most 2^62, got others")
     return mass
 
 
@@ -181,7 +180,7 @@ def usable(
     """The rows that can be clustered: float32 holds their squared distances; for cosine scaled to unit length."""
     keep = by_pieces(lambda piece: piece.isfinite().all(dim=1), rows)
     if metric == "l2":
-        keep &= by_pieces(squared_lengths, rows) <= _LONGEST**2
+        keep &= by_pieces(squared_lengths, rows) <= LONGEST**2
     if weight is not None:
         keep &= weight > 0
     if metric == "cosine":

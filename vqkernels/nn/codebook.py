@@ -252,7 +252,7 @@ class EmaCodebook(Codebook):
         noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
         vectors = torch.where(revived[..., None], vectors, 0)
         entries = (revived.sum(dim=1) * self.dim).clamp(min=1)
-        rms = (vectors.square().sum(dim=(1, 2)) / entries).sqrt()
+        rms = (vectors.double().square().sum(dim=(1, 2)) / entries).sqrt().to(vectors.dtype)
         size = torch.where(vectors == 0, rms[:, None, None], vectors)
         vectors = vectors + _JITTER * noise * size
         if self.metric == "cosine":

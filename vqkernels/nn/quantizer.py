@@ -22,11 +22,12 @@ from vqkernels._core.checks import (
 from vqkernels._core.random import random_uniform
 from vqkernels._core.recomputation import Past
 from vqkernels._core.shown import shape_of
+from vqkernels._core.usable import usable_rows
 from vqkernels.distributed import sum_of_all
 from vqkernels.nn.build import build_codebook
 from vqkernels.nn.codebook import advance_, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer, check_keep_probs
-from vqkernels.nn.rows import finite_rows, kept_rows, label, masked_mean_square
+from vqkernels.nn.rows import kept_rows, label, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
@@ -325,7 +326,7 @@ class VectorQuantizer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:  # [N, G, D], [N] bool, the shape of the indices
         """The vectors that are compared with codes, and which of them take part; the others are zero."""
         x = x.movedim(1 if self.channels_first else -1, -1)
-        usable = kept_rows(finite_rows(x), mask)
+        usable = kept_rows(usable_rows(x), mask)
         # zeroed before anything is computed from them, so that no backward multiplies a NaN by zero
         x = torch.where(usable[..., None], x, 0)
         if self.project_in is not None:

@@ -17,7 +17,7 @@ from vqkernels._core.shown import shape_of
 from vqkernels.nn.codebook import next_seed
 from vqkernels.nn.config import FullCodebook
 from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
-from vqkernels.nn.rows import kept_rows, without_nonfinite
+from vqkernels.nn.rows import kept_rows, without_unusable
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
 
@@ -129,7 +129,7 @@ class ResidualQuantizer(nn.Module):
         return self._past.take(self._step, x, mask, state=[self.draws])
 
     def _step(self, x: torch.Tensor, mask: torch.Tensor | None, moves: bool) -> QuantizerOutput:
-        rows, usable = without_nonfinite(x.movedim(self._dim, -1))
+        rows, usable = without_unusable(x.movedim(self._dim, -1))
         x = rows.movedim(-1, self._dim)
         taking_part = kept_rows(usable, mask)
         depth = self._depth(usable.shape) if self.training and self.dropout > 0 else None
@@ -156,7 +156,7 @@ class ResidualQuantizer(nn.Module):
     def encode(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # [..., Q] or [..., Q, G]
         """Indices as :meth:`forward` returns them in evaluation mode; updates nothing in any mode."""
         self._stages()[0].check_input("x", x)
-        rows, usable = without_nonfinite(x.movedim(self._dim, -1))
+        rows, usable = without_unusable(x.movedim(self._dim, -1))
         residual = rows.movedim(-1, self._dim)
         mask, columns = kept_rows(usable, mask), []
         for stage in self._stages():

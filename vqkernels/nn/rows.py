@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vqkernels._core.checks import check_mask, check_same_device
+from vqkernels._core.usable import usable_rows
 
 
 def masked_mean_square(
@@ -15,16 +16,18 @@ def masked_mean_square(
     """Mean squared difference over the entries of usable vectors; 0 if there are none."""
     usable = (usable if usable.dim() == 2 else usable[:, None]).expand(a.shape[:2])
     error = (a - b).square().sum(dim=2)
-    return (error * usable).sum() / (usable.sum().clamp(min=1) * a.shape[2])
+    # float32 holds the error of any vector, and the mean, but not always the sum
+    total = (error * usable).sum(dtype=torch.float64)
+    return (total / (usable.sum().clamp(min=1) * a.shape[2])).to(error.dtype)
 
 
-def without_nonfinite(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> the same, [...] bool
-    """Zeros in place of the vectors that are not finite, and which vectors are.
+def without_unusable(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> the same, [...] bool
+    """Zeros in place of the vectors that take no part, and which vectors do.
 
     To be called before anything is computed from them, so that no backward multiplies a NaN by zero.
     """
-    finite = finite_rows(x)
-    return torch.where(finite[..., None], x, 0), finite
+    usable = usable_rows(x)
+    return torch.where(usable[..., None], x, 0), usable
 
 
 def kept_rows(usable: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:  # [...] bool, [...] -> [...] bool
@@ -36,16 +39,11 @@ def kept_rows(usable: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor: 
     return usable & mask
 
 
-def finite_rows(x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...] bool
-    # false for NaN too, and two passes where isfinite takes five
-    return x.detach().abs().amax(dim=-1) < torch.inf
-
-
 def label(
     indices: torch.Tensor,  # [N, G]
     usable: torch.Tensor,  # [N]
     mask: torch.Tensor | None,  # [...]
 ) -> torch.Tensor:  # [N, G]
-    """Index 0 where the vector is not finite, -1 where it is masked."""
+    """Index 0 where the vector is not usable, -1 where it is masked."""
     indices = torch.where(usable[:, None], indices, 0)
     return indices if mask is None else torch.where(mask.reshape(-1, 1), indices, -1)

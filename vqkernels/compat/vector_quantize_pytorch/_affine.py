@@ -70,7 +70,8 @@ class AffineCodebook(Codebook):
             old.copy_(torch.where(first, value, torch.lerp(value, old, self.affine_param_codebook_decay)))
             first.fill_(False)
         mean, some = self._mean(x, indices)
-        variance, _ = self._mean((x - mean.transpose(0, 1)).square(), indices)
+        # float32 holds the squares, and their mean, but not always their sum
+        variance, _ = self._mean((x - mean.transpose(0, 1)).double().square(), indices)
         for name, value in (("batch_mean", mean), ("batch_variance", variance)):
             old = getattr(self, name)
             if old is None:
@@ -82,7 +83,8 @@ class AffineCodebook(Codebook):
         """``[H, 1, D]`` over the vectors that take part, and whether there is any, ``[H, 1, 1]``."""
         # one code that all of them have
         (count, total), _ = self._stats_of_all(x, indices.clamp(max=0), num_codes=1, sync=self.sync_affine_param)
-        return total / count.clamp(min=1)[..., None], (count > 0)[..., None]
+        mean: torch.Tensor = total / count.clamp(min=1)[..., None]
+        return mean.float(), (count > 0)[..., None]
 
     def _ratio(self) -> torch.Tensor:  # [H, 1, D]
         assert self.batch_variance is not None

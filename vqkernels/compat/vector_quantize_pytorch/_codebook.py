@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.recomputation import recomputing
+from vqkernels._core.usable import usable_rows
 from vqkernels.compat._running_means import RunningMeans, State
 from vqkernels.nn.sharded import WrittenParameters
 from vqkernels.ops.ema_update import no_step_if_empty
@@ -146,7 +147,7 @@ class Codebook(WrittenParameters, RunningMeans):
     def expire_codes_(self, batch_samples: torch.Tensor, seq_mask: torch.Tensor | None = None) -> None:
         """Replace dead codes by vectors ``[H, ..., D]``, of which ``seq_mask [H, ...]`` tells the valid ones."""
         x = batch_samples.flatten(1, -2).transpose(0, 1)
-        valid = x[..., 0].isfinite() if seq_mask is None else seq_mask.flatten(1).transpose(0, 1)
+        valid = usable_rows(x) if seq_mask is None else usable_rows(x) & seq_mask.flatten(1).transpose(0, 1)
         self._expire_(x, torch.where(valid, 0, -1))
 
     def _lerp_(self, count: torch.Tensor, total: torch.Tensor, weight: torch.Tensor | None) -> None:

@@ -9,11 +9,12 @@ from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_floating, check_indices
 from vqkernels._core.recomputation import recomputing
+from vqkernels._core.usable import usable_rows
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
 from vqkernels.distributed import sum_with_gradient, world
-from vqkernels.nn.rows import finite_rows, without_nonfinite
+from vqkernels.nn.rows import without_unusable
 from vqkernels.ops.gather_codes import gather_codes
 
 
@@ -103,7 +104,7 @@ class QuantizerInterface(Constants):
         mask: torch.Tensor | None = None,  # [...] bool
     ) -> None:
         """Replace codes that are dead by vectors of ``x``, past any projection."""
-        rows = self._split(x, finite_rows(x) if mask is None else finite_rows(x) & mask)
+        rows = self._split(x, usable_rows(x) if mask is None else usable_rows(x) & mask)
         self._codebook.expire_codes_(rows.x.transpose(0, 1), rows.usable.transpose(0, 1))
 
     @torch.no_grad()
@@ -120,7 +121,7 @@ class QuantizerInterface(Constants):
         dim = self._channel_dim(x.dim())
         if x.dim() < 2 or x.shape[dim] != self.dim:
             raise ValueError(f"x: expected dim={self.dim} along dimension {dim}, got shape {list(x.shape)}")
-        x, usable = without_nonfinite(x.movedim(dim, -1))
+        x, usable = without_unusable(x.movedim(dim, -1))
         x = self.project_in(x)
         if mask is not None:
             if mask.shape != usable.shape:

@@ -18,6 +18,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     project,
     projection,
     spread_mask,
+    without_lost,
 )
 from vqkernels.distributed import sum_of_all
 
@@ -124,12 +125,21 @@ class ResidualStack(DroppingStack):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [..., dim], [..., Q], [Q]
         # flattened as the vectors are
         mask = None if mask is None else spread_mask(mask, x.shape[:-1]).reshape(1, -1)
-        x = self.project_in(x)
+        if self.has_projections:
+            x, finite = without_lost(x)
+            kept = finite[..., None]
+            x = self.project_in(x)
+        else:
+            # every entry by itself
+            kept = ~x.detach().isnan()
+            x = torch.where(kept, x, 0)
         depth = self._depth(self._dropout.is_active(self.training), seed, x.device)
         with full_precision(x):
             # one exact chain of residuals, whatever the precision around it
             rows = x.reshape(1, -1, x.shape[-1])
             residual = self._bound(rows.to(torch.promote_types(x.dtype, torch.float32)))
+            # for the layers to see, and for no backward to touch
+            residual = residual.where(kept.reshape(1, -1, kept.shape[-1]), torch.nan)
             quantized = torch.zeros_like(residual)
             indices, losses = [], []
             for number in range(depth):
@@ -138,8 +148,11 @@ class ResidualStack(DroppingStack):
                 quantized = quantized + code
                 indices.append(index.reshape(x.shape[:-1]))
                 losses.append(loss)
-        out = self.project_out(quantized.to(x.dtype).reshape(x.shape))
-        return out, *per_layer(indices, losses, self.num_quantizers)
+        quantized = quantized.to(x.dtype).reshape(x.shape)
+        if self.has_projections:
+            quantized, finite = without_lost(quantized)
+            quantized = self.project_out(quantized).where(finite[..., None], torch.nan)
+        return quantized, *per_layer(indices, losses, self.num_quantizers)
 
     def _decode(self, indices: torch.Tensor) -> torch.Tensor:  # [..., up to Q] -> [Q, ..., D]
         """Each layer's share of the output before it is projected; zero for -1 and for layers that are not given."""

@@ -23,6 +23,15 @@ def full_precision(x: torch.Tensor, wanted: bool = True) -> AbstractContextManag
     return torch.autocast(kind, enabled=False) if wanted and torch.amp.is_autocast_available(kind) else nullcontext()
 
 
+def without_lost(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> the same, [...] bool
+    """Zeros in place of the vectors that are not finite, and which vectors are.
+
+    To be called before and after a projection, which may overflow: a backward would multiply what is lost by zero.
+    """
+    finite = x.detach().abs().amax(dim=-1) < torch.inf
+    return torch.where(finite[..., None], x, 0), finite
+
+
 def project(layer: nn.Module, codes: torch.Tensor) -> torch.Tensor:
     """Codes through a projection, in the precision of its weight."""
     weight = getattr(layer, "weight", None)
@@ -76,7 +85,9 @@ class Constants(nn.Module):
     """
 
     def _set_constant(self, name: str, values: Any, dtype: torch.dtype | None = None) -> None:
-        """``values`` as nested lists, or None."""
+        """``values`` as nested lists, as a tensor with data, or None."""
+        if isinstance(values, torch.Tensor):
+            values, dtype = values.tolist(), values.dtype
         self.register_buffer(name, None if values is None else torch.tensor(values, dtype=dtype), persistent=False)
         if values is not None:
             self.__dict__.setdefault("_constants", {})[name] = values, dtype
@@ -90,16 +101,16 @@ class Constants(nn.Module):
         return cast(Self, moved)
 
 
-def radix_basis(levels: Sequence[int]) -> tuple[list[int] | None, torch.dtype]:  # [D]
+def radix_basis(levels: Sequence[int]) -> torch.Tensor | None:  # [D]
     """Place values of a mixed-radix number, least digit first; None if the largest number does not fit 64 bits.
 
     int32, as indices have always been, as long as that holds every index; int64 from there on.
     """
     largest = math.prod(levels) - 1
-    dtype = torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
     if largest > torch.iinfo(torch.int64).max:
-        return None, dtype
-    return list(itertools.accumulate([1, *levels[:-1]], int.__mul__)), dtype
+        return None
+    dtype = torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
+    return torch.tensor(list(itertools.accumulate([1, *levels[:-1]], int.__mul__)), dtype=dtype, device="cpu")
 
 
 def indices_of(

@@ -11,6 +11,7 @@ from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants, straight_through
 
 NAT = math.log(2)
+_CERTAIN = 1e4  # log odds
 
 
 def binary_entropy(logits: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
@@ -30,7 +31,7 @@ class BinaryMapper(Constants):
         loss = relu(bits * log(2) - H(logits) - kl_loss_threshold).mean()
 
     Args:
-        bits: bits of a word.
+        bits: bits of a word; a bit whose logit is NaN is fair.
         kl_loss_threshold: divergence from fair bits, in nats, that costs nothing.
         deterministic_on_eval: take the likelier bit in evaluation mode instead of drawing.
 
@@ -127,6 +128,8 @@ class BinaryMapper(Constants):
             raise ValueError(f"logits: expected [..., {self.bits}], got shape {list(logits.shape)}")
         if deterministic is None:
             deterministic = self.deterministic_on_eval and not self.training
+        # a fair bit where it is lost, and numbers in a backward where it is certain
+        logits = logits.nan_to_num(nan=0.0, posinf=_CERTAIN, neginf=-_CERTAIN)
         p = (logits / temperature).sigmoid()
         word = p > 0.5 if deterministic else p.detach().bernoulli().bool()
         indices = (word * self.power_two).sum(dim=-1)

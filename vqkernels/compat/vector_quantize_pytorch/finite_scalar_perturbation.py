@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vqkernels._core.usable import usable_rows
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
     check_dim,
@@ -20,6 +21,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     projection,
     radix_basis,
     straight_through,
+    without_lost,
 )
 
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -89,12 +91,17 @@ def build_cdf_act(act_name: str) -> tuple[Map, Map]:
 def batch_stats(
     batch: torch.Tensor,  # [N, D]
     eps: float = 1e-8,
+    part: torch.Tensor | None = None,  # [N] bool, those that take part
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # [D] each
     """Mean, unbiased variance (of a single vector: 0), skewness and excess kurtosis of each entry."""
-    variance, mean = torch.var_mean(batch, dim=0, correction=min(1, len(batch) - 1))
+    weight = torch.ones_like(batch[:, :1]) if part is None else part[:, None].to(batch.dtype)
+    count = weight.sum().clamp(min=1)
+    mean = (batch * weight).sum(dim=0) / count
+    centred = (batch - mean) * weight
+    variance = centred.square().sum(dim=0) / (count - 1).clamp(min=1)
     # bounded below before the root, whose slope at 0 is infinite
-    scores = (batch - mean) / variance.clamp(min=eps**2).sqrt()
-    return mean, variance, scores.pow(3).mean(dim=0), scores.pow(4).mean(dim=0) - 3
+    scores = centred / variance.clamp(min=eps**2).sqrt()
+    return mean, variance, scores.pow(3).sum(dim=0) / count, scores.pow(4).sum(dim=0) / count - 3
 
 
 class VectorNorm(nn.Module):
@@ -125,9 +132,11 @@ class VectorNorm(nn.Module):
         self.l4_target, self.l4_weight = l4_target, l4_weight
         self.eps = eps
 
-    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss and the moments of ``z [N, D]``."""
-        moments = dict(zip(("mean", "variance", "skewness", "kurtosis"), batch_stats(z, self.eps), strict=True))
+    def forward(
+        self, z: torch.Tensor, part: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss and the moments of ``z [N, D]``, or of those that take part, ``[N]``."""
+        moments = dict(zip(("mean", "variance", "skewness", "kurtosis"), batch_stats(z, self.eps, part), strict=True))
         targets = (self.l1_target, self.l2_target, self.l3_target, self.l4_target)
         weights = (self.l1_weight, self.l2_weight, self.l3_weight, self.l4_weight)
         loss = z.new_zeros(())
@@ -170,7 +179,8 @@ class FSP(Constants):
 
     Numerics:
         float16 and bfloat16 vectors are handled in float32, without autocast. :meth:`indices_to_codes` gives what
-        :meth:`forward` gave in evaluation mode. Indices are int32, int64 from 2^31 codes on.
+        :meth:`forward` gave in evaluation mode. Indices are int32, int64 from 2^31 codes on. A vector that is not
+        finite becomes NaN, has index 0, and takes no part in the moments.
 
     Raises:
         ValueError: on levels or options that do not fit.
@@ -208,7 +218,7 @@ class FSP(Constants):
         self.dim = self.codebook_dim if dim is None else dim
         self.channel_first = channel_first
         self._set_constant("_levels", levels, torch.int32)
-        self._set_constant("_basis", *radix_basis(levels))
+        self._set_constant("_basis", radix_basis(levels))
         self.has_projections = self.dim != self.codebook_dim
         self.project_in = projection(self.dim, self.codebook_dim, self.has_projections, projection_has_bias)
         self.project_out = projection(self.codebook_dim, self.dim, self.has_projections, projection_has_bias)
@@ -274,13 +284,15 @@ class FSP(Constants):
         z = z.movedim(1, -1) if self.channel_first else z
         check_dim(z, self.dim)
         shape = z.shape
-        z = self.project_in(z.reshape(-1, self.dim))
+        rows, finite = without_lost(z.reshape(-1, self.dim))
+        z, still = without_lost(self.project_in(rows))
+        kept = finite & still
         dtype = z.dtype
         info: dict[str, Any] = {}
         with full_precision(z):
             z = z.to(torch.promote_types(dtype, torch.float32))
             eps = eps or torch.finfo(z.dtype).eps
-            norm_loss, info["norm_info"] = self.vector_norm(z)
+            norm_loss, info["norm_info"] = self.vector_norm(z, kept & usable_rows(z))
             act = self.act_func(z)
             quantized, level = self.quantize_act_value(act, eps)
             if self.training and self.quantize_rate < 1:
@@ -288,7 +300,8 @@ class FSP(Constants):
             out = self._values(quantized, eps)
             if self.need_inv_act:
                 out = straight_through(out, z)
-        out = self.project_out(out.to(dtype)).reshape(shape)
+        out = self.project_out(out.to(dtype)).where(kept[:, None], torch.nan).reshape(shape)
+        level = level.where(kept[:, None], 0)
         info["level_indices"] = level.reshape(*shape[:-1], self.codebook_dim)
         indices = self.level_indices_to_indices(level).reshape(shape[:-1])
         return out.movedim(-1, 1) if self.channel_first else out, indices, norm_loss, info

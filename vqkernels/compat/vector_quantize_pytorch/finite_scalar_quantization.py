@@ -21,6 +21,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     radix_basis,
     random_rotation,
     straight_through,
+    without_lost,
 )
 
 
@@ -112,7 +113,7 @@ class FSQ(Constants):
         self.bound_hard_clamp = bound_hard_clamp
         self.orthogonal_rotation = orthogonal_rotation
         self._set_constant("_levels", levels, torch.int32)
-        self._set_constant("_basis", *radix_basis(levels))
+        self._set_constant("_basis", radix_basis(levels))
         self.has_projections = self.dim != self.effective_codebook_dim
         inner = self.effective_codebook_dim
         self.project_in = projection(self.dim, inner, self.has_projections, projection_has_bias)
@@ -196,19 +197,30 @@ class FSQ(Constants):
         channel_first = self.channel_first or z.ndim >= 4
         z = z.movedim(1, -1) if channel_first else z
         check_dim(z, self.dim)
-        z = self.project_in(z)
+        z, kept = self._clean(z)
         dtype = z.dtype
         with full_precision(z, self.force_quantization_f32):
             if self.force_quantization_f32 and dtype not in self.allowed_dtypes:
                 z = z.float()
             codes = self.quantize(self._rotate(z.unflatten(-1, (self.num_codebooks, -1)), inward=True))
-            indices = self._level_codes_to_indices(codes) if self.return_indices else None
+            # what is lost is NaN, level 0 of its entry
+            lost = codes.detach().where(kept.expand_as(z).unflatten(-1, (self.num_codebooks, -1)), torch.nan)
+            indices = self._level_codes_to_indices(lost) if self.return_indices else None
             codes = self._rotate(self.maybe_apply_noise(codes), inward=False)
             codes = codes.flatten(-2).to(dtype)
-        out = self.project_out(codes)
+        out = self.project_out(codes).where(kept, torch.nan)
         if indices is not None and not self.keep_num_codebooks_dim:
             indices = indices.squeeze(-1)
         return out.movedim(-1, 1) if channel_first else out, indices
+
+    def _clean(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., dim] -> [..., C * D]
+        """Projected vectors, zero where they are lost, and what is kept: ``[..., 1]``, or each entry by itself."""
+        if not self.has_projections and self.orthogonal_rot is None:
+            kept = ~z.detach().isnan()
+            return torch.where(kept, z, 0), kept
+        z, finite = without_lost(z)
+        z, still = without_lost(self.project_in(z))
+        return z, (finite & still)[..., None]
 
     def _rotate(self, codes: torch.Tensor, inward: bool) -> torch.Tensor:  # [..., D] -> [..., D]
         if self.orthogonal_rot is None:

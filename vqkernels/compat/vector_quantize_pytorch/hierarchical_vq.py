@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vqkernels.compat.vector_quantize_pytorch._residual import shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
+from vqkernels.nn.rows import without_unusable
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS: tuple[Callable[..., torch.Tensor], ...] = (
@@ -176,13 +177,18 @@ class HierarchicalVQ(nn.Module):
         if mask is not None and mask.shape != (len(x), *full):
             raise ValueError(f"mask: expected shape {[len(x), *full]}, got {list(mask.shape)}")
 
-        residual, quantized = x, torch.zeros_like(x)
+        # a vector that takes no part is no part of a mean
+        last, usable = without_unusable(x.movedim(1, -1))
+        residual, quantized = last.movedim(-1, 1), torch.zeros_like(x)
+        pooled = usable if mask is None else usable & mask
         partial, columns, losses = [], [], []
         for level, shape in enumerate(self.level_shapes):
-            small, valid = self._pooled(residual, shape, mask)
+            small, some = self._pooled(residual, shape, pooled)
+            if mask is None:
+                small = small.where(some[:, None], torch.nan)
             value, index, loss = self.get_vq(level)(
                 small.movedim(1, -1).flatten(1, -2),
-                mask=None if valid is None else valid.flatten(1),
+                mask=None if mask is None else some.flatten(1),
                 sample_codebook_temp=sample_codebook_temp,
             )
             value = self._enlarged(value.movedim(-1, 1).unflatten(2, shape), full, level)
@@ -210,13 +216,11 @@ class HierarchicalVQ(nn.Module):
         return total if self.channel_first else total.movedim(1, -1)
 
     def _pooled(
-        self, x: torch.Tensor, shape: tuple[int, ...], mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, x: torch.Tensor, shape: tuple[int, ...], mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Means over the valid positions of every cell, and the cells that have any."""
         pool = _POOLS[self.spatial_dims - 1]
-        if mask is None:
-            return pool(x, shape), None
-        weight = mask[:, None].float()
+        weight = mask[:, None].to(x.dtype)
         share = pool(weight, shape)
         return pool(x.where(mask[:, None], 0), shape) / share.clamp(min=1e-6), share[:, 0] > 0
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vqkernels._core.recomputation import recomputing
+from vqkernels._core.usable import usable_rows
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
     check_dim,
@@ -24,6 +25,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     projection,
     radix_basis,
     straight_through,
+    without_lost,
 )
 
 
@@ -106,7 +108,7 @@ class LatentQuantize(Constants):
         for name, weight in (("commitment", commitment_loss_weight), ("quantization", quantization_loss_weight)):
             self._set_constant(f"{name}_loss_weight", float(weight or 0))
         self._set_constant("_levels", levels, torch.int32)
-        self._set_constant("_basis", *radix_basis(levels))
+        self._set_constant("_basis", radix_basis(levels))
         self.project_in = projection(dim, self.effective_codebook_dim, self.has_projections)
         self.project_out = projection(self.effective_codebook_dim, dim, self.has_projections)
         values = [_initial_values(level) for level in levels]
@@ -170,7 +172,9 @@ class LatentQuantize(Constants):
         """
         original = z.movedim(1, -1)
         check_dim(original, self.dim)
-        z = self.project_in(original).unflatten(-1, (self.num_codebooks, -1))
+        part = usable_rows(original)
+        z, kept = self._clean(original)
+        z = z.unflatten(-1, (self.num_codebooks, -1))
         dtype = z.dtype
         with full_precision(z):
             z = z.to(torch.promote_types(dtype, torch.float32))
@@ -179,20 +183,24 @@ class LatentQuantize(Constants):
                     raise RuntimeError(
                         "in_place_codebook_optimizer: expected None inside a checkpoint, got an optimizer"
                     )
-                self._step_in_place(z.detach())
-            level = self._nearest(z)
+                self._step_in_place(z.detach(), part & usable_rows(z.flatten(-2)))
+            level = self._nearest(z).where(kept.expand_as(z.flatten(-2)).unflatten(-1, z.shape[-2:]), 0)
             values = self._values(level)
             if self.in_place_codebook_optimizer is not None:
                 values = values.detach()
             indices = indices_of(level, self._basis)
         out = self.project_out(straight_through(values, z).flatten(-2).to(dtype))
+        value = out.where(kept, torch.nan)
         loss = torch.zeros_like(self.commitment_loss_weight)
         if self.training:
             # not through the straight-through output, whose gradient would pass the values by
             learned = self.project_out(values.flatten(-2).to(dtype))
-            loss = self.commitment_loss_weight * self.commitment_loss(original, learned)
-            loss = loss + self.quantization_loss_weight * self.quantization_loss(original, out)
-        return out.movedim(-1, 1), indices if self.keep_num_codebooks_dim else indices.squeeze(-1), loss
+            given, out, learned = (t.where(part[..., None], 0) for t in (original, out, learned))
+            loss = self.commitment_loss_weight * self.commitment_loss(given, learned)
+            loss = loss + self.quantization_loss_weight * self.quantization_loss(given, out)
+            # a mean over those that take part
+            loss = loss * (part.numel() / part.sum().clamp(min=1))
+        return value.movedim(-1, 1), indices if self.keep_num_codebooks_dim else indices.squeeze(-1), loss
 
     def _table(self) -> torch.Tensor:  # [D, L]
         return _padded(list(self.values_per_latent)) if self._fixed_table is None else self._fixed_table
@@ -205,10 +213,21 @@ class LatentQuantize(Constants):
     def _values(self, level: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         return self._table()[torch.arange(self.codebook_dim, device=level.device), level]
 
-    def _step_in_place(self, z: torch.Tensor) -> None:  # [..., C, D]
+    def _clean(self, original: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., dim]
+        """Projected vectors, zero where they are lost, and what is kept: ``[..., 1]``, or each entry by itself."""
+        if not self.has_projections:
+            kept = original.detach().isfinite()
+            return torch.where(kept, original, 0), kept
+        clean, finite = without_lost(original)
+        z, still = without_lost(self.project_in(clean))
+        return z, (finite & still)[..., None]
+
+    def _step_in_place(self, z: torch.Tensor, part: torch.Tensor) -> None:  # [..., C, D], [...]
         assert self.in_place_codebook_optimizer is not None
         with torch.enable_grad():
-            F.mse_loss(self._values(self._nearest(z)), z).backward()
+            values = self._values(self._nearest(z))
+            given = z.where(part[..., None, None], values.detach())
+            (F.mse_loss(values, given) * (part.numel() / part.sum().clamp(min=1))).backward()
         self.in_place_codebook_optimizer.step()
         self.in_place_codebook_optimizer.zero_grad()
 

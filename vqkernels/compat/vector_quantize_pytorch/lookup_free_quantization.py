@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vqkernels._core.usable import usable_rows
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
@@ -20,6 +21,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     random_rotation,
     spread_mask,
     straight_through,
+    without_lost,
 )
 
 # probabilities below it count as this inside the logarithms of the entropies
@@ -90,9 +92,10 @@ class LFQ(Constants):
         orthogonal_rotation: quantize in a random orthonormal basis.
 
     Numerics:
-        Values are the codes to the bit. Entropies are those of all K codes, with probabilities below 1e-5 taken as
-        1e-5 inside the logarithm, in O(N sqrt(K) + K) memory; the mean assignment is over all processes. A vector
-        with a non-finite entry takes no part in the loss.
+        Values are the codes to the bit; a vector with a non-finite entry gets that of index 0. Entropies are those of
+        all K codes, with probabilities below 1e-5 taken as 1e-5 inside the logarithm, in O(N sqrt(K) + K) memory; the
+        mean assignment is over all processes. A vector that is not finite, or longer than 2^62, takes no part in the
+        loss.
 
     Raises:
         ValueError: on sizes or options that do not fit.
@@ -241,15 +244,20 @@ class LFQ(Constants):
         x = x.movedim(1, -1) if channel_first else x
         check_dim(x, self.dim)
         mask = None if mask is None else spread_mask(mask, x.shape[:-1])
-        x = self.project_in(x)
+        x, finite = without_lost(x)
+        x, still = without_lost(self.project_in(x))
+        kept = finite & still
+        part = kept & usable_rows(x)
         dtype = x.dtype
         with full_precision(x, self.force_quantization_f32):
             if self.force_quantization_f32:
                 x = x.float()
-            x = self._normalize(x)
+            # what is lost gets the code of index 0
+            x = self._normalize(x).where(kept[..., None, None], -1.0)
             codes = self._codes(x > 0, x.dtype)
             indices = ((x > 0) * self.mask).sum(dim=-1)
-            losses, loss = self._losses(x, codes, mask, inv_temperature, return_loss_breakdown)
+            part = part if mask is None else part & mask
+            losses, loss = self._losses(x, codes, part, inv_temperature, return_loss_breakdown)
             out = straight_through(codes, self.activation(x)) if self.training else codes
             out = self._rotate(out, inward=False).flatten(-2).to(dtype)
         out = self.project_out(out)
@@ -287,7 +295,7 @@ class LFQ(Constants):
         self,
         x: torch.Tensor,  # [..., C, D]
         codes: torch.Tensor,  # [..., C, D]
-        mask: torch.Tensor | None,  # [...]
+        part: torch.Tensor,  # [...] bool
         inv_temperature: float,
         breakdown: bool,
     ) -> tuple[LossBreakdown, torch.Tensor]:
@@ -296,9 +304,7 @@ class LFQ(Constants):
         entropy_loss = self.zero
         if self.training:
             rows, codes = x.flatten(0, -3), codes.flatten(0, -3)
-            valid = rows.detach().isfinite().flatten(1).all(1)
-            if mask is not None:
-                valid = valid & mask.reshape(-1)
+            valid = part.reshape(-1)
             rows = torch.where(valid[:, None, None], rows, codes)
             if self.commitment_loss_weight > 0:
                 error = (rows - codes).square().mean((1, 2))

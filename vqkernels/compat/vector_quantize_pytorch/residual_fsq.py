@@ -84,8 +84,7 @@ class ResidualFSQ(ResidualStack):
             self.layers.append(layer)
         self.codebook_size = layer.codebook_size
         self._bound_hard_clamp = bound_hard_clamp
-        given = soft_clamp_input_value
-        self._set_constant("_given_clamp", given.tolist() if isinstance(given, torch.Tensor) else given)
+        self._set_constant("_given_clamp", soft_clamp_input_value)
 
     # from integers whenever needed, so that a module moved to low precision does not round them
 

@@ -13,6 +13,7 @@ from vqkernels.compat.vector_quantize_pytorch._mlp import MLP as MLP
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, DroppingStack, per_layer, shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
+from vqkernels.nn.rows import without_unusable
 from vqkernels.ops.gather_codes import gather_codes
 
 
@@ -192,7 +193,7 @@ class ResidualVQ(DroppingStack):
             ``indices``.
         """
         last = x.movedim(1, -1) if self.channel_first else x
-        start = self.project_in(last)
+        start = self._start(last)
         options: dict[str, Any] = {"sample_codebook_temp": sample_codebook_temp, "freeze_codebook": freeze_codebook}
         default_beam = self.beam_size if self.training else self.eval_beam_size
         beam_size = default_beam if beam_size is None else beam_size
@@ -217,6 +218,13 @@ class ResidualVQ(DroppingStack):
         all_indices, all_losses = per_layer(columns, losses, self.num_quantizers)
         result = (self._leave(quantized, start, last, mask), all_indices, all_losses)
         return (*result, self.get_codes_from_indices(all_indices)) if return_all_codes else result
+
+    def _start(self, last: torch.Tensor) -> torch.Tensor:  # [..., dim] -> [..., D]
+        """What the first layer sees: NaN where no projection may see it, which takes no part in any layer."""
+        if not self.has_projections:
+            return last
+        clean, usable = without_unusable(last)
+        return self.project_in(clean).where(usable[..., None], torch.nan)
 
     def _greedy(
         self, residual: torch.Tensor, mask: torch.Tensor | None, depth: int, options: dict[str, Any]
@@ -266,7 +274,8 @@ class ResidualVQ(DroppingStack):
         self, quantized: torch.Tensor, start: torch.Tensor, last: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         if self.diveq and self.training:
-            quantized = directional_reparam(start, quantized)
+            clean, usable = without_unusable(start)
+            quantized = directional_reparam(clean, quantized).where(usable[..., None], quantized)
         out: torch.Tensor = self.project_out(quantized)
         if mask is not None:
             out = out.where(mask[..., None], torch.zeros_like(out) if self.return_zeros_for_masked_padding else last)

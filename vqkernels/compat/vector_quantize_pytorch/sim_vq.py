@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.checks import check_floating, check_indices
-from vqkernels.nn.rows import masked_mean_square, without_nonfinite
+from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import estimate_gradient
@@ -80,7 +80,7 @@ class SimVQ(nn.Module):
         """``(quantized, indices, loss)`` of ``x [B, ..., dim]`` or ``[B, dim, ...]``."""
         check_floating("x", x)
         dtype = x.dtype
-        x, usable = without_nonfinite(x.movedim(1, -1) if self.channel_first else x)
+        x, usable = without_unusable(x.movedim(1, -1) if self.channel_first else x)
         x = x.float()
         # once for lookup and values, so that they agree to the last bit
         codebook = self.codebook.float()

@@ -18,6 +18,7 @@ from vqkernels._core.checks import (
     check_vectors,
     check_writable,
 )
+from vqkernels._core.usable import usable_rows
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.reanchor.anchors import Anchors, closest_vectors, drawn_vectors, random_vectors
 
@@ -54,7 +55,7 @@ def reanchor_(
         usage: running share of the vectors each code receives, float32, written in place; starts at zero.
         x: the vectors that were looked up.
         indices, distance: as returned by :func:`vqkernels.nearest_code`. A vector with index -1 or distance
-            NaN takes no part.
+            NaN takes no part, nor does one that is not finite or longer than 2^62.
         decay: of the running usage, in [0, 1).
         anchor: ``"closest"`` (the vector nearest to the code), ``"random"`` (every vector falls to one of the codes
             that hardly anybody uses, and each such code takes one of those that fall to it; with none it stays) or
@@ -99,7 +100,7 @@ def reanchor_(
     book, share = (codebook, usage) if codebook.dim() == 3 else (codebook[None], usage[None])
     g, k, d = book.shape
     rows = x.reshape(-1, g, d)
-    used = torch.where(distance.isnan(), -1, indices).reshape(-1, g)
+    used = torch.where(distance.isnan().reshape(-1, g) | ~usable_rows(rows), -1, indices.reshape(-1, g))
     count = code_stats(rows[..., :1], used, k, groups=g, backend=backend).count
     anchors = choose_anchors(
         book, share, rows, used, decay=decay, anchor=anchor, metric=metric, seed=seed, backend=backend
@@ -169,5 +170,6 @@ def move_(
 ) -> None:
     pull = pull[..., None]
     moved = torch.lerp(codebook, target.to(codebook.dtype), pull.to(codebook.dtype))
-    # the target of a code that stays is not read: it may be NaN
-    codebook.copy_(torch.where(pull > 0, moved, codebook))
+    # the target of a code that stays is not read: it may be NaN; a code that would not be finite stays
+    moves = (pull > 0) & moved.isfinite().all(dim=-1, keepdim=True)
+    codebook.copy_(torch.where(moves, moved, codebook))

@@ -22,6 +22,7 @@ from vqkernels._core.checks import (
     check_writable,
 )
 from vqkernels._core.shown import shape_of
+from vqkernels._core.usable import usable_rows
 from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.draw_rows import draw_rows
 from vqkernels.ops.gather_codes import gather_codes
@@ -62,7 +63,7 @@ def semantic_reanchor_(
         usage: running share of the vectors each code receives, float32, written in place; starts at zero.
         x: the vectors that were looked up.
         indices, distance: as returned by :func:`vqkernels.multilevel_nearest_code`. A vector with index -1 or
-            distance NaN takes no part.
+            distance NaN takes no part, nor does one that is not finite or longer than 2^62.
         labels: class of each vector, int64 or int32 in ``[-1, C)``; -1 is no class: the anchor then stands for it.
         class_embedding: one row per class; its width H says where the high level ends.
         decay: of the running usage, in [0, 1).
@@ -117,8 +118,8 @@ def semantic_reanchor_(
     check_number("high_weight", high_weight, 0)
 
     high = class_embedding.shape[1]
-    used = torch.where(distance.isnan(), -1, indices).reshape(-1)
     rows, given = x.reshape(-1, d), labels.reshape(-1)
+    used = torch.where(distance.isnan().reshape(-1) | ~usable_rows(rows), -1, indices.reshape(-1))
     anchors = choose_semantic_anchors(
         codebook, rows, used, given, high=high, high_weight=high_weight, anchor=anchor, seed=seed, backend=backend
     )

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from vqkernels._core.checks import check_floating, check_indices
+from vqkernels._core.usable import usable_rows
 from vqkernels.compat._running_means import RunningMeans, State
-from vqkernels.nn.rows import finite_rows, masked_mean_square, without_nonfinite
+from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.ops.ema_update import no_step_if_empty
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
@@ -94,7 +95,7 @@ class EuclideanCodebook(RunningMeans):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> [..., D], [...]
         """The codes from before this step's update, and their indices."""
-        return self.look_up(x, finite_rows(x))
+        return self.look_up(x, usable_rows(x))
 
     def look_up(
         self,
@@ -208,7 +209,7 @@ class VectorQuantization(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [B, dim, N]
         """``(quantize [B, dim, N], embed_ind [B, N], loss [1])``; the loss is 0 in evaluation."""
-        x, usable = without_nonfinite(_channels_last(x))
+        x, usable = without_unusable(_channels_last(x))
         x = self.project_in(x)
         codes, index = self._codebook.look_up(x, usable)
         # to call backward on, whatever else it consists of; a graph cannot make such a leaf
@@ -286,7 +287,7 @@ class ResidualVectorQuantization(nn.Module):
 
 def _candidates(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> [N, 1, D], [N, 1]
     rows = x.detach().reshape(-1, 1, x.shape[-1])
-    return rows, torch.where(finite_rows(rows), 0, -1)
+    return rows, torch.where(usable_rows(rows), 0, -1)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:  # [B, dim, N] -> [B, N, dim]
