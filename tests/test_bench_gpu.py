@@ -64,7 +64,7 @@ def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.Captur
         assert all(finding["same indices"] for finding in timed)
     recipe = found["steps"]["recipe"]["findings"]
     assert all(recipe[name]["finite"] for name in ("recipe", "drop-in", "no quantizer"))
-    assert recipe["recipe"]["quantizer seconds"] > 10 * recipe["no quantizer"]["quantizer seconds"] > 0
+    assert recipe["recipe"]["quantizer seconds"] > recipe["no quantizer"]["quantizer seconds"] > 0
     rates = found["steps"]["rates"]["findings"]
     assert all(rates[name]["per second"] > 0 for name in ("integer minimum", "float minimum", "exponential"))
     assert all(f["within rounding"] for name, f in found["steps"]["updates"]["findings"].items() if "torch" in name)
