@@ -47,9 +47,9 @@ def test_fsq(levels: list[int], drawn: tuple[int, float], symmetric: bool, hard:
 def test_every_index_is_its_own_code(levels: list[int], drawn: tuple[int, float]) -> None:
     size = math.prod(levels)
     indices = torch.randint(0, size, (50,), generator=torch.Generator().manual_seed(drawn[0]))
-    places, dtype = radix_basis(levels)
-    basis, counts = torch.tensor(places, dtype=dtype), torch.tensor(levels)
-    digits = digits_of(indices, basis, counts)
+    basis = radix_basis(levels)
+    assert basis is not None
+    digits = digits_of(indices, basis, torch.tensor(levels))
     assert torch.equal(indices_of(digits, basis).long(), indices)
     for quantizer in (adapters.FSQ(levels, preserve_symmetry=True), adapters.LatentQuantize(levels, len(levels))):
         codes = quantizer.indices_to_codes(indices[None])
