@@ -56,7 +56,7 @@ def seqgan_pocket() -> TokenizerRun:
     """SeQ-GAN at 64 pixels and 8x8 tokens: 1024 codes, EfficientNet's features in place of VGG's.
 
     Codes have 8 dimensions and unit length, and the entropy a temperature of 0.1: squared distances of 256 dimensions
-    at temperature 1 leave the codebook where it is for thousands of steps.
+    at temperature 1 take far longer to spread the codes than this training is.
     """
     first = TokenizerStage(
         name="semantic",

@@ -88,7 +88,7 @@ def lc_training(recipe: str, config: network.VQGANConfig, quantizer: QuantizerCo
 def vqgan_pocket() -> TokenizerRun:
     """VQGAN at 64 pixels and 8x8 tokens: 1024 codes of 8 dimensions that start as k-means of encoder outputs.
 
-    256 dimensions and the published start leave a handful of codes in use after a few hundred steps.
+    Few dimensions and a start from data keep codes in use over a training that is a thousandth of the published one.
     """
     quantizer = QuantizerConfig(
         codebook="learned", num_codes=1024, code_dim=8, commitment_weight=1.0, codebook_weight=0.25, init="kmeans"

@@ -14,7 +14,7 @@ def vqgan_lc() -> TokenizerRun:
     """VQGAN-LC f16: 100,000 codes behind a linear projector to 8 dimensions, from codebook.npy.
 
     ``python -m models.extract_features IMAGENET --out features`` and ``python -m vqkernels.kmeans features --k 100000
-    --out codebook.npy`` make the file; ``--features-pick`` and others of its options work with networks by name.
+    --out codebook.npy`` make the file. ``--features clip`` clusters training crops.
     """
     return lc_training("vqgan_lc", network.vqgan_f16(), _frozen(8))
 
@@ -27,7 +27,7 @@ def vqgan_lc_f8() -> TokenizerRun:
 def vqgan_lc_pocket() -> TokenizerRun:
     """VQGAN-LC at 64 pixels and 8x8 tokens: 4096 codes of EfficientNet's features of the training photographs.
 
-    The projector starts matched to the encoder's first outputs: the published start needs an epoch to find them.
+    The projector starts matched to the encoder's first outputs, for want of time to bring them together.
     """
     quantizer = dataclasses.replace(
         _frozen(8), num_codes=4096, features="efficientnet_lite0", features_size=128, init="matched"

@@ -27,7 +27,7 @@ from vqkernels.distributed import stats_of_all
 from vqkernels.testing import assert_bitwise_equal
 
 FITTED = ("learned", "ema", "online-closest", "matched")
-SHARDED = ("online-closest", "online-drawn", "ema", "taming", "expiring")
+SHARDED = ("online-closest", "online-drawn", "semantic", "ema", "taming", "expiring")
 
 
 def batch(step: int, rank: int) -> torch.Tensor:
@@ -40,6 +40,12 @@ def quantizer(kind: str) -> nn.Module:
         return EMAVectorQuantizer(16, 8, 0.25)
     if kind == "expiring":
         return VectorQuantize(8, 16, learnable_codebook=True, ema_update=False, threshold_ema_dead_code=0.5)
+    if kind == "semantic":
+        made = vqkernels.VectorQuantizer(
+            8, 16, codebook=vqkernels.SemanticClustering(num_classes=3, init_scale=1.0, label="histogram")
+        )
+        made.table.classes.requires_grad_(False)  # no loss here trains them
+        return made
     return vqkernels.VectorQuantizer(8, 16, codebook=KINDS[kind](16))
 
 
@@ -52,7 +58,9 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [N, 8] -> []
         rows = self.encoder(x)
         images = isinstance(self.quantizer, EMAVectorQuantizer)
-        out = self.quantizer(rows[:, :, None, None] if images else rows)
+        semantic = hasattr(getattr(self.quantizer, "table", None), "classes")
+        given = {"labels": torch.arange(len(x)) % 3} if semantic else {}
+        out = self.quantizer(rows[:, :, None, None] if images else rows, **given)
         loss = out.loss if isinstance(out, vqkernels.QuantizerOutput) else out[1] if images else out[2]
         return out[0].square().mean() + loss
 

@@ -25,7 +25,9 @@ class Segment(nn.Module):
         self.before, self.quantizer, self.after = nn.Linear(8, 8), quantizer, nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        out = self.quantizer(self.before(x).tanh())
+        semantic = hasattr(getattr(self.quantizer, "table", None), "classes")
+        given = {"labels": torch.arange(len(x)) % 3} if semantic else {}
+        out = self.quantizer(self.before(x).tanh(), **given)
         return self.after(out.quantized).sigmoid(), out.loss, out.indices
 
 
@@ -34,6 +36,9 @@ def segment(kind: str) -> Segment:
     if kind == "entropy":
         part = Regularizer(name="entropy", loss=EntropyLoss(temperature=0.5), weight=0.1)
         return Segment(vqkernels.VectorQuantizer(8, 16, codebook=KINDS["online-drawn"](16), regularizers=[part]))
+    if kind == "semantic":
+        kind_of_codes = vqkernels.SemanticClustering(num_classes=3, init_scale=1.0, label="histogram")
+        return Segment(vqkernels.VectorQuantizer(8, 16, codebook=kind_of_codes))
     return Segment(compose(kind, 8, 16))
 
 
@@ -62,7 +67,7 @@ def train(module: Segment, batches: list[torch.Tensor], how: Any, together: bool
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize("kind", [*KINDS, *COMPOSED, "entropy"])
+@pytest.mark.parametrize("kind", [*KINDS, *COMPOSED, "entropy", "semantic"])
 def test_a_checkpoint_changes_nothing(kind: str, together: bool, reentrant: bool) -> None:
     plain, checkpointed = segment(kind), segment(kind)
     batches = [torch.randn(12, 8) for _ in range(4)]

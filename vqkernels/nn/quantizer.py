@@ -86,8 +86,9 @@ class VectorQuantizer(nn.Module):
 
     Numerics:
         The lookup is exact. Losses are float32 (float64 for float64 ``x``) under any autocast; ``quantized``
-        has the dtype of ``x``. A vector with a non-finite entry gets index 0 and the value of code 0; it
-        takes no part in losses and updates, and no gradient reaches it.
+        has the dtype of ``x``. A vector that is not finite gets index 0 and the value of code 0; it
+        takes no part in losses and updates, and no gradient reaches it. Nor does one longer than 2^62 take part:
+        float32 may not hold its squared distances.
 
     State:
         Codebooks and statistics move in the forward of training mode, once per call. A forward that a checkpoint
