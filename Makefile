@@ -3,6 +3,7 @@
 #   make demo    train and compare tokenizers on real photographs -> runs/demo/report.html
 #   make test    the test suite (make test-slow: the long tests too; make test-kernels: under other kernels of torch)
 #   make bench   CPU lookup against faiss, torch and scikit-learn -> bench/results/
+#   make docs    the documentation -> site/index.html
 #   make lint    ruff, mypy, clang-format
 #
 # PYTHON  interpreter that creates .venv (3.11 or newer)
@@ -18,7 +19,7 @@ BUILT := $(VENV)/.built
 KERNELS := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-slow test-kernels bench lint format clean
+.PHONY: demo test test-slow test-kernels bench docs lint format clean
 
 demo: $(BUILT)
 	$(BIN)/python -m models.demo
@@ -36,6 +37,9 @@ test-kernels: $(BUILT)
 bench: $(BUILT)
 	$(BIN)/python -m bench.run --op nearest_code
 
+docs: $(ENV)
+	$(BIN)/python docs/build_site/build.py
+
 lint: $(ENV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +55,7 @@ $(ENV): pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit("vqkernels needs Python 3.11 or newer, got " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel pybind11 ninja
-	VQKERNELS_BUILD=none $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[models,bench,dev]'
+	VQKERNELS_BUILD=none $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[models,bench,dev,docs]'
 	# compared with their adapters; torchaudio, torchvision and what else they ask for is not for quantizers
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps encodec==0.1.1 taming-transformers-rom1504==0.0.6
 	touch $@
@@ -62,5 +66,5 @@ $(BUILT): $(ENV) $(KERNELS)
 	touch $@
 
 clean:
-	rm -rf build runs vqkernels/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build runs site vqkernels/*.so .pytest_cache .mypy_cache .ruff_cache
 	rm -f $(BUILT)

@@ -29,7 +29,7 @@ class Block(NamedTuple):
 DOCUMENTS = [
     path
     for path in sorted(ROOT.rglob("*.md"))
-    if not any(part.startswith(".") or part in ("build", "runs") for part in path.relative_to(ROOT).parts)
+    if not any(part.startswith(".") or part in ("build", "runs", "site") for part in path.relative_to(ROOT).parts)
 ]
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 

@@ -1,0 +1,115 @@
+"""The documentation: every page has its place, every public name its entry, and the site needs no network.
+
+That its snippets run, its links exist and its commands parse, ``test_readme.py`` checks as for every document.
+Oracles: the files of the repository, ``__all__`` of the packages, and the strict build itself.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+import pytest
+import yaml
+
+import vqkernels
+import vqkernels.nn
+import vqkernels.testing
+from docs.build_site.docstrings import Docstrings
+from docs.build_site.hooks import documents
+
+ROOT = Path(__file__).parents[1]
+CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+# what a browser loads by itself; a link to follow is none
+LOADED = re.compile(
+    r"""<(?:script|img|iframe|source)[^>]*\ssrc="?([^"\s>]+)|<link[^>]*\shref="?([^"\s>]+)|url\(["']?([^)"']+)"""
+)
+
+
+def pages(nav: list[Any]) -> Iterator[str]:
+    for entry in nav:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else pages(value)
+
+
+def test_every_page_has_its_place() -> None:
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    placed = list(pages(CONFIG["nav"]))
+    assert len(placed) == len(set(placed))
+    assert set(placed) == written | set(documents()), "the nav of mkdocs.yml has other pages than there are documents"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = re.findall(
+        r"^::: (\S+)$", "\n".join(p.read_text() for p in (ROOT / "docs/api").glob("*.md")), re.MULTILINE
+    )
+    assert len(shown) == len(set(shown))
+    public = {f"vqkernels.{name}" for name in vqkernels.__all__ if name != "__version__"}
+    public |= {f"vqkernels.nn.{name}" for name in vqkernels.nn.__all__ if name not in vqkernels.__all__}
+    public |= {f"vqkernels.testing.{name}" for name in vqkernels.testing.__all__}
+    assert public - set(shown) == set(), "docs/api has no entry for a public name"
+    for name in shown:
+        scope: Any = vqkernels
+        for part in name.split(".")[1:]:
+            scope = getattr(scope, part)
+
+
+def test_docstrings_become_markdown(tmp_path: Path) -> None:
+    source = '''
+class Pair:
+    """A pair, as of :func:`pair`; see :class:`Other`::
+
+        first, second
+
+    Example:
+        >>> 1
+        1
+    """
+
+    first: int  # [N] int64
+
+    def swap(self):
+        """The other way round, unlike :meth:`first`."""
+
+def pair(): ...
+'''
+    (tmp_path / "made.py").write_text(source)
+    loaded = griffe.load(
+        "made", search_paths=[tmp_path], extensions=griffe.load_extensions(Docstrings), resolve_aliases=False
+    )
+    told = loaded["Pair"].docstring.value
+    assert "as of [`pair`][made.pair]; see `Other`:\n" in told
+    assert "Examples:\n" in told
+    assert loaded["Pair.swap"].docstring.value == "The other way round, unlike [`first`][made.Pair.first]."
+    assert loaded["Pair.first"].docstring.value == "`[N] int64`"
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "docs/build_site/build.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    built = [path for kind in ("html", "css") for path in tmp_path.rglob(f"*.{kind}")]
+    assert len(built) > len(list(pages(CONFIG["nav"])))
+    outside = {
+        (path.name, target)
+        for path in built
+        for found in LOADED.findall(path.read_text())
+        if (target := next(filter(None, found))).startswith(("http:", "https:", "//"))
+    }
+    assert outside == set()
+
+
+def test_what_is_loaded_from_outside_is_found() -> None:
+    page = '<script src="https://a.b/c.js"></script><link rel=x href=//a.b/d.css><a href="https://e.f"> url(http://g.h/i)'
+    found = [next(filter(None, groups)) for groups in LOADED.findall(page)]
+    assert found == ["https://a.b/c.js", "//a.b/d.css", "http://g.h/i"]
