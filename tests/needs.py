@@ -36,3 +36,20 @@ def encodec(name: str) -> Any:
         package.__path__ = list(spec.submodule_search_locations or ())
         sys.modules["encodec"] = package
     return import_library(f"encodec.quantization.{name}")
+
+
+def higgs_audio() -> Any:
+    """The model file of ``higgs_audio_v2_tokenizer`` in transformers.
+
+    It loads torchaudio, which resamples what another model inside is given; its quantizers do not need it.
+    """
+    name = "transformers.models.higgs_audio_v2_tokenizer.modeling_higgs_audio_v2_tokenizer"
+    import_library("transformers")
+    absent = name not in sys.modules and importlib.util.find_spec("torchaudio") is None
+    if absent:
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    try:
+        return importlib.import_module(name)
+    finally:
+        if absent:
+            del sys.modules["torchaudio"]

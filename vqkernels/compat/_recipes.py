@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from vqkernels.compat._running_means import recall_started
+from vqkernels.compat.transformers import CLASSES
 from vqkernels.distributed import world
 
 Read = Callable[[Any], Any]
@@ -26,6 +27,7 @@ class Recipe(NamedTuple):
     carry: tuple[str, ...] = ()  # attributes that replace what the constructor made of its arguments
     settle: Callable[[Any], None] = lambda adapter: None  # when all of the model has been replaced
     internal: bool = False  # a part of a quantizer, which is not reported by itself
+    derived: tuple[str, ...] = ()  # of an adapter derived from the original: the attributes that it counts on
 
 
 def _given(**values: Any) -> dict[str, Read]:
@@ -249,6 +251,12 @@ RECIPES = {
 }
 # its place before diffusers 0.21
 RECIPES["diffusers.models.vae.VectorQuantizer"] = RECIPES["diffusers.models.autoencoders.vae.VectorQuantizer"]
+RECIPES |= {
+    f"{original.module}.{name}": Recipe(f"transformers:{name}", derived=original.expected)
+    for name, original in CLASSES.items()
+}
+# what looks like a quantizer and leaves everything to those inside
+AROUND = {f"{original.module}.{name}" for original in CLASSES.values() for name in original.around}
 
 
 def recipe_for(module: nn.Module) -> Recipe | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from vqkernels.compat._recipes import Recipe, class_name, recipe_for
+from vqkernels.compat._recipes import AROUND, Recipe, class_name, recipe_for
 
 _LOOKS_LIKE_A_QUANTIZER = re.compile(r"(?i:quantiz|codebook)|(FSP|FSQ|LFQ|VQ)$")
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -36,8 +36,10 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
     are not imported.
 
     Known are ``VectorQuantizer`` of diffusers (as in ``VQModel``), the quantizers of vector-quantize-pytorch except
-    ``FSP``, ``LatentQuantize`` and ``EvoLFQ``, those of encodec and of taming-transformers, and that of
-    LlamaGen. ``vqkernels/compat/README.md`` lists what the adapters do differently.
+    ``FSP``, ``LatentQuantize`` and ``EvoLFQ``, those of encodec and of taming-transformers, that of LlamaGen, and
+    those of transformers that look for the nearest code: in Encodec, DAC, Mimi, X-Codec, Higgs Audio, WavTokenizer,
+    Chameleon, Emu3, GLM-Image, Janus and Apertus. ``vqkernels/compat/README.md`` lists what the adapters do
+    differently.
 
     Args:
         model: the model, which may itself be such a quantizer.
@@ -58,7 +60,7 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
         >>> vqkernels.replace_quantizers(model)  # nothing to do: it is one of ours already
         ReplacedQuantizers(replaced={}, left={})
     """
-    adapters: dict[str, tuple[nn.Module, nn.Module, Recipe]] = {}
+    adapters: dict[str, tuple[nn.Module, nn.Module | type[nn.Module], Recipe]] = {}
     left = {}
     for path, module in model.named_modules():
         recipe = recipe_for(module)
@@ -79,18 +81,23 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
 def _is_unknown_quantizer(module: nn.Module) -> bool:
     ours = class_name(type(module)).startswith(("vqkernels.", "torch."))
     looks = any(_LOOKS_LIKE_A_QUANTIZER.search(base.__name__) for base in type(module).__mro__)
-    return looks and not ours and recipe_for(module) is None
+    return looks and not ours and recipe_for(module) is None and class_name(type(module)) not in AROUND
 
 
-def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module:
-    """An adapter around the tensors and submodules of an original, which does not change."""
+def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module | type[nn.Module]:
+    """An adapter around the tensors and submodules of an original, which does not change; or a class for it."""
     what = f"{path or 'model'}: expected {class_name(type(original))} as its library builds it"
-    if "forward" in vars(original):
-        raise NotImplementedError(f"{what}, got one with another forward")
+    methods = [name for name in ("forward", *recipe.derived) if hasattr(type(original), name)]
+    if (other := next((name for name in methods if name in vars(original)), None)) is not None:
+        raise NotImplementedError(f"{what}, got one with another {other}")
     if (unknown := next(filter(_is_unknown_quantizer, original.modules()), None)) is not None:
         raise NotImplementedError(f"{what}, got one made of {class_name(type(unknown))}")
     submodule, _, name = recipe.adapter.partition(":")
-    kind = getattr(importlib.import_module(f"vqkernels.compat.{submodule}"), name)
+    kind: type[nn.Module] = getattr(importlib.import_module(f"vqkernels.compat.{submodule}"), name)
+    if recipe.derived:
+        if (absent := next((name for name in recipe.derived if not hasattr(original, name)), None)) is not None:
+            raise NotImplementedError(f"{what}, got one without {absent}")
+        return kind
     options = {}
     for argument in sorted(_arguments(kind) | recipe.read.keys()):
         read = recipe.read.get(argument, attrgetter(argument))
@@ -159,8 +166,11 @@ def _state_names(module: nn.Module, saved: bool = False) -> set[str]:
     }
 
 
-def _become(module: nn.Module, adapter: nn.Module) -> None:
+def _become(module: nn.Module, adapter: nn.Module | type[nn.Module]) -> None:
     """Make a module the adapter, without making it another object."""
+    if isinstance(adapter, type):
+        module.__class__ = adapter
+        return
     mine, theirs = vars(adapter), vars(module)
     for name in _ABOUT:
         if isinstance(theirs[name], dict):
