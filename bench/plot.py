@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import readme, table
-from bench.machine import ROOT
 from bench.ours import OURS
 from bench.record import CaseRecord, Run, load
 
@@ -36,18 +35,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.plot",
         description=__doc__,
-        epilog="Where the README has the lines <!-- bench:OP:begin --> and <!-- bench:OP:end --> (OP_cuda for a "
-        "result from a GPU), what is between them is replaced by the table; between <!-- bench:gpu:begin --> and its "
-        "end stands what bench/results/ tells about GPUs.",
+        epilog="Where a file has the lines <!-- bench:OP:begin --> and <!-- bench:OP:end --> (OP_cuda for results "
+        "from GPUs), what is between them is replaced by the tables, one for each processor; between "
+        "<!-- bench:summary:begin --> and <!-- bench:gpu:begin --> and their ends stands what bench/results/ tells "
+        "of all processors and of GPUs.",
     )
     parser.add_argument("json", type=Path, nargs="*", help="results of bench.run (default: the newest complete ones)")
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "assets",
+        default=readme.CHARTS,
         help="folder of the charts (default: assets/ of the repository)",
     )
-    parser.add_argument("--readme", type=Path, help="also write the tables into this file")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="also write the tables into these files (without one: README.md and docs/benchmarks.md)",
+    )
     parser.add_argument(
         "--case",
         action="append",
@@ -57,18 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        drawn = {}
+        drawn = []
         for path in args.json or readme.newest().values():
             run = load(path)
             run.cases = [c for c in run.cases if not args.case or any(part in c.name for part in args.case)]
             if not run.cases:
                 raise ValueError(f"{path}: no case to draw")
-            drawn[f"bench:{readme.name(run)}"] = path
+            drawn.append(path)
             for chart in save_chart(run, args.out):
                 print(os.path.relpath(chart), file=sys.stderr)
-        if args.readme:
-            readme.write(args.readme, drawn)
-            print(os.path.relpath(args.readme), file=sys.stderr)
+        if args.readme is not None:
+            documents = args.readme or readme.DOCUMENTS
+            readme.write(documents, drawn, args.out)
+            for document in documents:
+                print(os.path.relpath(document), file=sys.stderr)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     return 0
@@ -80,7 +88,7 @@ def save_chart(run: Run, folder: Path) -> list[Path]:
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"bench_{readme.name(run)}.{kind}" for kind in ("svg", "png")]
+    paths = [folder / f"{readme.chart_name(run)}.{kind}" for kind in ("svg", "png")]
     style: dict[Any, Any] = {
         "svg.hashsalt": "vqkernels",
         "svg.fonttype": "none",

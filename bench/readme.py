@@ -1,75 +1,166 @@
-"""The README's figures: which results there are, and the text made of them."""
+"""The figures of README and documentation: which results there are, and the text made of them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from bench import table
 from bench.case import DEVICES
-from bench.machine import ROOT
+from bench.machine import ROOT, slug
 from bench.record import Run, load
 from bench.registry import OPS
 
 RESULTS = ROOT / "bench" / "results"
+CHARTS = ROOT / "assets"
+# what holds figures: a summary, and everything
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 GPU_BLOCK = "bench:gpu"
+SUMMARY_BLOCK = "bench:summary"
 
 
 def newest(folder: Path = RESULTS) -> dict[tuple[str, str], Path]:
-    """The latest complete result of every op and kind of device that has one: ``(op, kind) -> path``."""
+    """The latest complete result of every op on every processor that has one: ``(op, processor) -> path``."""
     runs = {path: load(path) for path in folder.glob("*/*.json")}
-    by_date = sorted(runs, key=lambda path: runs[path].environment["date"])
-    found = {(runs[path].op, runs[path].device): path for path in by_date if runs[path].complete}
-    order = ((op, device) for op in OPS for device in DEVICES)
+    by_date = [path for path in sorted(runs, key=lambda path: runs[path].environment["date"]) if runs[path].complete]
+    # a processor that learned a new instruction set is the same one
+    latest = {(runs[path].op, _identity(runs[path])): path for path in by_date}
+    found = {(runs[path].op, processor(runs[path])): path for path in latest.values()}
+    kinds = {name: DEVICES.index(runs[path].device) for (_, name), path in found.items()}
+    order = ((op, name) for op in OPS for name in sorted(kinds, key=lambda name: (kinds[name], name)))
     return {key: found[key] for key in order if key in found}
 
 
-def name(run: Run) -> str:
-    """How charts and blocks of a result are called."""
-    return run.op if run.device == "cpu" else f"{run.op}_{run.device}"
+def _identity(run: Run) -> str:
+    stamp = run.environment
+    return slug(stamp) if run.device != "cpu" else f"{slug(stamp)} {stamp['cpu']['family']}"
 
 
-def gpu_status(found: dict[tuple[str, str], Path] | None = None) -> str:
+def processor(run: Run) -> str:
+    """Name of what was measured, as part of a file name: the processor and the instruction set in use, or the GPU."""
+    return slug(run.environment) if run.device != "cpu" else f"{slug(run.environment)}-{table.isa(run)}"
+
+
+def block(run: Run) -> str:
+    """Where in a document a result belongs: the results of all processors together, those of GPUs apart."""
+    return f"bench:{run.op}" if run.device == "cpu" else f"bench:{run.op}_{run.device}"
+
+
+def chart_name(run: Run) -> str:
+    return f"bench_{run.op}_{processor(run)}"
+
+
+def gpu_status(found: Mapping[tuple[str, str], Path] | None = None) -> str:
     """What can be said about GPUs, by what was measured on one."""
-    found = newest() if found is None else found
-    measured = {op: path for (op, device), path in found.items() if device == "cuda"}
+    runs = [load(path) for path in (newest() if found is None else found).values()]
+    measured = [run for run in runs if run.device == "cuda"]
     if not measured:
         return (
             "**GPU figures are not measured yet**: `bench/results/` holds no result from one. "
             "`python -m bench.gpu_suite --out DIR` is the one command that measures them."
         )
     lines = []
-    for op, path in measured.items():
-        cases = [case for case in load(path).cases if case.speedup is not None]
-        ratios = sorted(case.speedup for case in cases if case.speedup is not None)
+    for run in measured:
+        ratios = sorted(_speedups(run))
         told = f"{table.times(ratios[0])} to {table.times(ratios[-1])} the best peer" if ratios else "no ratio"
-        lines.append(f"- `{op}`: {told}; {table.conditions(load(path))}")
-    missing = [op for op in OPS if op not in measured]
+        lines.append(f"- `{run.op}`: {told}; {table.conditions(run)}")
+    missing = [op for op in OPS if op not in {run.op for run in measured}]
     if missing:
         lines.append(f"- not measured on a GPU yet: {', '.join(f'`{op}`' for op in missing)}")
     return "\n".join(lines)
 
 
-def write(readme: Path, results: dict[str, Path]) -> None:
-    """Replace the table of each result, by block name, and what is said about GPUs.
+def summary(found: Mapping[tuple[str, str], Path]) -> str:
+    """A table for each processor: by how much the best exact peer of each case is slower."""
+    runs = [load(path) for path in found.values()]
+    tables = []
+    for name in dict.fromkeys(processor(run) for run in runs):
+        own = [run for run in runs if processor(run) == name and _speedups(run)]
+        if own:
+            tables.append("\n".join([*_summary_head(own[0]), *map(_summary_line, own), "", _summary_foot(own)]))
+    return "\n\n".join(tables)
+
+
+def _summary_head(run: Run) -> list[str]:
+    header = ("op", "cases", "least", "median", "most", f"vs {table.USUAL}")
+    return [f"**{table.machine(run)}**", "", f"| {' | '.join(header)} |", "|---|--:|--:|--:|--:|--:|"]
+
+
+def _summary_line(run: Run) -> str:
+    ratios = _speedups(run)
+    named = ((case, m) for case in run.cases for m in case.measurements if m.implementation == table.USUAL)
+    usual = [ratio for case, m in named if (ratio := case.ratio(m)) is not None]
+    cells = [f"`{run.op}`", str(len(ratios)), *(table.times(f(ratios)) for f in (min, median, max))]
+    return f"| {' | '.join([*cells, _span(usual)])} |"
+
+
+def _span(ratios: Sequence[float]) -> str:
+    return f"{table.times(min(ratios))} to {table.times(max(ratios))}" if ratios else ""
+
+
+def _summary_foot(runs: Sequence[Run]) -> str:
+    stamps = {(run.environment["commit"], run.environment["date"][:10]): None for run in runs}
+    measured = ", ".join(f"{commit} ({date})" for commit, date in stamps)
+    return f"Measured at {measured}."
+
+
+def _speedups(run: Run) -> list[float]:
+    return [case.speedup for case in run.cases if case.speedup is not None]
+
+
+def blocks(results: Sequence[Path], charts: Path, folder: Path) -> dict[str, str]:
+    """What stands in the blocks of a document in ``folder``: the tables of results, the summary, and of GPUs."""
+    told: dict[str, list[str]] = {}
+    for path in results:
+        run = load(path)
+        told.setdefault(block(run), []).append(_table(run, path, charts, folder.resolve()))
+    found = newest()
+    return {name: "\n\n".join(tables) for name, tables in told.items()} | {
+        SUMMARY_BLOCK: summary(found),
+        GPU_BLOCK: gpu_status(found),
+    }
+
+
+def write(documents: Sequence[Path], results: Sequence[Path], charts: Path = CHARTS) -> None:
+    """Replace the blocks that documents have.
 
     Raises:
-        ValueError: if a block has no place in the file.
+        ValueError: if a result has no place in any of them.
     """
-    for block, path in results.items():
-        source = os.path.relpath(path.resolve(), readme.resolve().parent)
-        write_between_markers(readme, block, table.markdown(load(path), source))
-    if f"<!-- {GPU_BLOCK}:begin -->" in readme.read_text():
-        write_between_markers(readme, GPU_BLOCK, gpu_status())
+    texts = {path: path.read_text() for path in documents}
+    for name in {block(load(path)) for path in results}:
+        if not any(_markers(name)[0] in text for text in texts.values()):
+            raise ValueError(f"{', '.join(map(str, documents))}: expected {_markers(name)[0]} in one of them")
+    for document, text in texts.items():
+        for name, told in blocks(results, charts, document.parent).items():
+            if _markers(name)[0] in text:
+                write_between_markers(document, name, told)
 
 
-def write_between_markers(path: Path, block: str, text: str) -> None:
-    """Replace what stands between ``<!-- block:begin -->`` and ``<!-- block:end -->``.
+def _table(run: Run, path: Path, charts: Path, folder: Path) -> str:
+    source, chart = (os.path.relpath(p.resolve(), folder) for p in (path, charts / f"{chart_name(run)}.svg"))
+    return f"{table.markdown(run, source)} Every implementation: [chart]({chart})."
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def between_markers(text: str, name: str) -> str:
+    """What stands in a block of a document."""
+    begin, end = _markers(name)
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def write_between_markers(path: Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
 
     Raises:
         ValueError: if the file does not have each marker once, in this order.
     """
-    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    begin, end = _markers(name)
     content = path.read_text()
     if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
         raise ValueError(f"{path}: expected {begin} and then {end}, once each")

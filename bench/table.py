@@ -148,14 +148,25 @@ def conditions(run: Run) -> str:
     """Where and how, in one sentence."""
     stamp = run.environment
     packages = dict(stamp["packages"])
-    isa = stamp["build"].get("isa", "") if stamp["isa"] == "auto" else stamp["isa"]
     backends = dict.fromkeys(str(case.ours.setting["backend"]) for case in run.cases)
-    detail = " ".join([*backends, *([isa] if isa and "cpu" in backends else [])])
+    detail = " ".join([*backends, *([isa(run)] if isa(run) and "cpu" in backends else [])])
     ours = f"vqkernels {packages.pop('vqkernels')} ({detail})"
     commit = stamp["commit"] + (" with local changes" if stamp["dirty"] else "")
     peers = ", ".join(f"{name} {version}" for name, version in packages.items())
     part = "" if run.complete else "; not a complete run"
     return f"{_machine(stamp)}; {ours} at {commit}; {peers}; {stamp['date'][:10]}; medians of interleaved runs{part}."
+
+
+def isa(run: Run) -> str:
+    """The instruction set that the C++ kernels used."""
+    stamp = run.environment
+    return str(stamp["build"].get("isa", "") if stamp["isa"] == "auto" else stamp["isa"])
+
+
+def machine(run: Run) -> str:
+    """The processor, with what of it was used."""
+    told = _machine(run.environment)
+    return f"{told.replace(' for everyone', '')}, {isa(run)}" if run.device == "cpu" else told
 
 
 def _machine(stamp: dict[str, Any]) -> str:

@@ -325,7 +325,8 @@ def test_plot_and_readme_come_from_the_file(tmp_path: Path) -> None:
     assert "old" not in text
     assert "**2.00x**" in text
     assert "[`r.json`](r.json)" in text
-    svg, png = (charts / f"bench_nearest_code.{kind}" for kind in ("svg", "png"))
+    assert "[chart](assets/bench_nearest_code_example-7-2c-avx512.svg)" in text
+    svg, png = (charts / f"bench_nearest_code_example-7-2c-avx512.{kind}" for kind in ("svg", "png"))
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert all(word in svg.read_text() for word in ("first", "second", "faiss", "4.00x", "0.10x"))
     # drawn again, the same bytes: the repository does not change without a new result
@@ -339,6 +340,10 @@ def test_a_readme_without_markers_is_refused(tmp_path: Path) -> None:
     page.write_text("<!-- bench:nearest_code:end --> <!-- bench:nearest_code:begin -->")
     with pytest.raises(ValueError, match="once each"):
         readme.write_between_markers(page, "bench:nearest_code", "table")
+    page.write_text("nothing")
+    record.save(_run(), result := tmp_path / "r.json")
+    with pytest.raises(ValueError, match="expected <!-- bench:nearest_code:begin --> in one of them"):
+        readme.write([page], [result])
 
 
 def test_compare_names_ratios_and_differences() -> None:
@@ -394,8 +399,8 @@ def test_a_gpu_result_has_its_own_table_and_chart(tmp_path: Path, monkeypatch: p
     record.save(_run(complete=False), results / "nearest_code" / "later.json")
     found = readme.newest(results)
     assert {key: path.name for key, path in found.items()} == {
-        ("nearest_code", "cpu"): "0.json",
-        ("nearest_code", "cuda"): "1.json",
+        ("nearest_code", "example-7-2c-avx512"): "0.json",
+        ("nearest_code", "example-9"): "1.json",
     }
     monkeypatch.setattr(readme, "newest", lambda: found)
     blocks = ("bench:nearest_code", "bench:nearest_code_cuda", "bench:gpu")
@@ -409,7 +414,44 @@ def test_a_gpu_result_has_its_own_table_and_chart(tmp_path: Path, monkeypatch: p
     assert "- `nearest_code`: 2.00x to 2.00x the best peer" in text
     assert "GPU figures are not measured yet" not in text
     assert "`top_codes`" in text
-    assert {path.name for path in tmp_path.glob("*.png")} == {"bench_nearest_code.png", "bench_nearest_code_cuda.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "bench_nearest_code_example-7-2c-avx512.png",
+        "bench_nearest_code_example-9.png",
+    }
+
+
+def test_every_processor_has_its_table_and_its_newest_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _run()
+    other = {**first.environment, "cpu": {**first.environment["cpu"], "model": "Other", "family": "y"}}
+    learned = {**first.environment, "build": {"isa": "amx"}, "date": "2020-02-01T00:00:00+00:00", "commit": "def"}
+    for number, stamp in enumerate((first.environment, other, learned)):
+        record.save(_run(environment=stamp), tmp_path / "nearest_code" / f"{number}.json")
+    found = readme.newest(tmp_path)
+    # the first processor, newer and with more instructions
+    assert {key[1]: path.name for key, path in found.items()} == {
+        "example-7-2c-amx": "2.json",
+        "other-2c-avx512": "1.json",
+    }
+    monkeypatch.setattr(readme, "newest", lambda: found)
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- bench:{n}:begin --><!-- bench:{n}:end -->" for n in ("nearest_code", "summary")))
+    readme.write([page], list(found.values()), tmp_path)
+    text = page.read_text()
+    assert text.count("| case |") == 2
+    assert text.index("[`nearest_code/2.json`]") < text.index("[`nearest_code/1.json`]")
+    assert text.count("| `nearest_code` | 2 | 2.00x | 3.00x | 4.00x |") == 2
+    assert "**Example(R) CPU 7 @ 2.00GHz, 2 threads, amx**" in text
+    assert "Measured at def (2020-02-01)." in text
+
+
+@pytest.mark.parametrize("document", readme.DOCUMENTS, ids=lambda path: path.name)
+def test_the_figures_of_the_documents_are_those_of_the_results(document: Path) -> None:
+    text, held = document.read_text(), 0
+    for name, told in readme.blocks(list(readme.newest().values()), readme.CHARTS, document.parent).items():
+        if f"<!-- {name}:begin -->" in text:
+            assert readme.between_markers(text, name) == told, "run `python -m bench.plot --readme`"
+            held += 1
+    assert held >= 2
 
 
 def test_a_peer_that_is_not_installed_is_reported() -> None:

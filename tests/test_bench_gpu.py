@@ -270,9 +270,8 @@ def test_usage_follows_its_law() -> None:
 
 
 def test_the_readme_says_what_was_measured_on_a_gpu() -> None:
-    text = (ROOT / "README.md").read_text()
-    told = text.partition(f"<!-- {readme.GPU_BLOCK}:begin -->")[2].partition(f"<!-- {readme.GPU_BLOCK}:end -->")[0]
-    assert told.strip() == readme.gpu_status(), "run `python -m bench.plot --readme README.md`"
+    told = readme.between_markers((ROOT / "README.md").read_text(), readme.GPU_BLOCK)
+    assert told == readme.gpu_status(), "run `python -m bench.plot --readme`"
     assert "not measured yet" in readme.gpu_status({})
 
 

@@ -20,6 +20,7 @@ import yaml
 import vqkernels
 import vqkernels.nn
 import vqkernels.testing
+from docs.build_site import pictures
 from docs.build_site.docstrings import Docstrings
 from docs.build_site.hooks import documents
 
@@ -113,3 +114,26 @@ def test_what_is_loaded_from_outside_is_found() -> None:
     page = '<script src="https://a.b/c.js"></script><link rel=x href=//a.b/d.css><a href="https://e.f"> url(http://g.h/i)'
     found = [next(filter(None, groups)) for groups in LOADED.findall(page)]
     assert found == ["https://a.b/c.js", "//a.b/d.css", "http://g.h/i"]
+
+
+def test_the_pictures_show_what_the_pages_say() -> None:
+    cancelled, known, blocks, summed = pictures.cancellation(), pictures.bounds(), pictures.boxes(), pictures.sums(20)
+    assert cancelled.expanded[-1] > cancelled.expanded[0]
+    assert cancelled.exact == [0.0] * len(cancelled.offsets)
+    # bounds are bounds, and the nearest code is among those that are left
+    assert (known.lower <= known.exact).all()
+    assert (known.lower[:, 0] <= known.limit).all()
+    assert 1 <= known.left[1] < known.left[0] < len(known.exact)
+    away = ((blocks.codes - blocks.query) ** 2).sum(1)
+    assert away.argmin() == blocks.nearest
+    inside = ((blocks.codes >= blocks.boxes[:, None, 0]) & (blocks.codes <= blocks.boxes[:, None, 1])).all(2)
+    assert inside.any(0).all()
+    assert blocks.scanned[inside[:, blocks.nearest]].all()
+    assert 0 < blocks.scanned.sum() < len(blocks.boxes)
+    assert len(set(summed.integers)) == 1 < len(set(summed.floats))
+
+
+def test_every_picture_is_drawn_and_shown(tmp_path: Path) -> None:
+    drawn = {path.name for path in pictures.draw_all(tmp_path)}
+    assert drawn == {path.name for path in pictures.FOLDER.glob("*.svg")}
+    assert drawn <= set(re.findall(r"assets/kernels/([\w.]+)\)", (ROOT / "docs/kernels.md").read_text()))

@@ -15,6 +15,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
+_RESULTS = ROOT / "models" / "results" / "claims"
+_CLAIMS = "<!-- claims -->"
 _LINK = re.compile(r"(\]\(|<img[^>]* src=\")([^)#\s\":]+)(?=[)#\s\"])")
 
 
@@ -32,6 +34,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    markdown = markdown.replace(_CLAIMS, claims()) if _CLAIMS in markdown else markdown
     here = page.file.src_uri
     source = here if here in documents() else f"docs/{here}"
 
@@ -52,6 +55,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return found[1] + posixpath.relpath(uri, posixpath.dirname(here) or ".")
 
     return _LINK.sub(link, markdown)
+
+
+def claims() -> str:
+    """The table of all results that are recorded."""
+    if not list(_RESULTS.glob("*.json")):
+        return "No result is recorded in `models/results/claims` yet."
+    from models.report.claims import read_results, readme_table
+
+    return readme_table(read_results(_RESULTS))
 
 
 def _file(path: str, config: MkDocsConfig) -> File:
