@@ -18,6 +18,7 @@ WIDTH, HEIGHT = 420, 270
 LEFT, TOP, BOTTOM = 46, 30, 40
 LABEL_ROOM = 92  # right of the plot, for the names at the line ends
 LABEL_GAP = 13  # least distance between two names
+NAME_ROOM, ROW = 150, 24  # of a chart of dots: left of the plot, and the height of a name
 SIDE = 300  # of a scatter
 USAGE_LEVELS = 5
 
@@ -104,6 +105,38 @@ def line_chart(series: Sequence[Series], *, title: str, x_axis: Axis, y_axis: Ax
     ]
     opening = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>'
     return Markup("".join([opening, *_axes(x_scale, y_scale), *lines, "</svg>"]))
+
+
+def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str, axis: Axis) -> Markup:
+    """A row for every name: a dot for each of its finite values and a stroke at their mean."""
+    units = [axis.on_axis(np.array(values, float)) for _, values in rows]
+    every = np.concatenate(units) if units else np.array([])
+    if not np.isfinite(every).any():
+        return _nothing(title)
+    floor = TOP + ROW * len(rows)
+    scale = Scale.fit(axis, every, NAME_ROOM, WIDTH - 12)
+    height, middle = floor + BOTTOM, (scale.start + scale.end) / 2
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img"><title>{escape(title)}</title>']
+    for at, text in scale.ticks(4):
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{floor}"/>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{floor + 17}" text-anchor="middle">{text}</text>')
+    for number, ((name, _), values) in enumerate(zip(rows, units, strict=True)):
+        y, finite = TOP + ROW * (number + 0.5), values[np.isfinite(values)]
+        parts.append(
+            f'<text class="tick" x="{NAME_ROOM - 9}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+        parts.append(f'<path class="grid" d="M{NAME_ROOM} {y:.1f}H{WIDTH - 12}"/>')
+        if len(finite):
+            places, mean = scale.place(finite), float(scale.place(finite.mean()))
+            parts.append(
+                f'<g class="s3"><path class="dot" d="{_dots(np.stack([places, np.full_like(places, y)], 1))}"/>'
+            )
+            parts.append(f'<path class="mean" d="M{mean:.1f} {y - 8:.1f}v16"/></g>')
+    parts.append(f'<path class="axis" d="M{NAME_ROOM} {floor}H{WIDTH - 12}"/>')
+    parts.append(
+        f'<text class="label" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(axis.label)}</text>'
+    )
+    return Markup("".join(parts) + "</svg>")
 
 
 def _points(series: Series, x_axis: Axis, y_axis: Axis) -> np.ndarray:  # [N, 2] in axis units, NaN in pairs

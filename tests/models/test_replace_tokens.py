@@ -14,7 +14,8 @@ from models.data.loader import Loader
 from models.data.source import open_source
 from models.data.transforms import Crop
 from models.errors import UserError
-from models.replace_tokens import main, replaced, replacement_curve
+from models.evaluation.replacement import replaced, replacement_curve
+from models.replace_tokens import main
 from models.train_tokenizer import train
 from models.training.runs import load_tokenizer
 from models.training.tokenizer_run import TokenizerRun, replace_stage
