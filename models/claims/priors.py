@@ -25,7 +25,7 @@ from models.priors.video import VideoConfig
 from models.training.prior_data import unscaled_latents
 from models.training.runs import load_codec, load_prior, load_prior_config
 
-_SAMPLES = 192  # drawn for a distance
+_SAMPLES = 128  # drawn for a distance
 _REAL = 512  # decoded training crops that they are compared with
 _AT_ONCE = 64
 
@@ -113,12 +113,12 @@ NAR_STEPS = Claim(
     published="FID on ImageNet with the same tokenizer: 4.99 in 12 passes, 7.55 autoregressive",
     pocket=Trial(
         form="MaskGIT of two layers of 96 on 64 codes of photographs; Frechet distance of EfficientNet's embeddings "
-        "between 192 samples and 512 decoded training crops (not FID).",
+        "between 128 samples and 512 decoded training crops (not FID).",
         variants=(Variant(name="masked", run=prior("nar_pocket", codes(entropic(0.01, alpha=0.4)))),),
         measure=steps_to_quality,
         metrics=tuple(Metric(key=f"fd_{steps}", title=f"FD, {steps} steps", digits=1) for steps in _STEPS),
         checks=(
-            Check(says="distance: 1 step above 12", high=("masked", "fd_1"), low=("masked", "fd_12"), margin=2.0),
+            Check(says="distance: 1 step above 12", high=("masked", "fd_1"), low=("masked", "fd_12"), margin=5.0),
             Check(
                 says="distance: 64 steps against 12, 5 allowed",
                 high=("masked", "fd_64"),
@@ -186,7 +186,7 @@ def latents_to_images(made: Made) -> dict[str, float]:
     noise = torch.randn(_SAMPLES, *real.shape[1:], generator=torch.Generator().manual_seed(made.seed))
     axes = (0, 2, 3)
     noise = noise * real.std(axes, keepdim=True) + real.mean(axes, keepdim=True)
-    options = {"method": "ddim", "steps": 50} if load_prior(made.run).config.process.kind == "ddpm" else {"steps": 25}
+    options = {"method": "ddim", "steps": 25} if load_prior(made.run).config.process.kind == "ddpm" else {"steps": 25}
     drawn = unscaled_latents(config, _drawn(made, _SAMPLES, **options))
 
     def past(latents: torch.Tensor) -> torch.Tensor:
@@ -196,13 +196,13 @@ def latents_to_images(made: Made) -> dict[str, float]:
         return torch.cat([codec.images_of_latents(part) for part in latents.split(_AT_ONCE)])
 
     apart = Apart(through(real))
-    base = apart(through(noise))
+    base, quantized, unquantized = (apart(images) for images in (through(noise), through(drawn), past(drawn)))
     return {
-        "fd": apart(through(drawn)),
-        "fd_unquantized": apart(past(drawn)),
+        "fd": quantized,
+        "fd_unquantized": unquantized,
         "fd_noise": base,
-        "gain": 100 * (1 - apart(through(drawn)) / base),
-        "gain_unquantized": 100 * (1 - apart(past(drawn)) / base),
+        "gain": 100 * (1 - quantized / base),
+        "gain_unquantized": 100 * (1 - unquantized / base),
     }
 
 
@@ -218,7 +218,7 @@ LATENT_DIFFUSION = Claim(
     published="FID on ImageNet with FC / EMA / LC: LDM 9.78 / 9.13 / 8.36, DiT 13.7 / 13.4 / 10.8, SiT 10.3 / 9.31 / "
     "8.40",
     pocket=Trial(
-        form="Latents of the LC tokenizer with 1024 codes; 192 samples against 512 training crops decoded alike, "
+        form="Latents of the LC tokenizer with 1024 codes; 128 samples against 512 training crops decoded alike, "
         "Frechet distance of EfficientNet's embeddings, as the share by which it falls below that of independent "
         "noise with the latents' mean and spread. That the paths work is asked for; quality is not.",
         variants=tuple(
