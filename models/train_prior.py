@@ -35,7 +35,7 @@ def train(config: PriorRun, *, out: Path | str, resume: bool = False, progress: 
     config = describe_data(config)
     assert config.codes is not None
     if resume and (Path(out) / "config.json").exists():
-        check_same(load_prior_config(out), out, config.codes, config.data)
+        check_same(load_prior_config(out).codes, out, config.codes, config.data)
     return train_run(config, prior_tasks(config), out=out, resume=resume, progress=progress)
 
 

@@ -1,17 +1,21 @@
-"""Names of VQGAN's weights in published files: taming-transformers, LlamaGen, VQModel of diffusers.
+"""VQGAN in published files: taming-transformers, LlamaGen, VQModel of diffusers, VQGAN-LC.
 
-The three hold one network. A style says what each calls its parts; sizes are read off the shapes.
+They hold one network. A style says what each calls its parts; sizes are read off the shapes.
+K codes, D code dimension, F features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from models.networks.vqgan import VQGANConfig
+from models.published.layout import Layout, PublishedTokenizer, Untold, Weights, count, with_kinds
+from models.tokenizers import build_tokenizer
+from models.tokenizers.config import QuantizerConfig
 
 Side = Literal["encoder", "decoder"]
 
@@ -20,8 +24,8 @@ Side = Literal["encoder", "decoder"]
 class Style:
     """What one layout calls the parts; L levels, of which 0 is the one at full resolution."""
 
-    wrapped: str | None  # key of the weights in a file of training
-    ignored: tuple[str, ...]  # beginnings of names that are no part of the tokenizer
+    wrapped: tuple[str, ...]  # as of Layout
+    ignored: tuple[str, ...]  # as of Layout
     block: Callable[[Side, int, int, int], str]  # side, level, L, number
     attention: Callable[[Side, int, int, int], str]
     resample: Callable[[Side, int, int], str]  # side, level, L
@@ -46,9 +50,9 @@ def _diffusers_level(side: Side, level: int, levels: int) -> str:
     )
 
 
-STYLES = {
+_STYLES = {
     "taming": Style(
-        wrapped="state_dict",
+        wrapped=("state_dict",),
         ignored=("loss.",),
         block=lambda side, level, levels, n: f"{_taming_level(side, level, levels)}.block.{n}",
         attention=lambda side, level, levels, n: f"{_taming_level(side, level, levels)}.attn.{n}",
@@ -62,7 +66,7 @@ STYLES = {
         metric="l2",
     ),
     "llamagen_vq": Style(
-        wrapped="model",
+        wrapped=("model",),
         ignored=("quantize.codebook_used",),
         block=lambda side, level, levels, n: f"{_llamagen_level(side, level, levels)}.res.{n}",
         attention=lambda side, level, levels, n: f"{_llamagen_level(side, level, levels)}.attn.{n}",
@@ -76,7 +80,7 @@ STYLES = {
         metric="cosine",
     ),
     "diffusers_vq": Style(
-        wrapped=None,
+        wrapped=(),
         ignored=(),
         block=lambda side, level, levels, n: f"{_diffusers_level(side, level, levels)}.resnets.{n}",
         attention=lambda side, level, levels, n: f"{_diffusers_level(side, level, levels)}.attentions.{n}",
@@ -92,15 +96,12 @@ STYLES = {
 }
 
 
-def read_sizes(style: Style, weights: Mapping[str, torch.Tensor]) -> VQGANConfig:
-    """The network that these shapes are of; raises KeyError where a name that it needs is absent."""
+def _sizes(style: Style, weights: Weights) -> VQGANConfig:
+    """The network that these shapes are of."""
     base = weights["encoder.conv_in.weight"].shape[0]
-    levels = 1  # names of the encoder do not depend on how many there are
-    while f"{style.block('encoder', levels, levels + 1, 0)}.conv1.weight" in weights:
-        levels += 1
-    blocks = 1
-    while f"{style.block('encoder', 0, levels, blocks)}.conv1.weight" in weights:
-        blocks += 1
+    # names of the encoder do not depend on how many levels there are
+    levels = count(weights, lambda level: f"{style.block('encoder', level, level + 1, 0)}.conv1.weight")
+    blocks = count(weights, lambda number: f"{style.block('encoder', 0, levels, number)}.conv1.weight")
     norm = style.attention_parts[0]
     widths = [weights[f"{style.block('encoder', n, levels, 0)}.conv1.weight"].shape[0] for n in range(levels)]
     if any(width % base for width in widths):
@@ -116,7 +117,7 @@ def read_sizes(style: Style, weights: Mapping[str, torch.Tensor]) -> VQGANConfig
     )
 
 
-def weight_names(style: Style, config: VQGANConfig) -> dict[str, str]:
+def _weight_names(style: Style, config: VQGANConfig) -> dict[str, str]:
     """Our name of every weight of encoder and decoder -> theirs."""
     names: dict[str, str] = {}
 
@@ -160,3 +161,57 @@ def weight_names(style: Style, config: VQGANConfig) -> dict[str, str]:
     put("encoder.to_code", "quant_conv")
     put("decoder.from_code", "post_quant_conv")
     return names
+
+
+# VQGAN-LC's file: taming's network, trained beside a discriminator and LPIPS
+_LC = dataclasses.replace(
+    _STYLES["taming"], wrapped=("state_dict", "model"), ignored=("discriminator.", "perceptual_loss.")
+)
+
+
+def _read(style: Style, weights: Weights, untold: Untold) -> tuple[PublishedTokenizer, dict[str, str]]:
+    """A codebook that is looked up as it is."""
+    network, codes = _sizes(style, weights), "quantize.embedding.weight"
+    num_codes, code_dim = weights[codes].shape
+    for name, tensor in weights.items():
+        if tensor.dim() == 2:  # the codes as [1, K, D]; other linear layers over positions are 1x1 convolutions
+            weights[name] = tensor.unsqueeze(0) if name == codes else tensor[:, :, None, None]
+    # of training: VQGAN's term for the encoder weighs 1 and that for the codes 0.25
+    quantizer = QuantizerConfig(
+        codebook="learned",
+        num_codes=num_codes,
+        code_dim=code_dim,
+        metric=style.metric,
+        commitment_weight=1.0,
+        codebook_weight=0.25,
+    )
+    names = _weight_names(style, network) | {"quantizer.table.weight": codes}
+    return PublishedTokenizer(network, quantizer, build_tokenizer(network, quantizer)), names
+
+
+def _read_lc(weights: Weights, untold: Untold) -> tuple[PublishedTokenizer, dict[str, str]]:
+    """Frozen features [K, F] behind a projector, one layer or two."""
+    network, features = _sizes(_LC, weights), weights["tok_embeddings.weight"]
+    deep = "codebook_projection.2.weight" in weights
+    layers = {"quantizer.table.projector": "codebook_projection.2" if deep else "codebook_projection"}
+    if deep:
+        layers["quantizer.table.hidden"] = "codebook_projection.0"
+    code_dim = len(weights[layers["quantizer.table.projector"] + ".weight"])
+    if code_dim == 768:
+        raise ValueError("code_dim: expected another than 768, whose vectors the released code normalizes, got 768")
+    quantizer = QuantizerConfig(
+        codebook="frozen",
+        num_codes=len(features),
+        code_dim=code_dim,
+        commitment_weight=1.0,
+        codebook_weight=0.33,
+        features="published",
+        projector="mlp" if deep else "linear",
+    )
+    names = _weight_names(_LC, network) | {"quantizer.table.features": "tok_embeddings.weight"} | with_kinds(layers)
+    return PublishedTokenizer(network, quantizer, build_tokenizer(network, quantizer, features)), names
+
+
+LAYOUTS = {
+    name: Layout(style.wrapped, style.ignored, functools.partial(_read, style)) for name, style in _STYLES.items()
+} | {"vqgan_lc": Layout(_LC.wrapped, _LC.ignored, _read_lc)}

@@ -27,6 +27,7 @@ from models.training.checkpoint import first_line
 from models.training.prior_run import CodeInfo, PriorRun
 from models.training.runs import load_codec, load_prior_config
 
+UNKNOWN = ""  # tokenizer of a prior that was imported without one
 _SPREAD_SAMPLES = 256  # latents whose spread is measured
 
 
@@ -78,20 +79,25 @@ def describe_data(config: PriorRun) -> PriorRun:
         raise UserError(
             f"data: expected '{kind}:DIR' for a prior of the kind '{config.prior.kind}', got '{config.data}'"
         )
-    source = open_codes(config.data, "train")
-    held_out = open_codes(config.data, "val")
-    info = describe(source.manifest, source.folder)
-    if describe(held_out.manifest, held_out.folder) != info:
-        raise UserError(f"{held_out.folder}: codes of another tokenizer or shape than those in {source.folder}")
+    info = describe_both(config.data)
     if config.tokenizer is not None:
         check_tokenizer(config.tokenizer, info, config.data)
     for stage in config.stages:
         if stage.start not in ("previous", "fresh"):
-            check_same(load_prior_config(stage.start), stage.start, info, config.data)
+            check_same(load_prior_config(stage.start).codes, stage.start, info, config.data)
     scale = config.latent_scale
     if kind == "latents" and scale is None:
-        scale = 1 / _spread(source)
+        scale = 1 / _spread(open_codes(config.data, "train"))
     return dataclasses.replace(config, codes=info, latent_scale=scale)
+
+
+def describe_both(data: str) -> CodeInfo:
+    """What the codes or latents of both sides are; those of two tokenizers are an error."""
+    source, held_out = open_codes(data, "train"), open_codes(data, "val")
+    info = describe(source.manifest, source.folder)
+    if describe(held_out.manifest, held_out.folder) != info:
+        raise UserError(f"{held_out.folder}: codes of another tokenizer or shape than those in {source.folder}")
+    return info
 
 
 def open_codes(spec: str, split: Any) -> CodeSource:
@@ -104,6 +110,8 @@ def open_codes(spec: str, split: Any) -> CodeSource:
 
 def check_tokenizer(run_dir: str | Path, info: CodeInfo, what: str | Path) -> None:
     """Raise unless the codes ``info`` speaks of are those of the tokenizer in ``run_dir``."""
+    if info.tokenizer == UNKNOWN:
+        raise UserError(f"{what}: imported without a tokenizer; import it again with --tokenizer {run_dir}")
     codec = load_codec(run_dir)
     num_codes, groups, _ = codec.table
     if (num_codes, groups) != (info.num_codes, info.groups):
@@ -118,12 +126,14 @@ def check_tokenizer(run_dir: str | Path, info: CodeInfo, what: str | Path) -> No
         )
 
 
-def check_same(before: PriorRun, run_dir: str | Path, info: CodeInfo, data: str) -> None:
-    """Raise unless a run was trained on codes of the tokenizer that ``info`` speaks of."""
-    assert before.codes is not None
-    if before.codes.tokenizer != info.tokenizer:
+def check_same(before: CodeInfo | None, run_dir: str | Path, info: CodeInfo, data: str) -> None:
+    """Raise unless ``before``, what a run was trained on, is of the tokenizer that ``info`` speaks of."""
+    assert before is not None
+    if before.tokenizer == UNKNOWN:
+        raise UserError(f"{run_dir}: imported without a tokenizer; import it again with --tokenizer RUN")
+    if before.tokenizer != info.tokenizer:
         raise UserError(
-            f"{data}: codes of another tokenizer: {run_dir} was trained on those of {before.codes.tokenizer}, "
+            f"{data}: codes of another tokenizer: {run_dir} was trained on those of {before.tokenizer}, "
             f"these are of {info.tokenizer}"
         )
 
@@ -132,7 +142,7 @@ def set_code_vectors(prior: nn.Module, config: PriorRun) -> None:
     """Give a prior that reads the vectors of codes those of its data."""
     for module in prior.modules():
         if isinstance(module, CodeVectors):
-            module.set_codes(torch.from_numpy(_read_codebook(Path(config.data.partition(":")[2]))).float())
+            module.set_codes(read_codebook(config.data))
 
 
 def write_codebook(folder: Path, codebook: np.ndarray) -> None:  # [G, K, D/G]
@@ -143,13 +153,14 @@ def write_codebook(folder: Path, codebook: np.ndarray) -> None:  # [G, K, D/G]
     partial.replace(folder / "codebook.safetensors")
 
 
-def _read_codebook(folder: Path) -> np.ndarray:  # [G, K, D/G]
-    path = folder / "codebook.safetensors"
+def read_codebook(data: str) -> torch.Tensor:  # [G, K, D/G] float32
+    """The vectors of the codes in the folder of "codes:DIR"."""
+    path = Path(data.partition(":")[2]) / "codebook.safetensors"
     try:
         codebook: np.ndarray = safetensors.numpy.load_file(path)["codebook"]
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise UserError(f"{path}: missing, truncated or not a codebook ({first_line(error)})") from error
-    return codebook
+    return torch.from_numpy(codebook).float()
 
 
 def scaled_latents(config: PriorRun, latents: torch.Tensor) -> torch.Tensor:
