@@ -31,6 +31,7 @@ from models.errors import UserError
 from models.tokenizers.codec import Codec
 from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.fingerprint import fingerprint
+from models.training.classifier_run import ClassifierRun
 from models.training.concept_run import ConceptRun
 from models.training.prior_data import code_settings, write_codebook
 from models.training.prior_run import PriorRun
@@ -68,7 +69,7 @@ def extract(
 ) -> dict[str, int]:
     """Write the shards that are missing; returns how many each side has written. Arguments as of :func:`main`."""
     config = load_config(run_dir)
-    if isinstance(config, PriorRun):
+    if isinstance(config, PriorRun | ClassifierRun):
         raise UserError(f"{run_dir}: expected the run of a tokenizer, got that of a {config.kind}")
     codec = load_codec(run_dir)
     state = PartialState(cpu=not torch.accelerator.is_available())

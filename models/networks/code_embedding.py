@@ -23,17 +23,38 @@ class CodeEmbedding(nn.Module):
         return self.table(codes + self.rows * torch.arange(self.groups, device=codes.device)).sum(2)
 
 
-class CodeVectors(nn.Module):
-    """Indices to the tokenizer's own vectors, those of the groups side by side, then a small MLP (MGVQ).
+class CodeTable(nn.Module):
+    """Indices to the tokenizer's own vectors, those of the groups side by side.
 
     The vectors are the tokenizer's: they are set once by :meth:`set_codes`, kept in the state dict and not trained.
     """
 
-    def __init__(self, num_codes: int, groups: int, code_dim: int, width: int) -> None:
+    def __init__(self, num_codes: int, groups: int, code_dim: int) -> None:
         super().__init__()
         self.codes: torch.Tensor  # [G, K, D/G]
         self.register_buffer("codes", torch.full((groups, num_codes, code_dim // groups), torch.nan))
         self._set = False
+
+    def set_codes(self, codes: torch.Tensor) -> None:  # [G, K, D/G]
+        if codes.shape != self.codes.shape:
+            raise ValueError(f"codes: expected {tuple(self.codes.shape)}, got {tuple(codes.shape)}")
+        self.codes.copy_(codes)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:  # [..., S] or [..., S, G] -> [..., S, D]
+        if not self._set:  # or loaded, or copied: looked at once
+            if self.codes.isnan().any():
+                raise ValueError("codes: expected the tokenizer's codes before the first batch, got none")
+            self._set = True
+        groups = len(self.codes)
+        indices = codes if groups > 1 else codes.unsqueeze(-1)  # [..., S, G]
+        return self.codes[torch.arange(groups, device=codes.device), indices].flatten(-2)
+
+
+class CodeVectors(CodeTable):
+    """The same, then a small MLP (MGVQ)."""
+
+    def __init__(self, num_codes: int, groups: int, code_dim: int, width: int) -> None:
+        super().__init__(num_codes, groups, code_dim)
         self.mlp = nn.Sequential(
             nn.Linear(code_dim, width // 2, bias=False),
             nn.GELU(),
@@ -41,17 +62,5 @@ class CodeVectors(nn.Module):
             nn.LayerNorm(width),
         )
 
-    def set_codes(self, codes: torch.Tensor) -> None:  # [G, K, D/G]
-        if codes.shape != self.codes.shape:
-            raise ValueError(f"codes: expected {tuple(self.codes.shape)}, got {tuple(codes.shape)}")
-        self.codes.copy_(codes)
-
     def forward(self, codes: torch.Tensor) -> torch.Tensor:  # [B, S] or [B, S, G] -> [B, S, W]
-        if not self._set:  # or loaded, or copied: looked at once
-            if self.codes.isnan().any():
-                raise ValueError("codes: expected the tokenizer's codes before the first batch, got none")
-            self._set = True
-        groups = len(self.codes)
-        indices = codes if groups > 1 else codes.unsqueeze(2)  # [B, S, G]
-        vectors = self.codes[torch.arange(groups, device=codes.device), indices]  # [B, S, G, D/G]
-        return self.mlp(vectors.flatten(2))
+        return self.mlp(super().forward(codes))

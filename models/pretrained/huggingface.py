@@ -111,7 +111,7 @@ def _to_map(tokens: torch.Tensor) -> torch.Tensor:  # [B, P * P, C] -> [B, C, P,
     return tokens.mT.unflatten(2, (side, side))
 
 
-def _pretrained(info: Info, kind: str, path: Path | str | None, **options: Any) -> Any:
+def load_pretrained(info: Info, kind: str, path: Path | str | None, **options: Any) -> Any:
     """A transformers model of class ``kind``, from a folder or from the hub."""
     try:
         import transformers
@@ -143,25 +143,25 @@ def _finish(backbone: Backbone, path: Path | str | None) -> Backbone:
 
 
 def load_clip(path: Path | str | None = None) -> Backbone:
-    model = _pretrained(CLIP, "CLIPVisionModelWithProjection", path)
+    model = load_pretrained(CLIP, "CLIPVisionModelWithProjection", path)
     size = model.config.image_size
     return _finish(VisionTransformer(CLIP, model, size=size, mean=_CLIP_MEAN, std=_CLIP_STD), path)
 
 
 def load_dinov2(path: Path | str | None = None) -> Backbone:
-    model = _pretrained(DINOV2, "Dinov2Model", path)
+    model = load_pretrained(DINOV2, "Dinov2Model", path)
     size = model.config.patch_size * _DINO_PATCHES
     return _finish(VisionTransformer(DINOV2, model, size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD), path)
 
 
 def load_vit_mae(path: Path | str | None = None) -> Backbone:
-    model = _pretrained(VIT_MAE, "ViTMAEModel", path, mask_ratio=0.0)
+    model = load_pretrained(VIT_MAE, "ViTMAEModel", path, mask_ratio=0.0)
     size = model.config.image_size
     return _finish(VisionTransformer(VIT_MAE, model, size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD), path)
 
 
 def _load_convolutional(info: Info, kind: str, size: int, path: Path | str | None = None) -> Backbone:
-    return _finish(Convolutional(info, _pretrained(info, kind, path), size=size), path)
+    return _finish(Convolutional(info, load_pretrained(info, kind, path), size=size), path)
 
 
 LOADERS: dict[str, Callable[[Path | str | None], Backbone]] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.recipes import cvq, mgvq, patch, priors, semanticist, seqgan, sgc, vqgan, vqgan_lc
+from models.recipes import classifiers, cvq, mgvq, patch, priors, semanticist, seqgan, sgc, vqgan, vqgan_lc
+from models.training.classifier_run import ClassifierRun
 from models.training.concept_run import ConceptRun
 from models.training.prior_run import PriorRun
 from models.training.tokenizer_run import TokenizerRun
@@ -88,6 +89,11 @@ CONCEPTS: dict[str, Callable[[], ConceptRun]] = {
         semanticist.semanticist_groups_pocket,
         semanticist.semanticist_lc_pocket,
     )
+}
+
+
+CLASSIFIERS: dict[str, Callable[[], ClassifierRun]] = {
+    recipe.__name__: recipe for recipe in (classifiers.token_classifier, classifiers.token_classifier_pocket)
 }
 
 

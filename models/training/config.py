@@ -31,9 +31,12 @@ class OptimizerConfig:
     schedule_start: int = 0  # step after which it begins, if later than the warm-up
     final_lr: float = 0.0  # learning rate it ends at; more than 0 for "exponential"
     max_grad_norm: float | None = None  # gradient clipping; None is off
+    layer_decay: float = 1.0  # factor on the learning rate from a layer to the one below; of classifiers
 
     def __post_init__(self) -> None:
         check_positive(self, "lr")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: expected a number in (0, 1], got {self.layer_decay}")
         for name in ("warmup_steps", "schedule_start", "final_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")

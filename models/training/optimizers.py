@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from models.errors import UserError
 from models.training.config import OptimizerConfig
 
 
@@ -20,7 +22,30 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, *, fused: bool =
     kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
     if config.kind == "adam":
         groups = [{"params": parameters, "weight_decay": config.weight_decay}]
+    if config.layer_decay != 1:
+        groups = _by_layer(module, config)
     return kind([group for group in groups if group["params"]], config.lr, config.betas, config.eps, fused=fused)
+
+
+def _by_layer(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """As MAE finetunes: rates that fall from the head down, and no decay of positions and of the class token."""
+    if not hasattr(module, "layers_below_head"):
+        raise UserError(
+            f"layer_decay: expected 1 for a network that does not count its layers, got {config.layer_decay}"
+        )
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.dim() >= 2 and not name.endswith(("cls_token", "pos_embed"))
+            groups.setdefault((module.layers_below_head(name), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "scale": config.layer_decay**below,
+        }
+        for (below, decayed), parameters in groups.items()
+    ]
 
 
 class WeightMean:

@@ -37,6 +37,18 @@ class CodeInfo:
     shape: tuple[int, ...]  # of one sample: [h, w], [T, h, w], with groups [..., G]; latents [D, h, w] or [T, D]
     labels: tuple[str, ...] = ()  # names of the classes
 
+    def code_shape(self, num_classes: int) -> CodeShape:
+        """What a network of codes has to know of them."""
+        sides = self.shape[:-1] if self.groups > 1 else self.shape
+        return CodeShape(
+            num_codes=self.num_codes,
+            grid=(sides[-2], sides[-1]),
+            groups=self.groups,
+            frames=sides[0] if len(sides) == 3 else 1,
+            code_dim=self.code_dim,
+            num_classes=num_classes,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRun(RunConfig):
@@ -77,15 +89,7 @@ class PriorRun(RunConfig):
             if isinstance(self.prior, ConceptConfig):
                 grid = [1, grid[0] * grid[1]]  # a sequence
             return CodeShape(num_codes=0, grid=(grid[0], grid[1]), code_dim=dim, num_classes=num_classes)
-        sides = info.shape[:-1] if info.groups > 1 else info.shape
-        return CodeShape(
-            num_codes=info.num_codes,
-            grid=(sides[-2], sides[-1]),
-            groups=info.groups,
-            frames=sides[0] if len(sides) == 3 else 1,
-            code_dim=info.code_dim,
-            num_classes=num_classes,
-        )
+        return info.code_shape(num_classes)
 
 
 def build_prior(config: PriorRun) -> Prior:

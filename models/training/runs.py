@@ -6,6 +6,7 @@ from pathlib import Path
 
 from models.config_json import parse
 from models.errors import UserError
+from models.networks.token_classifier import TokenClassifier
 from models.tokenizers import Tokenizer
 from models.tokenizers.codec import Codec
 from models.tokenizers.concept import ConceptTokenizer
@@ -18,12 +19,18 @@ from models.tokenizers.latent_space import (
     TokenizerSpace,
 )
 from models.training.checkpoint import find_checkpoint, first_line, read_config, read_weights
+from models.training.classifier_run import ClassifierRun, rebuild_classifier
 from models.training.concept_run import ConceptRun, rebuild_concepts
 from models.training.prior_run import Prior, PriorRun, rebuild_prior
 from models.training.tokenizer_run import TokenizerRun, rebuild_tokenizer, upgraded
 
-AnyRun = TokenizerRun | ConceptRun | PriorRun
-_KINDS: dict[str, type[AnyRun]] = {"tokenizer": TokenizerRun, "concept": ConceptRun, "prior": PriorRun}
+AnyRun = TokenizerRun | ConceptRun | PriorRun | ClassifierRun
+_KINDS: dict[str, type[AnyRun]] = {
+    "tokenizer": TokenizerRun,
+    "concept": ConceptRun,
+    "prior": PriorRun,
+    "classifier": ClassifierRun,
+}
 
 
 def load_config(run_dir: Path | str) -> AnyRun:
@@ -69,6 +76,20 @@ def load_prior(run_dir: Path | str, *, step: int | None = None, mean: bool = Tru
     """The prior of a run, in eval mode; arguments as of :func:`load_tokenizer`."""
     config, folder = load_prior_config(run_dir), find_checkpoint(run_dir, step)
     return rebuild_prior(config, read_weights(folder, mean=mean), folder).eval()
+
+
+def load_classifier_config(run_dir: Path | str) -> ClassifierRun:
+    """The config of the run of a classifier, and of nothing else."""
+    config = load_config(run_dir)
+    if not isinstance(config, ClassifierRun):
+        raise UserError(f"{run_dir}: expected the run of a classifier, got that of a {config.kind}")
+    return config
+
+
+def load_classifier(run_dir: Path | str, *, step: int | None = None, mean: bool = True) -> TokenClassifier:
+    """The classifier of a run, in eval mode; arguments as of :func:`load_tokenizer`."""
+    config, folder = load_classifier_config(run_dir), find_checkpoint(run_dir, step)
+    return rebuild_classifier(config, read_weights(folder, mean=mean), folder).eval()
 
 
 def load_concepts(run_dir: Path | str, *, step: int | None = None, mean: bool = True) -> ConceptTokenizer:

@@ -152,7 +152,7 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
         sums["grad_norm" if player == "model" else f"{player}_grad_norm"] = norm
         for group in optimizer.param_groups:
-            group["lr"] = self.stage.optimizer.rate(step, self.stage.steps)
+            group["lr"] = self.stage.optimizer.rate(step, self.stage.steps) * group.get("scale", 1.0)
         optimizer.step()
         return sums
 

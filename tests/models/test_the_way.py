@@ -50,5 +50,9 @@ def test_the_commands_of_the_way_run(photo_folder: Path, tmp_path: Path, monkeyp
 
 def test_every_recipe_is_named() -> None:
     text = README.read_text()
-    unnamed = [name for name in (*recipes.TOKENIZERS, *recipes.CONCEPTS, *recipes.PRIORS) if f"`{name}`" not in text]
+    unnamed = [
+        name
+        for name in (*recipes.TOKENIZERS, *recipes.CONCEPTS, *recipes.PRIORS, *recipes.CLASSIFIERS)
+        if f"`{name}`" not in text
+    ]
     assert unnamed == []
