@@ -1,15 +1,21 @@
-"""The README tells the truth: its commands exist. In all documents, Python runs, links and tests named exist."""
+"""Documents tell the truth: Python runs; links, tests and commands named exist; the commands' options are taken."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.util
+import inspect
 import re
+import runpy
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import tyro
 
 from vqkernels.info import backend_table
 
@@ -49,7 +55,12 @@ def blocks(document: Path) -> list[Block]:
 
 
 PYTHON = [block for document in DOCUMENTS for block in blocks(document) if block.language == "python"]
-SHELL = [block for block in blocks(README) if block.language in {"", "sh", "bash", "shell", "console"}]
+SHELL = [
+    block
+    for document in DOCUMENTS
+    for block in blocks(document)
+    if block.language in {"", "sh", "bash", "shell", "console"}
+]
 
 
 def each(chosen: list[Block]) -> pytest.MarkDecorator:
@@ -60,7 +71,7 @@ def each(chosen: list[Block]) -> pytest.MarkDecorator:
 def test_there_is_a_readme() -> None:
     assert README.exists(), "README.md is missing: the first page of the project, with snippets for these tests"
     assert any(block.document == README for block in PYTHON), "README.md shows no python block"
-    assert SHELL, "README.md shows no command"
+    assert any(block.document == README for block in SHELL), "README.md shows no command"
 
 
 @each(PYTHON)
@@ -92,6 +103,66 @@ def missing(text: str) -> list[str]:
 @each(SHELL)
 def test_commands_exist(block: Block) -> None:
     assert missing(block.text) == []
+
+
+def commands(text: str) -> list[list[str]]:
+    """Modules of this repository that a block runs, each with its arguments."""
+    text = re.sub(r" *\\\n *", " ", text)
+    found = re.findall(r"^(?:python3?|torchrun) (?:.*? )?-m ((?:bench|models|vqkernels)\..*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+class Taken(Exception):
+    """A command line was parsed, and nothing was run."""
+
+
+def take_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands parse their arguments and go no further."""
+    parse, cli = argparse.ArgumentParser.parse_args, tyro.cli
+
+    def parsed(parser: argparse.ArgumentParser, arguments: Any = None, namespace: Any = None) -> None:
+        parse(parser, arguments, namespace)
+        raise Taken
+
+    def built(function: Callable[..., Any], **options: Any) -> None:
+        @functools.wraps(function)
+        def nothing(*args: Any, **kwargs: Any) -> None: ...
+
+        cli(function if inspect.isclass(function) else nothing, **options)
+        raise Taken
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    monkeypatch.setattr(tyro, "cli", built)
+
+
+def run_command(line: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """Exit code of a command whose arguments are parsed only; 0 if they are taken, or if it helps."""
+    monkeypatch.setattr(sys, "argv", line)
+    try:
+        runpy.run_module(line[0], run_name="__main__")
+    except Taken:
+        return 0
+    except SystemExit as ended:
+        return ended.code
+    raise AssertionError(f"{line[0]} parses no arguments")
+
+
+LINES = sorted({shlex.join(line) for block in SHELL for line in commands(block.text)})
+again = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
+
+@again
+@pytest.mark.parametrize("line", LINES)
+def test_options_are_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_only(monkeypatch)
+    assert run_command(shlex.split(line), monkeypatch) == 0
+
+
+@again
+def test_options_that_are_not_taken_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_only(monkeypatch)
+    for line in (["vqkernels.info", "--jsom"], ["models.sample", "--no-such-option", "3"]):
+        assert run_command(line, monkeypatch) == 2
 
 
 def test_commands_in_the_text_exist() -> None:
