@@ -21,13 +21,14 @@ def _read(weights: Weights, untold: Untold) -> tuple[PublishedPrior, dict[str, s
         num_classes=len(weights["cls_embedding.embedding_table.weight"]) - 1,
     )
     config = AutoregressiveConfig(network=network)
-    return PublishedPrior(config, codes, AutoregressivePrior(config, codes)), _names(layers)
+    return PublishedPrior(config, codes, AutoregressivePrior(config, codes)), weight_names(layers)
 
 
 LAYOUT = Layout(wrapped=("model", "module", "state_dict"), ignored=(), read=_read)
 
 
-def _names(layers: int) -> dict[str, str]:
+def weight_names(layers: int) -> dict[str, str]:
+    """Our name of every weight -> theirs."""
     names = {
         "gpt.embed.table": "tok_embeddings",
         "gpt.prefix": "cls_embedding.embedding_table",

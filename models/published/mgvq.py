@@ -31,12 +31,16 @@ def _read(weights: Weights, untold: Untold) -> tuple[PublishedTokenizer, dict[st
         commitment_weight=0.25,
         codebook_weight=1.0,
     )
-    names = _encoder_names(network) | _decoder_names(network)
-    names |= {"quantizer.table.weight": _CODES, "quantizer.table.usage": "quantize.embed_prob"}
-    return PublishedTokenizer(network, quantizer, build_tokenizer(network, quantizer)), names
+    return PublishedTokenizer(network, quantizer, build_tokenizer(network, quantizer)), weight_names(network)
 
 
 LAYOUT = Layout(wrapped=("model",), ignored=("quantize.codebook_used",), read=_read)
+
+
+def weight_names(config: DCAEConfig) -> dict[str, str]:
+    """Our name of every weight -> theirs."""
+    codes = {"quantizer.table.weight": _CODES, "quantizer.table.usage": "quantize.embed_prob"}
+    return _encoder_names(config) | _decoder_names(config) | codes
 
 
 def _block(side: str, stage: int, place: int) -> str:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from code_folders import write_codes
 from published_formulas import Made, dit_output, lc_codes, llamagen_logits, vqgan_decode, vqgan_encode
 
 from models import sample
 from models.errors import UserError
 from models.import_checkpoint import import_checkpoint
+from models.networks.code_shape import CodeShape
+from models.networks.gpt import GPTConfig, llamagen_b, llamagen_l, llamagen_xl, llamagen_xxl
+from models.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from models.priors.diffusion import FlowConfig
 from models.priors.draw import sampling_config
-from models.published import Untold, load
+from models.published import Untold, llamagen_gpt, load
 from models.sample import Sampler
+from models.tokenizers.fingerprint import fingerprint
+from models.train_prior import train
+from models.training.checkpoint import find_checkpoint, read_weights
+from models.training.config import StageConfig
+from models.training.prior_run import PriorRun
 from models.training.runs import load_codec, load_prior, load_prior_config
 
 CODES, GRID = 16, (2, 3)
@@ -50,6 +61,22 @@ def llamagen() -> Made:
     made = Made()
     llamagen_logits(made, torch.zeros(1, 5, dtype=torch.int64), LABELS[:1], **GPT)
     return made
+
+
+@pytest.mark.parametrize(
+    "network", [llamagen_b(), llamagen_l(), llamagen_xl(), llamagen_xxl()], ids=["b", "l", "xl", "xxl"]
+)
+def test_the_sizes_of_llamagen_are_read_off_its_shapes(network: GPTConfig) -> None:
+    codes, names = (
+        CodeShape(num_codes=16384, grid=(16, 16), num_classes=1000),
+        llamagen_gpt.weight_names(network.layers),
+    )
+    with torch.device("meta"):
+        own = AutoregressivePrior(AutoregressiveConfig(network=network), codes).state_dict()
+        published, found = llamagen_gpt.LAYOUT.read({names[ours]: own[ours] for ours in own}, Untold())
+    assert found == names
+    assert published.codes == codes
+    assert published.prior.network == dataclasses.replace(network, prefix_rotation="zero")
 
 
 def saved(made: Made, path: Path, key: str) -> Path:
@@ -112,6 +139,30 @@ def test_images_of_an_imported_prior(layout: str, llamagen: Made, tokenizer_run:
     import_checkpoint(layout, path, tmp_path / "unknown", **options)
     with pytest.raises(UserError, match=r"unknown: imported without a tokenizer; import it again with --tokenizer"):
         sample.main(tmp_path / "unknown", tokenizer_run, tmp_path / "more")
+
+
+def test_training_goes_on_from_an_imported_prior(llamagen: Made, tokenizer_run: Path, tmp_path: Path) -> None:
+    path, codes = (
+        saved(llamagen, tmp_path / "gpt.pt", "model"),
+        write_codes(tmp_path / "codes", shape=GRID, num_codes=16),
+    )
+    made_by = fingerprint(load_codec(tokenizer_run).tokenizer)
+    for manifest in codes.glob("*/manifest.json"):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tokenizer": made_by}))
+    known = import_checkpoint("llamagen_gpt", path, tmp_path / "known", tokenizer=tokenizer_run, heads=2, grid=GRID)
+    import_checkpoint("llamagen_gpt", path, tmp_path / "unknown", heads=2, grid=GRID)
+
+    def going_on(start: str) -> PriorRun:
+        stage = StageConfig(steps=1, batch_size=2, start=str(tmp_path / start))
+        return dataclasses.replace(known, data=f"codes:{codes}", stage=stage, codes=None)
+
+    train(going_on("known"), out=tmp_path / "run", progress=False)
+    first = read_weights(find_checkpoint(tmp_path / "run", 0))
+    assert torch.equal(first["gpt.head.weight"], llamagen["output.weight"])
+    with pytest.raises(
+        UserError, match="unknown: imported without a tokenizer; import it again with --tokenizer RUN"
+    ):
+        train(going_on("unknown"), out=tmp_path / "other", progress=False)
 
 
 def test_a_tokenizer_that_does_not_fit(llamagen: Made, tokenizer_run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 
 from models.errors import UserError
 from models.import_checkpoint import import_checkpoint
-from models.networks.dcae import DCAEConfig
-from models.published import load
+from models.networks.dcae import DCAEConfig, DCAEDecoder, DCAEEncoder, dcae_f8, dcae_f16, dcae_f32
+from models.published import Untold, load, mgvq
 from models.training.runs import load_config, load_tokenizer
 
 IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -73,6 +74,19 @@ def test_mgvq(depths: tuple[int, ...], decoder_depths: tuple[int, ...], tmp_path
         widths=widths, encoder_depths=depths, decoder_depths=decoder_depths, conv_stages=2, conv_groups=groups
     )
     assert torch.equal(load_tokenizer(tmp_path / "run").quantizer.table.usage, usage)
+
+
+@pytest.mark.parametrize("network", [dcae_f8(), dcae_f16(), dcae_f32()], ids=["f8", "f16", "f32"])
+def test_the_sizes_of_mgvq_are_read_off_its_shapes(network: DCAEConfig) -> None:
+    network = dataclasses.replace(network, conv_groups=4)
+    with torch.device("meta"):
+        parts = torch.nn.ModuleDict({"encoder": DCAEEncoder(network, 32), "decoder": DCAEDecoder(network, 32)})
+        own = parts.state_dict()
+        own |= {"quantizer.table.weight": torch.empty(4 * 8192, 8), "quantizer.table.usage": torch.empty(4, 8192)}
+        names = mgvq.weight_names(network)
+        published, found = mgvq.LAYOUT.read({names[ours]: weight for ours, weight in own.items()}, Untold())
+    assert found == names
+    assert (published.network, published.quantizer.num_codes) == (network, 8192)
 
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
