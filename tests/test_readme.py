@@ -12,24 +12,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import tyro
+from documents import Block, blocks
 
 from vqkernels.info import backend_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-
-
-class Block(NamedTuple):
-    """A fenced block of a document."""
-
-    document: Path
-    line: int
-    language: str
-    text: str
 
 
 DOCUMENTS = [
@@ -46,12 +38,6 @@ def existing_tests() -> set[str]:
     modules = list((ROOT / "tests").rglob("test_*.py"))
     functions = re.findall(r"^def (test_\w+)", "\n".join(path.read_text() for path in modules), re.MULTILINE)
     return {*functions, *(path.stem for path in modules)}
-
-
-def blocks(document: Path) -> list[Block]:
-    text = document.read_text()
-    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [Block(document, text[: fence.start()].count("\n") + 1, fence[1], fence[2]) for fence in fences]
 
 
 PYTHON = [block for document in DOCUMENTS for block in blocks(document) if block.language == "python"]

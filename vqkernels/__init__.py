@@ -43,7 +43,7 @@ if _TYPE_CHECKING:
     from vqkernels.compat.replace import replace_quantizers
     from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Choice",

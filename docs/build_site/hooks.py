@@ -24,7 +24,7 @@ def documents() -> list[str]:
     """Documents outside docs/ that are pages: those of the folders, and those about the project."""
     folders = (ROOT / folder for folder in ("bench", "csrc", "models", "vqkernels"))
     inside = sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob("*.md"))
-    return ["CHANGELOG.md", "CONTRIBUTING.md", *inside]
+    return ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", *inside]
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

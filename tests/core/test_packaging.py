@@ -1,6 +1,6 @@
-"""What is packed, what a package is built of, and what happens where it cannot be.
+"""What is packed, what it is built of, what it does where it is installed, and what happens where it cannot be built.
 
-Oracles: the files of this checkout; a compiler that fails at will.
+Oracles: the files of this checkout; the start page, followed as written; a compiler that fails at will.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from documents import blocks
+
+import vqkernels
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "SECURITY.md")
 HAS_COMPILER = shutil.which("c++") is not None
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="the machine has no C++ compiler")
 
@@ -27,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
     for folder in ("csrc", "vqkernels"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
-    for file in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
+    for file in ("setup.py", "pyproject.toml", *DOCUMENTS):
         shutil.copy(ROOT / file, copy / file)
     return copy
 
@@ -61,33 +68,75 @@ def test_the_source_distribution_has_all_that_a_build_reads(checkout: Path, tmp_
         assert {f"csrc/{file}" for file in files(ROOT / "csrc") if file.endswith(f".{suffix}")} <= packed
 
 
+def test_the_version_is_the_same_wherever_it_is_said() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == vqkernels.__version__
+    newest = (ROOT / "CHANGELOG.md").read_text().partition("\n## ")[2].split()[0]
+    assert newest == vqkernels.__version__
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_a_wheel_of_the_source_distribution_has_its_kernels(checkout: Path, tmp_path: Path) -> None:
-    source, installed, elsewhere = tmp_path / "source", tmp_path / "installed", tmp_path / "elsewhere"
+    """Built of the packed sources, installed where there is no checkout, and tried as the start page says."""
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
     with tarfile.open(backend("build_sdist", checkout, tmp_path)) as archive:
         archive.extractall(source, filter="data")
     (unpacked,) = source.iterdir()
     wheel = backend("build_wheel", unpacked, tmp_path, VQKERNELS_BUILD="auto")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(installed)
-    assert len(list(installed.glob("vqkernels/_C.*.so"))) == 1
-    assert files(checkout / "vqkernels") <= files(installed / "vqkernels")
-    assert not (installed / "csrc").exists()
+        packed = set(archive.namelist())
+    assert {f"vqkernels/{file}" for file in files(checkout / "vqkernels")} <= packed
+    assert not any(file.startswith("csrc/") for file in packed)
+    version = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.startswith(f"vqkernels-{vqkernels.__version__}-{version}-{version}-")
+
+    installed = fresh_environment(tmp_path / "environment")
+    run(
+        [sys.executable, "-m", "pip", "--python", installed, "install", "-q", "--no-index", "--no-deps", wheel],
+        tmp_path,
+    )
     elsewhere.mkdir()
-    program = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import torch, vqkernels
-from vqkernels._core.extension import build_info
-print(vqkernels.__file__, build_info()["isa"])
-print(vqkernels.nearest_code(torch.tensor([[0.4]]), torch.tensor([[0.0], [1.0]]), backend="cpu").indices.item())
-"""
-    done = python(program, elsewhere, installed)
+    told = run([installed, "-I", "-m", "vqkernels.info"], elsewhere)
+    assert f"vqkernels {vqkernels.__version__}" in told
+    assert "compiled kernels: CPU only" in told
+    where = "import vqkernels; print(vqkernels.__file__); print(vqkernels._core.extension.build_info()['isa'])"
+    assert run([installed, "-I", "-c", where], elsewhere).startswith(str(tmp_path))
+    snippets = [block.text for block in blocks(ROOT / "docs" / "index.md") if block.language == "python"]
+    assert len(snippets) == 2
+    for snippet in snippets:
+        run(
+            [installed, "-I", "-c", f"import vqkernels\nwith vqkernels.use_backend('cpu'):\n{indented(snippet)}"],
+            elsewhere,
+        )
+    assert not list(elsewhere.iterdir())
+
+    if sys.platform == "linux":
+        assert "manylinux" in run([sys.executable, "-m", "auditwheel", "show", wheel], tmp_path)
+
+
+def fresh_environment(folder: Path) -> Path:
+    """The interpreter of an environment without the checkout, that has what this one has installed beside it."""
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    packages = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], folder).strip())
+    # a plain path: what links the checkout into this environment is not read
+    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    nowhere = run(
+        [python, "-I", "-c", "import importlib.util as u; print(u.find_spec('vqkernels'), u.find_spec('torch'))"],
+        folder,
+    )
+    assert nowhere.startswith("None ModuleSpec"), nowhere
+    return python
+
+
+def indented(text: str) -> str:
+    return "".join(f"    {line}" for line in text.splitlines(keepends=True))
+
+
+def run(command: list[str | Path], folder: Path) -> str:
+    done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    place, index = done.stdout.splitlines()
-    assert place.startswith(str(installed))
-    assert index == "0"
+    return done.stdout
 
 
 def compiler(folder: Path, script: str) -> str:
