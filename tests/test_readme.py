@@ -125,7 +125,7 @@ def run_command(line: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str |
     """Exit code of a command whose arguments are parsed only; 0 if they are taken, or if it helps."""
     monkeypatch.setattr(sys, "argv", line)
     try:
-        runpy.run_module(line[0], run_name="__main__")
+        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
     except Taken:
         return 0
     except SystemExit as ended:
