@@ -133,12 +133,20 @@ def run_command(line: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str |
     raise AssertionError(f"{line[0]} parses no arguments")
 
 
-LINES = sorted({shlex.join(line) for block in SHELL for line in commands(block.text)})
+# lines of other documents are tried by the long suite: parsers of the commands of models/ take their time
+LINES = {shlex.join(line): block.document for block in reversed(SHELL) for line in commands(block.text)}
+FIRST_READ = {README, *(ROOT / "docs").rglob("*.md")}
 again = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 
 
 @again
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=() if document in FIRST_READ else pytest.mark.slow)
+        for line, document in sorted(LINES.items())
+    ],
+)
 def test_options_are_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     take_only(monkeypatch)
     assert run_command(shlex.split(line), monkeypatch) == 0

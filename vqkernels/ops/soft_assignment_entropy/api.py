@@ -77,7 +77,7 @@ def soft_assignment_entropy(
         codebook; float32, float64 for float64 ``x``. Natural logarithms: divide by ``math.log(2)`` for bits.
 
     Numerics:
-        Logits are exact to 2^-9, in practice some 30 times better, or in float64 throughout where float32 cannot
+        Logits are exact to 2^-9, in practice far better, or in float64 throughout where float32 cannot
         guarantee that: small temperatures, far outliers, float64 inputs. An offset of the data changes nothing.
         Sums run in a fixed order, so the bits do not depend on the number of threads. A vector with a non-finite
         entry is left out like one of weight 0; a non-finite code has probability 0. Without any vector all three are
