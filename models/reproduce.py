@@ -46,9 +46,11 @@ from models.errors import UserError
 from models.evaluation.record import write_json
 from models.extract_codes import extract
 from models.report.claims import RESULTS, number, publish, read_results, write_page
+from models.train_classifier import train as train_classifier
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
 from models.training.checkpoint import checkpoint_steps, find_checkpoint, read_weights
+from models.training.classifier_run import ClassifierRun
 from models.training.concept_run import ConceptRun
 from models.training.tokenizer_run import TokenizerRun
 
@@ -83,10 +85,12 @@ class Workshop:
             return Made(run=folder, seed=run.config.seed, tokenizer=folder)
         tokenizer, codes = self._tokenizer(run.codes.tokenizer), self._codes(run.codes)
         folder = self.folder(run)
-        if not _complete(folder, run.config.steps):
+        classifies = isinstance(run.config, ClassifierRun)
+        if not _complete(folder, run.config.steps) or (classifies and not (folder / "scores.json").exists()):
             self._tell(run, folder)
             config = dataclasses.replace(run.config, data=f"{run.codes.kind}:{codes}")
-            train_prior(config, out=folder, resume=True, progress=self._console.is_terminal)
+            train: Any = train_classifier if classifies else train_prior
+            train(config, out=folder, resume=True, progress=self._console.is_terminal)
         data = self._rendered(run.codes.data or "")
         return Made(run=folder, seed=run.config.seed, tokenizer=tokenizer, codes=codes, data=data)
 

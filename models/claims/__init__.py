@@ -11,6 +11,7 @@ from models.claims.priors import DEPTH_HEAD, KV_CACHE, LATENT_DIFFUSION, NAR_STE
 from models.claims.semanticist import CONCEPT_PREFIX
 from models.claims.seqgan import ENTROPY_USAGE, SEQGAN_RATIO, SEQGAN_TWO_PHASE
 from models.claims.sgc import SEMANTIC_UNIQUENESS, SGC_AGGREGATORS, SGC_LOSSES, SGC_MFL, SGC_SHARE
+from models.claims.token_classifier import TOKEN_CLASSIFIER
 
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
@@ -34,5 +35,6 @@ CLAIMS: dict[str, Claim] = {
         SGC_VIDEO,
         LATENT_DIFFUSION,
         LC_TRANSFER,
+        TOKEN_CLASSIFIER,
     )
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from models.training.classifier_run import ClassifierRun
 from models.training.concept_run import ConceptRun
 from models.training.prior_run import PriorRun
 from models.training.tokenizer_run import TokenizerRun
@@ -43,9 +44,9 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """The training of a prior on codes or latents."""
+    """The training of a prior on codes or latents, or of a classifier of codes."""
 
-    config: PriorRun
+    config: PriorRun | ClassifierRun
     codes: Codes
 
 

@@ -14,7 +14,8 @@ from models.training.tokenizer_run import TokenizerRun
 _FEATURES: dict[str, Any] = {"features": "efficientnet_lite0", "features_layer": "expand5", "features_size": 64}
 
 
-def _street(**quantizer: Any) -> TokenizerRun:
+def street(**quantizer: Any) -> TokenizerRun:
+    """VQGAN-LC on street scenes, 256 frozen codes of features of them."""
     return scene(replace(TOKENIZERS["patch_lc"]().quantizer, **{**_FEATURES, **quantizer}), recipe="patch_lc")
 
 
@@ -37,9 +38,9 @@ LC_TRANSFER = Claim(
         form="Tokenizers of street scenes of 32 pixels with 256 frozen codes: centres of EfficientNet's features of "
         "the scenes themselves, of photographs, and random numbers; 60 scenes held out.",
         variants=(
-            Variant(name="own", run=Train(config=_street())),
-            Variant(name="from photographs", run=Train(config=_street(), features_of=_photographs())),
-            Variant(name="random", run=Train(config=_street(features="random", init="published"))),
+            Variant(name="own", run=Train(config=street())),
+            Variant(name="from photographs", run=Train(config=street(), features_of=_photographs())),
+            Variant(name="random", run=Train(config=street(features="random", init="published"))),
         ),
         measure=scenes,
         metrics=(

@@ -2,6 +2,7 @@
 
 FOLDER/images/{train,val}/X.png  FOLDER/maps/{train,val}/X.png      "maps:FOLDER"
 FOLDER/{train,val}/CLIP/FRAME.png                                   "video:FOLDER?frames=T"
+FOLDER/{train,val}/WEATHER/X.png                                    "FOLDER", of "classes:scenes:..."
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def rendered(spec: str, folder: Path) -> str:
 
     A folder that exists is whole.
     """
-    if not spec.startswith("scenes"):
+    by_class, scenes = spec.startswith("classes:"), spec.removeprefix("classes:")
+    if not scenes.startswith("scenes"):
         return spec
-    train = open_source(spec, "train")
-    first = train.read(0)
+    first = open_source(scenes, "train").read(0)
     assert first is not None
     frames = 1 if first.image.ndim == 3 else len(first.image)
     place = folder / f"scenes-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
@@ -32,11 +33,14 @@ def rendered(spec: str, folder: Path) -> str:
         partial = place.with_name(f".{place.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         for split in ("train", "val"):
-            source = open_source(spec, split)  # type: ignore[arg-type]
+            source = open_source(scenes, split)  # type: ignore[arg-type]
             for index in range(len(source)):
                 sample = source.read(index)
                 assert sample is not None
-                if frames == 1:
+                if by_class:
+                    assert sample.label is not None
+                    _save(partial / split / source.labels[sample.label] / f"{index:05d}.png", sample.image)
+                elif frames == 1:
                     assert sample.map is not None
                     void = np.where(sample.map < 0, 255, sample.map).astype(np.uint8)
                     _save(partial / "images" / split / f"{index:05d}.png", sample.image)
@@ -45,6 +49,8 @@ def rendered(spec: str, folder: Path) -> str:
                     for number, frame in enumerate(sample.image):
                         _save(partial / split / f"{index:05d}" / f"{number:02d}.png", frame)
         partial.replace(place)
+    if by_class:
+        return str(place)
     return f"maps:{place}" if frames == 1 else f"video:{place}?frames={frames}"
 
 
