@@ -14,7 +14,7 @@ _NETWORK: dict[str, Any] = {"features": "efficientnet_lite0", "features_layer": 
 _METRICS = (
     Metric(key="usage", title="codes used", unit="%", digits=1),
     Metric(key="psnr", title="PSNR", unit="dB"),
-    Metric(key="ssim", title="SSIM", digits=3),
+    Metric(key="perplexity", title="perplexity", digits=0),
 )
 
 

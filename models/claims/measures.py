@@ -18,7 +18,7 @@ from models.data.source import open_source
 from models.data.street.classes import CLASSES
 from models.data.transforms import Crop
 from models.evaluation.data_set import DataSetConfig, evaluate_tokenizer
-from models.evaluation.photos import evaluate, reconstruct, tokenize
+from models.evaluation.photos import reconstruct, tokenize
 from models.losses.semantic import high_levels, level_weights
 from models.metrics.codes import CodeCounts, code_use
 from models.metrics.frechet import FrechetDistance
@@ -37,14 +37,17 @@ _SIDE = 64  # pixels that images are scaled to for the network: pocket images ar
 
 def photographs(made: Made) -> dict[str, float]:
     """Reconstruction of whole held-out photographs; use of codes, in per cent, over the training photographs."""
-    scores = evaluate(made.tokenizer)
-    return {
-        "psnr": scores.psnr,
-        "ssim": scores.ssim,
-        "usage": 100 * scores.utilization_train,
-        "usage_held_out": 100 * scores.utilization,
-        "perplexity": scores.perplexity_train,
-    }
+    tokenizer, psnr = load_tokenizer(made.tokenizer), Psnr()
+    counts = CodeCounts(*tokenizer.quantizer.codebook.shape[:2])
+    for number, photo in enumerate(load_photos(load_config(made.tokenizer).data)):
+        tokens = tokenize(tokenizer, photo)
+        if photo.split == "train":
+            counts.update(tokens.indices)
+        else:
+            shown = reconstruct(tokenizer, photo, tokens)
+            psnr.update(torch.tensor([number]), to_unit(to_tensor(photo.image)), to_unit(shown))
+    use = code_use(counts.counts)
+    return {"psnr": psnr.compute()["psnr"], "usage": 100 * use.utilization, "perplexity": use.perplexity}
 
 
 def prefixes(made: Made) -> dict[str, float]:

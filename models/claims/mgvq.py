@@ -55,7 +55,6 @@ MGVQ_GROUPS = Claim(
         measure=photographs,
         metrics=(
             Metric(key="psnr", title="PSNR", unit="dB"),
-            Metric(key="ssim", title="SSIM", digits=3),
             Metric(key="usage", title="codes used", unit="%", digits=1),
         ),
         checks=tuple(
