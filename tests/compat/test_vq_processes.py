@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
 
-from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
+from vqkernels.compat.vector_quantize_pytorch import ResidualSimVQ, VectorQuantize
 from vqkernels.testing import assert_bitwise_equal
 
 
@@ -33,7 +34,15 @@ def worker(rank: int, folder: str) -> None:
             running = name if step else ""  # the first step of "kmeans" is Lloyd's algorithm
             quantizer(x.float())
     states: dict[str, Any] = {name: quantizer.state_dict() for name, quantizer in quantizers.items()}
-    torch.save(states | {"calls": calls}, f"{folder}/{rank}.pt")
+    running = ""
+    torch.manual_seed(rank)
+    stack = ResidualSimVQ(dim=4, num_quantizers=2, codebook_size=16, quantize_dropout=True)
+    parallel = DistributedDataParallel(stack, find_unused_parameters=True)
+    for step in range(2):
+        quantized, _, losses = parallel(torch.randn(2, 10, 4), rand_quantize_dropout_fixed_seed=rank + step)
+        (quantized.square().mean() + losses.sum()).backward()
+    sent = list(parallel.named_module_buffers)
+    torch.save(states | {"calls": calls, "sim": stack.state_dict(), "sent": sent}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -56,6 +65,15 @@ def build(name: str) -> VectorQuantize:
 def test_processes_synchronise_though_built_before_the_group(tmp_path: Path) -> None:
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    # frozen codes are those of the first process, and sent no more than once
+    torch.manual_seed(0)
+    stack = ResidualSimVQ(dim=4, num_quantizers=2, codebook_size=16)
+    for states in (first, second):
+        assert states.pop("sent") == []
+        found = states.pop("sim")
+        assert found.keys() == stack.state_dict().keys()
+        for number, layer in enumerate(stack.layers):
+            assert_bitwise_equal(found[f"layers.{number}.frozen_codebook"], layer.frozen_codebook)
     # ranges and keys, then sums and vectors, whatever there is to tell
     assert first.pop("calls") == {"ema": 6, "dead": 6, "kmeans": 6, "heads": 6}
     for name, quantizer_state in first.items():

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import itertools
 import re
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from vqkernels.compat._recipes import AROUND, Recipe, class_name, recipe_for
+from vqkernels.nn.unsent import Unsent
 
 _LOOKS_LIKE_A_QUANTIZER = re.compile(r"(?i:quantiz|codebook)|(FSP|FSQ|LFQ|VQ)$")
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -111,7 +113,9 @@ def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module | type
             adapter: nn.Module = kind(**options)
         except ValueError as error:
             raise NotImplementedError(f"{what} and its adapter takes it, got {error}") from None
-    if (difference := _adopt(adapter, original)) is not None:
+    with adapter.as_a_buffer() if isinstance(adapter, Unsent) else nullcontext():
+        difference = _adopt(adapter, original)
+    if difference is not None:
         raise NotImplementedError(f"{what}, got one with other {difference}")
     for attribute in recipe.carry:
         if hasattr(original, attribute):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vqkernels._core.random import random_uniform
 from vqkernels._core.shown import shape_of
-from vqkernels.distributed import everybody, of_the_first, stats_of_all, sum_of_all, world
+from vqkernels.distributed import everybody, stats_of_all, sum_of_all, world
 from vqkernels.kmeans import kmeans
 from vqkernels.nn.config import Ema, Frozen, Learned, OnlineClustering
 from vqkernels.nn.sharded import WrittenParameters
@@ -286,7 +286,6 @@ class FrozenCodebook(Unsent, Codebook):
             self.features = nn.Parameter(features)
         else:
             self.set_unsent("features", features)
-        self._shared = config.tuned
         self.hidden = nn.Linear(width, config.hidden) if projector == "mlp" else None
         inputs = config.hidden if projector == "mlp" else width
         self.projector = nn.Linear(inputs, self.groups * self.dim) if projector != "none" else None
@@ -313,10 +312,7 @@ class FrozenCodebook(Unsent, Codebook):
             return torch.baddbmm(bias.view(self.groups, 1, self.dim), inputs, per_group)
 
     def begin(self) -> None:
-        # what DistributedDataParallel does when it is built, to everything else
-        if not self._shared and world()[1] > 1:
-            self.features = of_the_first(self.features)
-            self._shared = True
+        self.send_once()
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor, *, max_iter: int, seed: int) -> None:

@@ -82,6 +82,10 @@ class ResidualSimVQ(DroppingStack):
         rand_quantize_dropout_fixed_seed: int | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """``(quantized, indices [B, ..., Q], losses [Q])``, with ``return_all_codes`` the codes ``[Q, ...]`` too."""
+        if self.training:
+            # all of them, for a process may drop the last ones where another does not
+            for number in range(self.num_quantizers):
+                self._layer(number).send_once()
         depth = self._depth(self.training and self.quantize_dropout, rand_quantize_dropout_fixed_seed, x.device)
         residual, quantized = x, torch.zeros_like(x)
         columns, losses = [], []

@@ -9,12 +9,13 @@ from torch import nn
 
 from vqkernels._core.checks import check_floating, check_indices
 from vqkernels.nn.rows import masked_mean_square, without_unusable
+from vqkernels.nn.unsent import Unsent
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import estimate_gradient
 
 
-class SimVQ(nn.Module):
+class SimVQ(Unsent):
     """``SimVQ`` of vector-quantize-pytorch: same arguments, results and state dict; no N x K matrix.
 
     Args:
@@ -61,7 +62,7 @@ class SimVQ(nn.Module):
         self.codebook_size, self.channel_first = codebook_size, channel_first
         frozen = init_fn(torch.randn(codebook_size, width) * width**-0.5)
         self.code_transform = nn.Linear(width, dim, bias=False) if codebook_transform is None else codebook_transform
-        self.register_buffer("frozen_codebook", frozen)
+        self.set_unsent("frozen_codebook", frozen.detach())
         self.rotation_trick = rotation_trick
         self.input_to_quantize_commit_loss_weight = input_to_quantize_commit_loss_weight
         self.commitment_weight = commitment_weight
@@ -79,6 +80,8 @@ class SimVQ(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``(quantized, indices, loss)`` of ``x [B, ..., dim]`` or ``[B, dim, ...]``."""
         check_floating("x", x)
+        if self.training:
+            self.send_once()
         dtype = x.dtype
         x, usable = without_unusable(x.movedim(1, -1) if self.channel_first else x)
         x = x.float()
