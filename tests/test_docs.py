@@ -6,6 +6,7 @@ Oracles: the files of the repository, ``__all__`` of the packages, and the stric
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import yaml
 import vqkernels
 import vqkernels.nn
 import vqkernels.testing
-from docs.build_site import pictures
+from docs.build_site import hooks, pictures
 from docs.build_site.docstrings import Docstrings
-from docs.build_site.hooks import documents
+from models.claims import CLAIMS
+from models.claims.result import result_of
 
 ROOT = Path(__file__).parents[1]
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
@@ -45,7 +47,9 @@ def test_every_page_has_its_place() -> None:
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     placed = list(pages(CONFIG["nav"]))
     assert len(placed) == len(set(placed))
-    assert set(placed) == written | set(documents()), "the nav of mkdocs.yml has other pages than there are documents"
+    assert set(placed) == written | set(hooks.documents()), (
+        "the nav of mkdocs.yml has other pages than there are documents"
+    )
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -91,6 +95,23 @@ def pair(): ...
     assert "Examples:\n" in told
     assert loaded["Pair.swap"].docstring.value == "The other way round, unlike [`first`][made.Pair.first]."
     assert loaded["Pair.first"].docstring.value == "`[N] int64`"
+
+
+def test_the_tables_of_claims_are_those_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "_RESULTS", tmp_path)
+    assert hooks.claims() == "No result is recorded in `models/results/claims` yet."
+    for name in ("mgvq-groups", "lc-replacement"):
+        trial = CLAIMS[name].trial("pocket")
+        assert trial is not None
+        values = {v.name: {metric.key: [0.5] for metric in trial.metrics} for v in trial.variants}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result_of(CLAIMS[name], "pocket", (0,), values, {})))
+    every, one = hooks.claims(), hooks.claims(["lc-replacement", "no-such-claim"])
+    assert every.count("\n| `") == 2
+    assert "(claims-page.html)" in every
+    assert one.count("\n| `") == 1
+    assert "| `lc-replacement` |" in one
+    shown = re.findall(r"<!-- claims: (.*?) -->", (ROOT / "docs/choose.md").read_text())
+    assert set(shown[0].split()) <= set(CLAIMS)
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -16,7 +18,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 _RESULTS = ROOT / "models" / "results" / "claims"
-_CLAIMS = "<!-- claims -->"
+_CLAIMS = re.compile(r"<!-- claims:? ?([\w -]*?) ?-->")
+_CLAIMS_PAGE = "claims-page.html"
 _LINK = re.compile(r"(\]\(|<img[^>]* src=\")([^)#\s\":]+)(?=[)#\s\"])")
 
 
@@ -30,11 +33,15 @@ def documents() -> list[str]:
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for document in documents():
         files.append(_file(document, config))
+    if results := _claims():
+        from models.report.claims import render
+
+        files.append(File.generated(config, _CLAIMS_PAGE, content=render(results)))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    markdown = markdown.replace(_CLAIMS, claims()) if _CLAIMS in markdown else markdown
+    markdown = _CLAIMS.sub(lambda marker: claims(marker[1].split()), markdown)
     here = page.file.src_uri
     source = here if here in documents() else f"docs/{here}"
 
@@ -57,13 +64,25 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     return _LINK.sub(link, markdown)
 
 
-def claims() -> str:
-    """The table of all results that are recorded."""
-    if not list(_RESULTS.glob("*.json")):
+def claims(names: Sequence[str] = ()) -> str:
+    """The table of the results that are recorded: of some claims, or of all with a link to the page that shows them."""
+    results = _claims()
+    chosen = [result for result in results if not names or result["claim"] in names]
+    if not chosen:
         return "No result is recorded in `models/results/claims` yet."
-    from models.report.claims import read_results, readme_table
+    from models.report.claims import readme_table
 
-    return readme_table(read_results(_RESULTS))
+    every = "" if names else f"\n\n[Every claim with its chart, its variants and its machine]({_CLAIMS_PAGE})."
+    return readme_table(chosen) + every
+
+
+def _claims() -> list[dict[str, Any]]:
+    if not any(_RESULTS.glob("*.json")):
+        return []
+    from models.claims import CLAIMS
+    from models.report.claims import read_results
+
+    return read_results(_RESULTS, tuple(CLAIMS))
 
 
 def _file(path: str, config: MkDocsConfig) -> File:
