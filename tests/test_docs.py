@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_the_tables_of_claims_are_those_of_the_results(tmp_path: Path, monkeypat
     for name in ("mgvq-groups", "lc-replacement"):
         trial = CLAIMS[name].trial("pocket")
         assert trial is not None
-        values = {v.name: {metric.key: [0.5] for metric in trial.metrics} for v in trial.variants}
+        values: dict[str, Any] = {variant.name: defaultdict(lambda: [0.5]) for variant in trial.variants}
         (tmp_path / f"{name}.json").write_text(json.dumps(result_of(CLAIMS[name], "pocket", (0,), values, {})))
     every, one = hooks.claims(), hooks.claims(["lc-replacement", "no-such-claim"])
     assert every.count("\n| `") == 2

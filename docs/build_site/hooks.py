@@ -65,7 +65,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def claims(names: Sequence[str] = ()) -> str:
-    """The table of the results that are recorded: of some claims, or of all with a link to the page that shows them."""
+    """The table of the results that are recorded: of some claims, or of all with a link to their page."""
     results = _claims()
     chosen = [result for result in results if not names or result["claim"] in names]
     if not chosen:
