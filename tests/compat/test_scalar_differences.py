@@ -370,7 +370,7 @@ def test_evolution_leaves_modes_alone() -> None:
             lambda: adapters.FSQ([5], num_codebooks=2, keep_num_codebooks_dim=False),
             "keep_num_codebooks_dim: expected True for 2 codebooks, got False",
         ),
-        (lambda: adapters.FSQ([5])(torch.zeros(1, 2, 3)), "x: expected vectors of dimension 1, got 3"),
+        (lambda: adapters.FSQ([5])(torch.zeros(1, 2, 3)), "z: expected vectors of dim=1 along dimension -1"),
         (lambda: adapters.LFQ(), "dim: expected a number where codebook_size is None, got None"),
         (lambda: adapters.LFQ(codebook_size=12), "codebook_size: expected a power of 2 of at least 2, got 12"),
         (
@@ -380,7 +380,7 @@ def test_evolution_leaves_modes_alone() -> None:
         (lambda: adapters.FSP([5], act_name="relu"), "act_name: expected one of tanh, sigmoid, normal"),
         (lambda: adapters.FSP([5], quantize_rate=2), "quantize_rate: expected a number in [0, 1], got 2"),
         (lambda: adapters.LatentQuantize(5, 3), "codebook_dim: expected at least 1 with a single number of levels"),
-        (lambda: adapters.BinaryMapper(2)(torch.zeros(3)), "logits: expected [..., 2], got shape [3]"),
+        (lambda: adapters.BinaryMapper(2)(torch.zeros(3)), "logits: expected vectors of dim=2 along dimension -1"),
         (lambda: adapters.BinaryMapper(2).log_prob(torch.zeros(2)), "indices, one_hot: expected exactly one of them"),
         (lambda: adapters.Sequential(torch.nn.Identity()), "fns: expected exactly one quantizer, got 0"),
         (lambda: adapters.GroupedResidualLFQ(dim=5, groups=2), "groups: expected a divisor of dim=5, got 2"),

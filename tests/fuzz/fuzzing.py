@@ -1,11 +1,10 @@
-"""How examples are drawn: the same ones in every run, or, of a slow test, new ones from a seed that it prints."""
+"""How calls are drawn: the same ones in every run, or, of a seed, others."""
 
 from __future__ import annotations
 
-import os
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hypothesis
@@ -14,52 +13,63 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from strategies import CHANGES, changes
 
-SEED = "VQKERNELS_FUZZ_SEED"
+CALLS_OF_AN_EXAMPLE = 10  # what hypothesis does for an example costs more than a call
+MOST_SHOWN = 20
 
 
 class Draw:
-    """One example: which of several things, and how the arguments of a call are spoilt."""
+    """One call: which of several things, and how its arguments are spoilt."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
-        torch.manual_seed(data.draw(st.integers(0, 1 << 16), label="seed of the tensors"))
+    def __init__(self, source: random.Random) -> None:
+        self._source = source
+        self.told: list[str] = []
+        torch.manual_seed(source.getrandbits(32))
 
     def pick(self, *choices: Any) -> Any:
-        return choices[self._data.draw(st.integers(0, len(choices) - 1))]
+        return self._source.choice(choices)
 
     def spoilt(self, right: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         """The arguments of a call, up to two of them changed; ``names`` are those that a call can have."""
         wrong = dict(right)
         # mostly one: the check of the second is not reached where the first one's fails
         for _ in range(self.pick(1, 1, 1, 2, 0)):
-            name = self._data.draw(st.sampled_from(names), label="argument")
-            change = self._data.draw(changes(right.get(name)), label="change")
+            name = self.pick(*names)
+            change = self.pick(*changes(right.get(name), self.pick))
+            self.told.append(f"{name} {change}")
             wrong[name] = CHANGES[change](right.get(name))
         return wrong
 
 
-def fuzz(body: Callable[[Draw], None], examples: int, *, fresh: bool = False) -> None:
-    """Run ``body`` on so many examples."""
-    seed = int(os.environ.get(SEED, random.SystemRandom().randrange(1 << 32)))
+Body = Callable[[Draw], None]
 
-    # an example is small as it comes, and told by names: shrinking takes minutes and tells no more
+
+def fuzz(bodies: Mapping[str, Body], calls: int, seed: int | None = None) -> None:
+    """Make so many calls, and tell of those that went wrong."""
+    names, failures = sorted(bodies), []
+
+    # a call is small as it comes, and told by names: shrinking takes minutes and tells no more
     @settings(
         phases=(Phase.generate,),
-        max_examples=examples,
-        derandomize=not fresh,
+        max_examples=-(-calls // CALLS_OF_AN_EXAMPLE),
+        derandomize=seed is None,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.data())
-    def run(data: st.DataObject) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            body(Draw(data))
+    @given(st.randoms(use_true_random=True))
+    def run(source: random.Random) -> None:
+        nonlocal calls
+        for _ in range(min(calls, CALLS_OF_AN_EXAMPLE)):
+            calls -= 1
+            name, draw = source.choice(names), Draw(source)
+            try:
+                bodies[name](draw)
+            except Exception as error:
+                # whatever it is, it is a finding; the others are told too
+                failures.append(f"{name} ({', '.join(draw.told)}): {type(error).__name__}: {error}"[:1000])
 
-    try:
-        (hypothesis.seed(seed)(run) if fresh else run)()
-    except BaseException:
-        if fresh:
-            print(f"{SEED}={seed} repeats this")  # noqa: T201
-        raise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (run if seed is None else hypothesis.seed(seed)(run))()
+    print(f"{seed=}")  # noqa: T201
+    assert not failures, f"{len(failures)} calls, of {seed=}:\n" + "\n".join(failures[:MOST_SHOWN])

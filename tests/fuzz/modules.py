@@ -23,6 +23,7 @@ class Kind:
     make: Callable[..., Any]
     options: Callable[[], list[Arguments]]
     methods: dict[str, Callable[[Any, Pick], Arguments]] = field(default_factory=dict)
+    checks: dict[str, Callable[[Any, Arguments, Any], None]] = field(default_factory=dict)  # by method
     further: tuple[str, ...] = ()  # arguments of the constructor that it hands on
 
     @property

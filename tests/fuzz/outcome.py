@@ -18,7 +18,7 @@ _BACKEND = re.compile(r"^\w+: (backend '\w+' (cannot run|does not exist)|no back
 _FEATURES = re.compile(
     r"^X has \d+ features, but KMeans is expecting \d+ features as input$"
 )  # as scikit-learn wants it
-_SIGNATURE = re.compile(r"(got an unexpected keyword argument|missing a required argument|got multiple values)")
+_SIGNATURE = re.compile(r"(got an unexpected keyword argument|missing \d+ required|got multiple values)")
 
 
 def outcome(call: Callable[[], Any], names: Iterable[str]) -> Any:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from vqkernels._core.backend import BACKENDS
-from vqkernels._core.checks import METRICS, interval, is_dense, is_flag, is_integer, is_number, is_within
-from vqkernels._core.shown import shown
+from vqkernels._core.checks import METRICS, interval, is_flag, is_integer, is_number, is_within
+from vqkernels._core.shown import is_dense, kind_of, shown
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,10 +43,12 @@ class OneOf(NamedTuple):
 
 Size = Annotated[int, Within(1, (1 << 31) - 1)]  # of a table
 Count = Annotated[int, Within(0, (1 << 63) - 1)]
+Times = Annotated[int, Within(0, (1 << 31) - 1)]  # of something that takes time
 Integer = Annotated[int, Within(-(1 << 63), (1 << 63) - 1)]
 Share = Annotated[float, Within(0, 1)]
 NonNegative = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(0, without=(0,))]
+Threshold = Annotated[float, Within(-(1 << 31), 1 << 31)]  # of a count; none is below 0
 Metric = Annotated[str, OneOf(METRICS)]
 Backend = Annotated[str, OneOf(BACKENDS)] | None
 
@@ -63,35 +65,41 @@ class Rule(NamedTuple):
     def check(self, name: str, value: Any) -> Any:
         """The value as it is to be kept, or a one-line error."""
         if not self.is_kind(value):
-            got = shown(value) if isinstance(value, (list, tuple)) else type(value).__name__
-            raise TypeError(f"{name}: expected {self.kind}, got {got}")
+            raise TypeError(f"{name}: expected {self.kind}, got {kind_of(value)}")
         if not self.fits(value):
             raise ValueError(f"{name}: expected {self.range}, got {shown(value)}")
         return self.plain(value)
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Check the arguments of every call against their annotations; NumPy's numbers arrive as Python's."""
-    signature = inspect.signature(function)
+    """Check the arguments of every call against their annotations; NumPy's numbers arrive as Python's.
+
+    A graph is not checked: what is traced has been, or is told by what it runs into.
+    """
+    known = inspect.signature(function).parameters.values()
+    places = [p.name for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [*places, *(p.name for p in known if p.kind == p.KEYWORD_ONLY)]
 
     @functools.cache
     def rules() -> dict[str, Rule]:
         # not before the first call: annotations may name what is defined further down
         hints = typing.get_type_hints(function, include_extras=True)
-        rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        named = [name for name, p in signature.parameters.items() if p.kind not in rest and name in hints]
-        return _rules({name: hints[name] for name in named})
+        return _rules({name: hints[name] for name in named if name in hints})
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        bound = signature.bind(*args, **kwargs)
-        known = rules()
-        for name, value in bound.arguments.items():
-            if name in known:
-                bound.arguments[name] = known[name].check(name, value)
-        return function(*bound.args, **bound.kwargs)
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        of = rules()
+        # too many and too few are told by the call itself
+        given: Any = [_checked(of, name, value) for name, value in zip(places, args, strict=False)]
+        return function(*given, *args[len(given) :], **{n: _checked(of, n, v) for n, v in kwargs.items()})  # type: ignore[arg-type]
 
     return wrapper
+
+
+def _checked(rules: dict[str, Rule], name: str, value: Any) -> Any:
+    return rules[name].check(name, value) if name in rules else value
 
 
 def check_fields(instance: Any) -> None:
@@ -212,5 +220,5 @@ _RULES: dict[Any, Rule] = {
     int: _restricted(int, Within(-(1 << 63), (1 << 63) - 1)),
     float: _restricted(float, Within()),
     str: Rule("a string", "a string", lambda value: isinstance(value, str)),
-    torch.Tensor: Rule("a dense torch.Tensor", "a dense torch.Tensor", _is_tensor),
+    torch.Tensor: Rule("a torch.Tensor", "a torch.Tensor", _is_tensor),
 }

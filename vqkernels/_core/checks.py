@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vqkernels._core.backend import check_backend
-from vqkernels._core.shown import shape_of, shown
+from vqkernels._core.shown import is_dense, kind_of, shape_of, shown
 
 METRICS = ("l2", "cosine", "dot")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -125,19 +125,16 @@ def tensors_among(args: Iterable[object]) -> list[torch.Tensor]:
     return [arg for arg in flat if isinstance(arg, torch.Tensor)]
 
 
-def is_dense(tensor: torch.Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
-
-
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not is_dense(value):
-        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout)
-        raise TypeError(f"{name}: expected a dense tensor, got one that is {kind}")
+        raise TypeError(f"{name}: expected a dense tensor, got {kind_of(value)}")
 
 
-def check_floating(name: str, value: object) -> None:
+def check_floating(name: str, value: object, parameters: Iterable[torch.Tensor] = ()) -> None:
+    """A tensor of numbers to compute with; ``parameters`` are those of the module that does."""
+    check_state(*parameters)
     check_tensor(name, value)
     assert isinstance(value, torch.Tensor)
     if not value.is_floating_point():
@@ -145,6 +142,13 @@ def check_floating(name: str, value: object) -> None:
     # others, of 8 bits and fewer, are for storage: torch itself cannot compare them
     if value.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {value.dtype}")
+
+
+def check_state(*tensors: torch.Tensor) -> None:
+    """Raise if a module was cast to a dtype that is for storage."""
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+            raise TypeError(f"module: expected float32, float64, float16 or bfloat16 parameters, got {tensor.dtype}")
 
 
 def check_floating_dtype(name: str, value: object) -> None:
@@ -196,7 +200,7 @@ def check_writable(name: str, tensor: torch.Tensor) -> None:
 
 def check_index_values(name: str, indices: torch.Tensor, num_codes: int) -> None:
     """Raise for an index outside ``[-1, num_codes)``; on the CPU only, elsewhere it would be a synchronisation."""
-    if indices.device.type != "cpu" or not indices.numel():
+    if torch.compiler.is_compiling() or indices.device.type != "cpu" or not indices.numel():
         return
     low, high = int(indices.min()), int(indices.max())
     if low < -1 or high >= num_codes:

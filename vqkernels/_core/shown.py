@@ -39,5 +39,17 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
+def kind_of(value: object) -> str:
+    """What a value of another kind than expected is."""
+    if isinstance(value, torch.Tensor) and not is_dense(value):
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout)
+        return f"one that is {kind}"
+    return shown(value) if isinstance(value, (list, tuple)) else type(value).__name__
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+
+
 def shape_of(tensor: torch.Tensor) -> str:
     return shown(list(tensor.shape))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_indices
+from vqkernels._core.arguments import OneOf, checked
+from vqkernels._core.checks import check_index_values, is_integer
+from vqkernels._core.shown import shown
 from vqkernels.compat._feature_maps import entries, match
+from vqkernels.compat._inputs import check_indices_of
+
+Remap = str | os.PathLike[str] | None
+UnknownIndex = Annotated[str, OneOf(("extra", "random"))] | int
 
 
 class Renamed(nn.Module):
@@ -21,23 +29,21 @@ class Renamed(nn.Module):
 
     used: torch.Tensor  # [U] int64; None without remap
 
-    def __init__(self, n_e: int, remap: str | None, unknown_index: str | int) -> None:
+    def __init__(self, n_e: int, remap: Remap, unknown_index: UnknownIndex) -> None:
         super().__init__()
         self.n_e, self.remap, self.re_embed = n_e, remap, n_e
         self.register_buffer("used", None)
         if remap is None:
             return
-        used = torch.tensor(np.load(remap))
-        if used.dim() != 1 or used.is_floating_point() or len(used) == 0 or used.min() < 0 or used.max() >= n_e:
-            raise ValueError(f"remap: expected a list of indices in [0, {n_e}), got another in {remap!r}")
-        self.used = used
+        self.used = used = _load_used(remap, n_e)
         extra = unknown_index == "extra"
         self.re_embed = len(used) + extra
         self.unknown_index = len(used) if extra else unknown_index
 
     def remap_to_used(self, inds: torch.Tensor) -> torch.Tensor:  # [B, ...]
         """Positions in the list of codes in use."""
-        _check_batched(inds)
+        self._check_renamed("inds", inds)
+        check_index_values("inds", inds, self.n_e)
         used = self.used.long()
         nowhere = len(used)
         # of a code listed twice, the first position
@@ -52,9 +58,13 @@ class Renamed(nn.Module):
 
     def unmap_to_all(self, inds: torch.Tensor) -> torch.Tensor:  # [B, ...]
         """The codes that positions stand for; the first in use for the extra one."""
-        _check_batched(inds)
+        return self._codes_at("inds", inds)
+
+    def _codes_at(self, name: str, inds: torch.Tensor) -> torch.Tensor:
+        self._check_renamed(name, inds)
         if self.re_embed > len(self.used):
             inds = inds.where(inds < len(self.used), 0)
+        check_index_values(name, inds, len(self.used))
         return self.used.to(inds)[inds]
 
     def renamed_entries(
@@ -64,10 +74,16 @@ class Renamed(nn.Module):
         shape: Sequence[int] | None,
     ) -> torch.Tensor:
         """Codes by index: ``[B, D, ...]`` for a ``shape`` of ``(B, ..., D)``, ``[..., D]`` for None."""
-        check_indices("indices", indices)
+        check_indices_of("indices", indices, codebook)
         if self.remap is not None:
-            indices = self.unmap_to_all(indices if shape is None else indices.reshape(shape[0], -1))
+            batched = indices if shape is None else indices.reshape(_batch_of(shape, indices), -1)
+            indices = self._codes_at("indices", batched)
         return entries(codebook, indices, shape)
+
+    def _check_renamed(self, name: str, inds: torch.Tensor) -> None:
+        if self.remap is None:
+            raise ValueError("remap: expected a file with the indices in use, got None in the constructor")
+        check_indices_of(name, inds, self.used, least=2)
 
 
 class EmbeddingQuantizer(Renamed):
@@ -78,8 +94,8 @@ class EmbeddingQuantizer(Renamed):
         n_e: int,
         dim: int,
         beta: float,
-        remap: str | None,
-        unknown_index: str | int,
+        remap: Remap,
+        unknown_index: UnknownIndex,
         sane_index_shape: bool,
         legacy: bool,
     ) -> None:
@@ -103,6 +119,7 @@ class EmbeddingQuantizer(Renamed):
         indices = indices.reshape(found.shape if self.sane_index_shape else flat)
         return found.quantized(), loss, (None, None, indices)
 
+    @checked
     def get_codebook_entry(
         self,
         indices: torch.Tensor,  # [...] as forward returns them
@@ -112,6 +129,20 @@ class EmbeddingQuantizer(Renamed):
         return self.renamed_entries(self.embedding.weight, indices, shape)
 
 
-def _check_batched(inds: torch.Tensor) -> None:
-    if inds.dim() < 2:
-        raise ValueError(f"inds: expected a batch of indices, [B, ...], got shape {list(inds.shape)}")
+def _load_used(remap: str | os.PathLike[str], n_e: int) -> torch.Tensor:  # [U]
+    try:
+        used = np.load(remap)
+    except (OSError, ValueError, EOFError) as error:
+        got = f"{shown(str(remap))} ({shown(str(error))})"
+        raise ValueError(f"remap: expected the path of an .npy file, got {got}") from None
+    if not isinstance(used, np.ndarray) or used.dtype.kind not in "iu" or used.ndim != 1 or not len(used):
+        raise ValueError(f"remap: expected a list of indices, got another in {shown(str(remap))}")
+    if used.min() < 0 or used.max() >= n_e:
+        raise ValueError(f"remap: expected a list of indices in [0, {n_e}), got another in {shown(str(remap))}")
+    return torch.from_numpy(np.ascontiguousarray(used, used.dtype.newbyteorder("=")))
+
+
+def _batch_of(shape: Sequence[int], indices: torch.Tensor) -> int:
+    if not shape or not is_integer(shape[0]) or shape[0] < 1 or indices.numel() % shape[0]:
+        raise ValueError(f"shape: expected that of a map of {indices.numel()} indices, got {shown(shape)}")
+    return shape[0]

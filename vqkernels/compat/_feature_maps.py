@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from vqkernels._core.checks import check_floating
+from vqkernels.compat._inputs import check_map_shape, given_vectors
 from vqkernels.nn.codebook import unit
 from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.ops.code_stats import code_stats
@@ -74,7 +74,7 @@ def match(
     normalize: bool = False,
 ) -> Match:
     """Find the nearest code of every vector of a map; with ``normalize``, of the vector scaled to unit length."""
-    rows, usable, shape = map_rows(z, codebook.shape[1])
+    rows, usable, shape = map_rows(z, codebook)
     dtype = torch.promote_types(z.dtype, codebook.dtype)
     rows = rows.to(torch.promote_types(dtype, torch.float32))
     if normalize:
@@ -87,13 +87,11 @@ def match(
 
 def map_rows(
     z: torch.Tensor,  # [B, D, ...]
-    dim: int,
+    like: torch.Tensor,  # [K, D, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:  # [N, D], [N] bool
-    """The vectors of a map of ``dim`` channels, which of them are finite, and the map's shape without channels."""
-    check_floating("z", z)
-    if z.dim() < 2 or z.shape[1] != dim:
-        raise ValueError(f"z: expected [B, {dim}, ...], got shape {list(z.shape)}")
-    x = z.movedim(1, -1)
+    """The vectors of a map, with as many channels as ``like``, which are finite, the map's shape without channels."""
+    dim = like.shape[1]
+    x = given_vectors("z", z, dim, 1, like).movedim(1, -1)
     return *without_unusable(x.reshape(-1, dim)), x.shape[:-1]
 
 
@@ -109,4 +107,6 @@ def entries(
 ) -> torch.Tensor:  # [..., D] or [B, D, ...]
     """Codes by index, as they come, or as the map whose channels-last ``shape`` is given."""
     codes = gather_codes(codebook, indices)
-    return codes if shape is None else codes.reshape(tuple(shape)).movedim(-1, 1).contiguous()
+    if shape is None:
+        return codes
+    return codes.reshape(check_map_shape(shape, codes)).movedim(-1, 1).contiguous()

@@ -7,7 +7,9 @@ model. Differences are intended and listed in ``vqkernels/compat/README.md``.
 
 from __future__ import annotations
 
-from vqkernels.compat._embedding_quantizer import EmbeddingQuantizer
+from vqkernels._core.arguments import Size, checked
+from vqkernels._core.checks import check_size
+from vqkernels.compat._embedding_quantizer import EmbeddingQuantizer, Remap, UnknownIndex
 
 __all__ = ["VectorQuantizer"]
 
@@ -30,15 +32,17 @@ class VectorQuantizer(EmbeddingQuantizer):
         ([2, 4, 3, 3], [18])
     """
 
+    @checked
     def __init__(
         self,
-        n_e: int,
-        vq_embed_dim: int,
+        n_e: Size,
+        vq_embed_dim: Size,
         beta: float,
-        remap: str | None = None,
-        unknown_index: str | int = "random",
+        remap: Remap = None,
+        unknown_index: UnknownIndex = "random",
         sane_index_shape: bool = False,
         legacy: bool = True,
     ) -> None:
+        check_size("n_e", n_e=n_e, vq_embed_dim=vq_embed_dim)
         super().__init__(n_e, vq_embed_dim, beta, remap, unknown_index, sane_index_shape, legacy)
         self.vq_embed_dim = vq_embed_dim

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_indices
+from vqkernels._core.arguments import Size, checked
+from vqkernels._core.checks import check_size, check_state
 from vqkernels._core.recomputation import recomputing
+from vqkernels._core.shown import shown
 from vqkernels.compat._feature_maps import Match, entries, match
+from vqkernels.compat._inputs import check_indices_of, check_map_shape
 from vqkernels.nn.codebook import unit
 from vqkernels.nn.regularizers import LLAMAGEN_ENTROPY
 
@@ -67,9 +70,11 @@ class VectorQuantizer(nn.Module):
 
     codebook_used: torch.Tensor  # [65536] int32, oldest first, -1 before there were so many
 
+    @checked
     def __init__(
-        self, n_e: int, e_dim: int, beta: float, entropy_loss_ratio: float, l2_norm: bool, show_usage: bool
+        self, n_e: Size, e_dim: Size, beta: float, entropy_loss_ratio: float, l2_norm: bool, show_usage: bool
     ) -> None:
+        check_size("n_e", n_e=n_e, e_dim=e_dim)
         super().__init__()
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.entropy_loss_ratio, self.l2_norm, self.show_usage = entropy_loss_ratio, l2_norm, show_usage
@@ -89,6 +94,7 @@ class VectorQuantizer(nn.Module):
 
         In evaluation the losses are None and the usage is 0.
         """
+        check_state(self.embedding.weight)
         codebook = self._codebook()
         found = match(z, codebook, normalize=self.l2_norm)
         losses: Losses = (None, None, None, 0)
@@ -97,6 +103,7 @@ class VectorQuantizer(nn.Module):
             losses = found.codebook_loss, self.beta * found.encoder_loss, self._entropy_loss(found, codebook), usage
         return found.quantized(), losses, (None, None, found.indices)
 
+    @checked
     def get_codebook_entry(
         self,
         indices: torch.Tensor,  # [...]
@@ -104,10 +111,12 @@ class VectorQuantizer(nn.Module):
         channel_first: bool = True,
     ) -> torch.Tensor:
         """Codes by index: ``[..., D]``, or of ``shape``: ``(B, D, H, W)``, else ``(B, H, W, D)``."""
-        check_indices("indices", indices)
+        check_indices_of("indices", indices, self.embedding.weight)
         if shape is None or not channel_first:
             codes = entries(self._codebook(), indices, None)
-            return codes if shape is None else codes.reshape(tuple(shape))
+            return codes if shape is None else codes.reshape(check_map_shape(shape, codes))
+        if len(shape) < 2:
+            raise ValueError(f"shape: expected that of a map, got {shown(shape)}")
         batch, channels, *places = shape
         return entries(self._codebook(), indices, (batch, *places, channels))
 

@@ -52,6 +52,7 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
         derived from known ones.
 
     Raises:
+        TypeError: if it is no module.
         NotImplementedError: if a known quantizer is configured in a way that its adapter does not offer. The model
             is then as it was.
 
@@ -62,6 +63,8 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
         >>> vqkernels.replace_quantizers(model)  # nothing to do: it is one of ours already
         ReplacedQuantizers(replaced={}, left={})
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     adapters: dict[str, tuple[nn.Module, nn.Module | type[nn.Module], Recipe]] = {}
     left = {}
     for path, module in model.named_modules():
@@ -111,7 +114,7 @@ def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module | type
     with torch.random.fork_rng(devices=[]):
         try:
             adapter: nn.Module = kind(**options)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise NotImplementedError(f"{what} and its adapter takes it, got {error}") from None
     with adapter.as_a_buffer() if isinstance(adapter, Unsent) else nullcontext():
         difference = _adopt(adapter, original)

@@ -230,7 +230,7 @@ class VectorQuantizer(nn.Module):
 
     def check_input(self, name: str, x: torch.Tensor) -> None:  # [..., dim] or [B, dim, ...]
         """Raise unless these are vectors as :meth:`forward` takes them."""
-        check_floating(name, x)
+        check_floating(name, x, self.parameters())
         dim = 1 if self.channels_first else -1
         if x.dim() < (2 if self.channels_first else 1) or x.shape[dim] != self.dim:
             legend = "[B, dim, ...]" if self.channels_first else "[..., dim]"

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import NonNegative, Share, Size, checked
+from vqkernels._core.checks import check_floating, check_index_values, check_same_device, check_shape, check_size
 from vqkernels._core.recomputation import Past
-from vqkernels.compat._embedding_quantizer import Renamed
+from vqkernels.compat._embedding_quantizer import Remap, Renamed, UnknownIndex
 from vqkernels.compat._feature_maps import OneHot, match
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.distributed import stats_of_all
 from vqkernels.nn.sharded import WrittenParameters
 from vqkernels.ops.ema_update import ema_update_, no_step_if_empty
@@ -31,7 +34,9 @@ class EmbeddingEMA(WrittenParameters):
         [2, 4]
     """
 
-    def __init__(self, num_tokens: int, codebook_dim: int, decay: float = 0.99, eps: float = 1e-5) -> None:
+    @checked
+    def __init__(self, num_tokens: Size, codebook_dim: Size, decay: Share = 0.99, eps: NonNegative = 1e-5) -> None:
+        check_size("num_tokens", num_tokens=num_tokens, codebook_dim=codebook_dim)
         super().__init__()
         self.decay, self.eps = decay, eps
         weight = torch.randn(num_tokens, codebook_dim)
@@ -43,16 +48,27 @@ class EmbeddingEMA(WrittenParameters):
         self.update = True
 
     def forward(self, embed_id: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
+        check_indices_of("embed_id", embed_id, self.weight)
+        check_index_values("embed_id", embed_id, len(self.weight))
         return gather_codes(self.weight, embed_id)
 
     @torch.no_grad()
     def cluster_size_ema_update(self, new_cluster_size: torch.Tensor) -> None:  # [K]
-        self.cluster_size.mul_(self.decay).add_(new_cluster_size, alpha=1 - self.decay)
+        self._take_("new_cluster_size", self.cluster_size, new_cluster_size)
 
     @torch.no_grad()
     def embed_avg_ema_update(self, new_embed_avg: torch.Tensor) -> None:  # [K, D]
-        self.embed_avg.mul_(self.decay).add_(new_embed_avg, alpha=1 - self.decay)
+        self._take_("new_embed_avg", self.embed_avg, new_embed_avg)
 
+    def _take_(self, name: str, running: torch.Tensor, new: torch.Tensor) -> None:
+        check_floating(name, new)
+        check_shape(name, new, tuple(running.shape), "as what it moves")
+        check_same_device(**{name: new}, module=running)
+        # a number that is not finite does not move what is
+        moved = torch.add(running * self.decay, new, alpha=1 - self.decay).to(running.dtype)
+        running.copy_(torch.where(moved.isfinite(), moved, running))
+
+    @checked
     def weight_update(self, num_tokens: int) -> None:
         """Make the codes what the running statistics say; ``num_tokens`` is K."""
         if num_tokens != len(self.weight):
@@ -106,16 +122,18 @@ class EMAVectorQuantizer(Renamed):
         ([2, 4, 3, 3], [18])
     """
 
+    @checked
     def __init__(
         self,
-        n_embed: int,
-        embedding_dim: int,
+        n_embed: Size,
+        embedding_dim: Size,
         beta: float,
-        decay: float = 0.99,
-        eps: float = 1e-5,
-        remap: str | None = None,
-        unknown_index: str | int = "random",
+        decay: Share = 0.99,
+        eps: NonNegative = 1e-5,
+        remap: Remap = None,
+        unknown_index: UnknownIndex = "random",
     ) -> None:
+        check_size("n_embed", n_embed=n_embed, embedding_dim=embedding_dim)
         super().__init__(n_embed, remap, unknown_index)
         self.num_tokens, self.codebook_dim, self.beta = n_embed, embedding_dim, beta
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
@@ -126,6 +144,7 @@ class EMAVectorQuantizer(Renamed):
         z: torch.Tensor,  # [B, D, H, W]
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, OneHot, torch.Tensor]]:
         """``(z_q, loss, (perplexity, encodings, indices [N]))``, the one-hots not written out."""
+        given_vectors("z", z, self.codebook_dim, 1, self.embedding.weight)
         if not self.training or not self.embedding.update:
             return self._step(z, moves=False)
         return self._past.take(self._step, z, state=[self.embedding.weight])
@@ -142,6 +161,7 @@ class EMAVectorQuantizer(Renamed):
             indices = self.remap_to_used(indices.reshape(found.shape)).reshape(-1)
         return z_q, loss, (found.perplexity(self.num_tokens), found.one_hot(self.num_tokens), indices)
 
+    @checked
     def get_codebook_entry(
         self,
         indices: torch.Tensor,  # [...] as forward returns them

@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqkernels.compat._embedding_quantizer import Renamed
+from vqkernels._core.arguments import Positive, Size, checked
+from vqkernels._core.checks import check_size
+from vqkernels._core.library import saveable
+from vqkernels._core.shown import shape_of
+from vqkernels.compat._embedding_quantizer import Remap, Renamed, UnknownIndex
 from vqkernels.compat._feature_maps import as_map, map_rows
+from vqkernels.compat._inputs import check_dtype_of
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.soft_assignment_entropy import soft_assignment_entropy
@@ -56,18 +61,21 @@ class GumbelQuantize(Renamed):
         ([2, 4, 3, 3], [2, 3, 3])
     """
 
+    @checked
     def __init__(
         self,
-        num_hiddens: int,
-        embedding_dim: int,
-        n_embed: int,
+        num_hiddens: Size,
+        embedding_dim: Size,
+        n_embed: Size,
         straight_through: bool = True,
         kl_weight: float = 5e-4,
-        temp_init: float = 1.0,
+        temp_init: Positive = 1.0,
         use_vqinterface: bool = True,
-        remap: str | None = None,
-        unknown_index: str | int = "random",
+        remap: Remap = None,
+        unknown_index: UnknownIndex = "random",
     ) -> None:
+        check_size("n_embed", n_embed=n_embed, num_hiddens=num_hiddens)
+        check_size("n_embed", n_embed=n_embed, embedding_dim=embedding_dim)
         super().__init__(n_embed, remap, unknown_index)
         self.embedding_dim, self.n_embed = embedding_dim, n_embed
         self.straight_through, self.kl_weight, self.temperature = straight_through, kl_weight, temp_init
@@ -75,17 +83,22 @@ class GumbelQuantize(Renamed):
         self.embed = nn.Embedding(n_embed, embedding_dim)
         self.use_vqinterface = use_vqinterface
 
+    @checked
     def forward(
         self,
         z: torch.Tensor,  # [B, num_hiddens, H, W]
-        temp: float | None = None,
+        temp: Positive | None = None,
         return_logits: bool = False,
     ) -> tuple[Any, ...]:
         """``(z_q, diff, (None, None, indices [B, H, W]))`` and, if asked for, ``logits [B, K, H, W]``.
 
         Without ``use_vqinterface``: ``(z_q, diff, indices)``.
         """
-        rows, usable, shape = map_rows(z, self.proj.in_channels)
+        rows, usable, shape = map_rows(z, self.proj.weight)
+        if return_logits:
+            if z.dim() != 4 or not z.shape[2] * z.shape[3]:
+                raise ValueError(f"z: expected [B, C, H, W] with return_logits, got shape {shape_of(z)}")
+            check_dtype_of("z", z, self.proj)
         dtype = torch.promote_types(z.dtype, self.embed.weight.dtype)
         wide = torch.promote_types(dtype, torch.float32)
         # a filter and its bias are the code of a vector with a 1 at its end
@@ -105,6 +118,7 @@ class GumbelQuantize(Renamed):
         result = z_q, diff, (None, None, indices)
         return (*result, self._logits(z)) if return_logits else result
 
+    @checked
     def get_codebook_entry(
         self,
         indices: torch.Tensor,  # [B * H * W]
@@ -138,5 +152,5 @@ class GumbelQuantize(Renamed):
         return self.proj.bias[:, None]
 
     def _logits(self, z: torch.Tensor) -> torch.Tensor:  # [B, U, H, W]
-        logits: torch.Tensor = self.proj(z)
+        logits: torch.Tensor = self.proj(saveable(z))
         return logits if self.remap is None else logits[:, self.used]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from vqkernels._core.checks import check_floating, check_same_device
 from vqkernels._core.recomputation import recomputing
+from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
 from vqkernels.compat._running_means import RunningMeans, State
 from vqkernels.nn.sharded import WrittenParameters
@@ -123,9 +125,8 @@ class Codebook(WrittenParameters, RunningMeans):
         (count, total), anchors = self._stats_of_all(self.stored(x), indices, anchors=anchors)
         if callable(ema_update_weight):
             ema_update_weight = ema_update_weight(total, count)
-        if ema_update_weight is not None and ema_update_weight.shape not in (count.shape, count.shape[1:]):
-            got = list(ema_update_weight.shape)
-            raise ValueError(f"ema_update_weight: expected {list(count.shape[1:])} or {list(count.shape)}, got {got}")
+        if ema_update_weight is not None:
+            self.check_update_weight(ema_update_weight)
         for buffer, new in ((self.cluster_size, count), (self.embed_avg, total)):
             # what batches before this one left to be taken in with it
             if buffer.grad is not None:
@@ -142,6 +143,13 @@ class Codebook(WrittenParameters, RunningMeans):
             if rebuild:
                 self.update_ema()
         self._replace_(anchors)
+
+    def check_update_weight(self, weight: torch.Tensor) -> None:  # [K] or [H, K]
+        name, like = "ema_update_weight", self.cluster_size
+        check_floating(name, weight)
+        if weight.shape not in (like.shape, like.shape[1:]):
+            raise ValueError(f"{name}: expected {shape_of(like[0])} or {shape_of(like)}, got {shape_of(weight)}")
+        check_same_device(**{name: weight}, module=like)
 
     @torch.no_grad()
     def expire_codes_(self, batch_samples: torch.Tensor, seq_mask: torch.Tensor | None = None) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 import torch
 from torch.optim import Optimizer
 
-from vqkernels._core.checks import check_floating, check_indices
+from vqkernels._core.checks import check_floating, check_index_values, check_shape
 from vqkernels._core.recomputation import recomputing
+from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
 from vqkernels.distributed import sum_with_gradient, world
-from vqkernels.nn.rows import without_unusable
+from vqkernels.nn.rows import kept_rows, without_unusable
 from vqkernels.ops.gather_codes import gather_codes
 
 
@@ -28,6 +30,7 @@ class QuantizerInterface(Constants):
     accept_image_fmap: bool
     accept_3d_fmap: bool
     return_zeros_for_masked_padding: bool
+    has_projections: bool
     project_in: Callable[[torch.Tensor], torch.Tensor]
     project_out: Callable[[torch.Tensor], torch.Tensor]
     _codebook: Codebook
@@ -46,6 +49,8 @@ class QuantizerInterface(Constants):
     @torch.no_grad()
     def codebook(self, codes: torch.Tensor) -> None:
         book = self._codebook
+        check_floating("codes", codes)
+        check_shape("codes", codes, tuple(self.codebook.shape), "that of the codebook")
         book.embed.copy_(codes if self.separate_codebook_per_head else codes[None])
         # or the next update would bring the old codes back
         book.embed_avg.copy_(book.embed * book.cluster_size[..., None])
@@ -63,7 +68,10 @@ class QuantizerInterface(Constants):
         return self._channels(self.project_out(self._decoded(indices)))
 
     def _decoded(self, indices: torch.Tensor) -> torch.Tensor:  # [..., (heads)] -> [..., heads * D]
-        check_indices("indices", indices)
+        check_indices_of("indices", indices, self._codebook.cluster_size)
+        if indices.dim() < 1 + (self.heads > 1) or (self.heads > 1 and indices.shape[-1] != self.heads):
+            legend = f"[B, ..., heads={self.heads}]" if self.heads > 1 else "[B, ...]"
+            raise ValueError(f"indices: expected {legend}, got shape {shape_of(indices)}")
         codes = self._codebook.codes()
         codes = gather_codes(codes if self.separate_codebook_per_head else codes[0], indices)
         codes = codes.to(self._codebook.embed.dtype)
@@ -89,8 +97,11 @@ class QuantizerInterface(Constants):
 
     def maybe_split_heads_from_input(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, N, heads * D]`` as ``[1, B * heads, N, D]``, or ``[heads, B, N, D]`` with separate codebooks."""
+        check_floating("x", x)
         if self.heads == 1:
             return x
+        if x.dim() != 3 or x.shape[2] % self.heads:
+            raise ValueError(f"x: expected [B, N, heads * D] with heads={self.heads}, got shape {shape_of(x)}")
         b, n, _ = x.shape
         split = x.reshape(b, n, self.heads, x.shape[2] // self.heads)
         if self.separate_codebook_per_head:
@@ -104,30 +115,38 @@ class QuantizerInterface(Constants):
         mask: torch.Tensor | None = None,  # [...] bool
     ) -> None:
         """Replace codes that are dead by vectors of ``x``, past any projection."""
-        rows = self._split(x, usable_rows(x) if mask is None else usable_rows(x) & mask)
+        x = given_vectors("x", x, self.heads * self._codebook.embed.shape[2], -1, self._codebook.cluster_size)
+        rows = self._split(x, kept_rows(usable_rows(x), mask))
         self._codebook.expire_codes_(rows.x.transpose(0, 1), rows.usable.transpose(0, 1))
 
     @torch.no_grad()
     def update_indices(self, x: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor | None = None) -> None:
         """Take vectors into the codebook under indices found elsewhere; -1 leaves one out."""
-        rows = self._rows(x, mask)
+        rows = self._rows(self.check_input("x", x), mask)
+        check_indices_of("indices", indices, self._codebook.cluster_size)
+        check_shape(
+            "indices",
+            indices,
+            (*rows.shape, self.heads) if self.heads > 1 else tuple(rows.shape),
+            "[B, ..., (heads)]",
+        )
+        check_index_values("indices", indices, self._codebook.codebook_size)
         given = indices.reshape(rows.usable.shape)
         self._codebook.update_codebook(rows.x, torch.where(rows.usable & (given >= 0), given, -1))
 
     update_ema_indices = update_indices
 
     def _rows(self, x: torch.Tensor, mask: torch.Tensor | None) -> Rows:
-        check_floating("x", x)
-        dim = self._channel_dim(x.dim())
-        if x.dim() < 2 or x.shape[dim] != self.dim:
-            raise ValueError(f"x: expected dim={self.dim} along dimension {dim}, got shape {list(x.shape)}")
-        x, usable = without_unusable(x.movedim(dim, -1))
-        x = self.project_in(x)
-        if mask is not None:
-            if mask.shape != usable.shape:
-                raise ValueError(f"mask: expected shape {list(usable.shape)}, got {list(mask.shape)}")
-            usable = usable & mask
-        return self._split(x, usable)
+        x, usable = without_unusable(x.movedim(self._channel_dim(x.dim()), -1))
+        usable = kept_rows(usable, mask)
+        return self._split(self.project_in(x), usable)
+
+    def check_input(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """``x``, which has to be vectors in the layout the constructor was told."""
+        check_floating(name, x)
+        if self.has_projections:
+            check_dtype_of(name, x, self.project_in)
+        return given_vectors(name, x, self.dim, self._channel_dim(x.dim()), self._codebook.cluster_size, least=2)
 
     def _split(self, x: torch.Tensor, usable: torch.Tensor) -> Rows:  # [..., heads * D], [...]
         rows, shape = x.float(), usable.shape

@@ -53,7 +53,8 @@ def look_up(
         transform: makes the codes of every token out of ``codes``; N x K x D by its nature.
     """
     x = rows.x
-    if transform is not None:
+    # of no token there are no codes
+    if transform is not None and len(x):
         # every token is a group with a codebook of its own
         x, codes = x.transpose(0, 1), transform(codes).flatten(0, -3)
         codes = torch.nn.functional.normalize(codes, dim=-1, eps=1e-6) if metric == "dot" else codes

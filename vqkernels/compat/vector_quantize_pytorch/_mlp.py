@@ -6,11 +6,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vqkernels._core.arguments import Size, Times, checked
+
 
 class MLP(nn.Module):
     """Codes made from base codes and what has been quantized so far (QINCo, Huijben et al. 2024)."""
 
-    def __init__(self, dim: int, dim_hidden: int | None = None, depth: int = 4, l2norm_output: bool = False) -> None:
+    @checked
+    def __init__(
+        self, dim: Size, dim_hidden: Size | None = None, depth: Times = 4, l2norm_output: bool = False
+    ) -> None:
         super().__init__()
         hidden = dim if dim_hidden is None else dim_hidden
         self.proj_in = nn.Linear(2 * dim, dim)

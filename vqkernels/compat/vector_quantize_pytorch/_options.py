@@ -9,7 +9,6 @@ CONFLICTS = {
     "ema_learnable": "ema_update: expected False with a learnable codebook, got True",
     "bridge_fixed": "learnable_codebook: expected True with vq_bridge, got False",
     "diveq_dead": "threshold_ema_dead_code: expected more than 0 with directional_reparam, got 0",
-    "sync_update_range": "sync_update_v: expected a number in [0, 1], got another",
     "sync_update_fixed": "learnable_codebook: expected True with sync_update_v, got False",
     "affine_cosine": "affine_param: expected False with use_cosine_sim, got True",
 }

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vqkernels._core.checks import (
+    check_index_values,
+    check_indices,
+    check_integer,
+    check_same_device,
+    check_shape,
+    check_size,
+    each_of,
+)
+from vqkernels.compat._inputs import check_dtype_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
-    check_dim,
     full_precision,
     project,
     projection,
@@ -40,8 +49,11 @@ class DepthDropout:
     """
 
     def __init__(self, layers: int, wanted: bool, cutoff: int, multiple_of: int) -> None:
-        if cutoff < 0:
-            raise ValueError(f"quantize_dropout_cutoff_index: expected at least 0, got {cutoff}")
+        name = "quantize_dropout_cutoff_index"
+        check_integer(name, cutoff, 0)
+        check_integer("quantize_dropout_multiple_of", multiple_of, 1)
+        if wanted and layers > 1 and cutoff >= layers:
+            raise ValueError(f"{name}: expected less than num_quantizers={layers}, got {cutoff}")
         self.layers, self.wanted, self.cutoff, self.multiple_of = layers, wanted and layers > 1, cutoff, multiple_of
 
     def is_active(self, training: bool) -> bool:
@@ -54,11 +66,47 @@ class DepthDropout:
 
     def of_all_layers(self, indices: torch.Tensor) -> torch.Tensor:  # [..., q] -> [..., Q]
         """Indices with -1 for the layers that were left out."""
-        given = indices.shape[-1]
+        check_indices("indices", indices)
+        given = indices.shape[-1] if indices.dim() else 0
         if given > self.layers or (given < self.layers and not self.wanted):
             fewer = "at most " if self.wanted else ""
             raise ValueError(f"indices: expected [..., Q] with Q {fewer}{self.layers}, got Q = {given}")
         return F.pad(indices, (0, self.layers - given), value=-1)
+
+
+def of_groups(indices: Any, groups: int) -> list[torch.Tensor]:  # [G, ...] -> G of [...]
+    """The indices of every group, from one tensor or a list of them."""
+    if isinstance(indices, torch.Tensor):
+        check_indices("indices", indices)
+        given = list(indices) if indices.dim() else []
+    else:
+        given = list(each_of("indices", indices))
+    if len(given) != groups:
+        raise ValueError(f"indices: expected those of {groups} groups, got {len(given)}")
+    return given
+
+
+def of_layers(
+    indices: torch.Tensor | Sequence[torch.Tensor],  # [B, ..., Q], or B of [..., Q]
+    places: torch.Tensor,  # [B, ...]
+    sizes: Sequence[int],
+) -> torch.Tensor:  # [B, ..., Q]
+    """The indices of every layer at every place."""
+    if not isinstance(indices, torch.Tensor):
+        for number, index in enumerate(indices):
+            check_indices(f"indices[{number}]", index)
+            check_shape(f"indices[{number}]", index, (*places.shape[1:], len(sizes)), "[..., Q]")
+            check_same_device(**{f"indices[{number}]": index}, x=places)
+        # of no batch there is nothing to stack
+        indices = torch.stack(list(indices)) if len(indices) else places.new_zeros(0, dtype=torch.int64)
+    check_indices("indices", indices)
+    check_shape("indices", indices, (*places.shape, len(sizes)), "[B, ..., Q]")
+    check_same_device(indices=indices, x=places)
+    for column, size in zip(indices.unbind(-1), sizes, strict=True):
+        check_index_values("indices", column, size)
+    if bool((indices == -1).any()):
+        raise ValueError("indices: expected those of an evaluation, without dropped quantizers, got -1")
+    return indices
 
 
 def per_layer(
@@ -98,6 +146,8 @@ class ResidualStack(DroppingStack):
     def __init__(self, dim: int, codebook_dim: int, dropout: DepthDropout) -> None:
         super().__init__()
         self.has_projections = codebook_dim != dim
+        check_size("dim", dim=dim, codebook_dim=codebook_dim)
+        self.dim = dim
         self.project_in = projection(dim, codebook_dim, self.has_projections)
         self.project_out = projection(codebook_dim, dim, self.has_projections)
         self.layers = nn.ModuleList()
@@ -123,8 +173,10 @@ class ResidualStack(DroppingStack):
         mask: torch.Tensor | None,
         seed: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [..., dim], [..., Q], [Q]
+        if self.has_projections:
+            check_dtype_of("x", x, self.project_in)
         # flattened as the vectors are
-        mask = None if mask is None else spread_mask(mask, x.shape[:-1]).reshape(1, -1)
+        mask = None if mask is None else spread_mask(mask, x).reshape(1, -1)
         if self.has_projections:
             x, finite = without_lost(x)
             kept = finite[..., None]
@@ -158,7 +210,8 @@ class ResidualStack(DroppingStack):
         """Each layer's share of the output before it is projected; zero for -1 and for layers that are not given."""
         codes = []
         for number, index in enumerate(self._dropout.of_all_layers(indices).unbind(-1)):
-            code = self._decode_layer(number, index.reshape(1, -1).clamp(min=0)).view(*index.shape, -1)
+            code = self._decode_layer(number, index.reshape(1, -1).clamp(min=0))
+            code = code.reshape(*index.shape, code.shape[-1])
             codes.append(torch.where(index[..., None] < 0, 0.0, code))
         return torch.stack(codes)
 
@@ -193,16 +246,18 @@ class SideBySide(nn.Module):
 
     def get_codes_from_indices(self, indices: Iterable[torch.Tensor]) -> torch.Tensor:  # [G, ...] -> [G, Q, ..., D]
         """Each layer's share of the output of each group."""
-        return torch.stack([rvq.get_codes_from_indices(i) for rvq, i in zip(self.rvqs, indices, strict=True)])
+        given = of_groups(indices, self.groups)
+        return torch.stack([rvq.get_codes_from_indices(i) for rvq, i in zip(self.rvqs, given, strict=True)])
 
     def get_output_from_indices(self, indices: Iterable[torch.Tensor]) -> torch.Tensor:  # [G, ...] -> [..., dim]
         """What ``forward`` gave with these indices."""
-        parts = [rvq.get_output_from_indices(i) for rvq, i in zip(self.rvqs, indices, strict=True)]
+        given = of_groups(indices, self.groups)
+        parts = [rvq.get_output_from_indices(i) for rvq, i in zip(self.rvqs, given, strict=True)]
         return torch.cat(parts, dim=self.split_dim)
 
     def _outputs(self, x: torch.Tensor, **options: Any) -> list[tuple[Any, ...]]:
         """For each kind of result, what the groups returned; all groups drop the same layers."""
-        check_dim(x.movedim(self.split_dim, -1), self.dim)
+        x = given_vectors("x", x, self.dim, self.split_dim, next(self.buffers()), least=2)
         if self.rvqs[0]._dropout.is_active(self.training):
             options["rand_quantize_dropout_fixed_seed"] = shared_seed(x.device)
         parts = x.chunk(self.groups, dim=self.split_dim)

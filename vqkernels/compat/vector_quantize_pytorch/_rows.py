@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from vqkernels._core.checks import check_same_device, check_shape, check_tensor
+from vqkernels._core.shown import shape_of
+
 
 class Rows(NamedTuple):
     """The parts of all vectors that are looked up: H of each for H codebooks, or all heads below one another."""
@@ -23,7 +26,20 @@ class Rows(NamedTuple):
         return torch.where(self.usable, indices, -1)
 
 
-def lens_to_mask(lens: torch.Tensor, max_length: int) -> torch.Tensor:  # [B] -> [B, max_length]
+def lens_to_mask(
+    lens: torch.Tensor,  # [B]
+    x: torch.Tensor,  # [B, ...]
+    axis: int,
+) -> torch.Tensor:  # [B, x.shape[axis]]
+    """Which places along a dimension of ``x`` are within the lengths."""
+    check_tensor("lens", lens)
+    if lens.dtype == torch.bool or lens.is_complex():
+        raise TypeError(f"lens: expected numbers, got {lens.dtype}")
+    check_shape("lens", lens, tuple(x.shape[:1]), "[B]")
+    check_same_device(x=x, lens=lens)
+    if x.dim() != 3:
+        raise ValueError(f"lens: expected None but for x of 3 dimensions, got shape {shape_of(x)}")
+    max_length = x.shape[axis]
     return torch.arange(max_length, device=lens.device) < lens[:, None]
 
 

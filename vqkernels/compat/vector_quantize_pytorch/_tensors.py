@@ -11,6 +11,10 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
+from vqkernels._core.checks import check_same_device, check_tensor
+from vqkernels._core.recomputation import recomputing
+from vqkernels._core.shown import shape_of, shown
+
 
 def straight_through(value: torch.Tensor, carrier: torch.Tensor) -> torch.Tensor:
     """``value`` to the bit, with the gradient of ``carrier``; NaN where the carrier is not finite."""
@@ -47,11 +51,6 @@ def random_rotation(dim: int) -> torch.Tensor:  # [D, D]
     return nn.init.orthogonal_(torch.empty(dim, dim))
 
 
-def check_dim(x: torch.Tensor, dim: int) -> None:
-    if x.shape[-1] != dim:
-        raise ValueError(f"x: expected vectors of dimension {dim}, got {x.shape[-1]}")
-
-
 def keeps_codebook_dim(keep: bool | None, num_codebooks: int) -> bool:
     """Whether indices end in a dimension of codebooks, which only a single codebook can do without."""
     if keep is False and num_codebooks > 1:
@@ -59,23 +58,35 @@ def keeps_codebook_dim(keep: bool | None, num_codebooks: int) -> bool:
     return num_codebooks > 1 if keep is None else keep
 
 
-def spread_mask(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:  # -> [...]
-    """A mask of the vectors of ``shape``: given as it is, flattened, or for its first dimensions only."""
+def spread_mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:  # -> [...]
+    """A mask of the vectors ``like [..., D]``: given as it is, flattened, or for the first dimensions only."""
+    shape = like.shape[:-1]
+    check_tensor("mask", mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected bool, got {mask.dtype}")
+    check_same_device(x=like, mask=mask)
     if tuple(mask.shape) == tuple(shape[: mask.dim()]):
         return mask.reshape(*mask.shape, *(1 for _ in shape[mask.dim() :])).expand(tuple(shape))
     if mask.numel() != math.prod(shape):
-        got = list(mask.shape)
-        raise ValueError(
-            f"mask: expected one entry for each of the vectors {list(shape)}, or of the first, got {got}"
-        )
+        expected = f"one entry for each of the vectors {shown(list(shape))}, or of the first"
+        raise ValueError(f"mask: expected {expected}, got {shape_of(mask)}")
     return mask.reshape(tuple(shape))
 
 
 def check_levels(levels: Sequence[int], least: int = 2) -> None:
     if len(levels) == 0 or min(levels) < least:
-        raise ValueError(f"levels: expected one or more numbers of at least {least}, got {list(levels)}")
+        raise ValueError(f"levels: expected one or more numbers of at least {least}, got {shown(levels)}")
+
+
+def check_steps(*, sharded: bool = False) -> None:
+    """Raise where the optimizer in a module cannot take its step."""
+    where = "with a codebook in shards" if sharded else None
+    if recomputing():
+        where = "inside a checkpoint"
+    elif not torch.is_grad_enabled():
+        where = "in training without gradients"
+    if where is not None:
+        raise NotImplementedError(f"in_place_codebook_optimizer: expected None {where}, got an optimizer")
 
 
 class Constants(nn.Module):

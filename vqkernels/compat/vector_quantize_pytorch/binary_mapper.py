@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch.nn import functional as F
 
+from vqkernels._core.arguments import Positive, Within, checked
+from vqkernels._core.checks import check_flag, check_same_device, check_shape, check_tensor
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants, straight_through
 
+_MOST_BITS = 30  # of a word whose one-hot can be written
 NAT = math.log(2)
 _CERTAIN = 1e4  # log odds
 
@@ -47,7 +52,13 @@ class BinaryMapper(Constants):
     power_two: torch.Tensor
     zero: torch.Tensor
 
-    def __init__(self, bits: int = 1, kl_loss_threshold: float = NAT, deterministic_on_eval: bool = False) -> None:
+    @checked
+    def __init__(
+        self,
+        bits: Annotated[int, Within(1, _MOST_BITS)] = 1,
+        kl_loss_threshold: float = NAT,
+        deterministic_on_eval: bool = False,
+    ) -> None:
         super().__init__()
         self.bits = bits
         self.num_codes = 2**bits
@@ -62,6 +73,7 @@ class BinaryMapper(Constants):
         return self._bits(torch.arange(self.num_codes, device=self.power_two.device))
 
     def binary_entropy(self, logits: torch.Tensor) -> torch.Tensor:  # [..., bits] -> [...]
+        logits = given_vectors("logits", logits, self.bits, -1, self.power_two)
         return binary_entropy(logits)
 
     def calc_aux_loss(
@@ -70,6 +82,7 @@ class BinaryMapper(Constants):
         reduce_aux_kl_loss: bool = True,
     ) -> torch.Tensor:  # [] or [...]
         """By how much the divergence from fair bits exceeds the threshold."""
+        check_flag("reduce_aux_kl_loss", reduce_aux_kl_loss)
         divergence = self.bits * NAT - self.binary_entropy(logits)
         excess = F.relu(divergence - self.kl_loss_threshold)
         return excess.mean() if reduce_aux_kl_loss else excess
@@ -91,16 +104,28 @@ class BinaryMapper(Constants):
             raise ValueError(
                 "indices, one_hot: expected exactly one of them, got " + ("none" if indices is None else "both")
             )
+        check_flag("sum_bits", sum_bits)
+        logits = given_vectors("logits", logits, self.bits, -1, self.power_two)
+        if one_hot is not None:
+            check_tensor("one_hot", one_hot)
+            if one_hot.dtype == torch.bool or one_hot.is_complex():
+                raise TypeError(f"one_hot: expected numbers, got {one_hot.dtype}")
+            check_shape("one_hot", one_hot, (*logits.shape[:-1], self.num_codes), "[..., K]")
+            check_same_device(one_hot=one_hot, logits=logits)
+        if indices is not None:
+            check_indices_of("indices", indices, self.power_two)
+            check_shape("indices", indices, tuple(logits.shape[:-1]), "logits.shape[:-1]")
         if indices is None and one_hot is not None:
             indices = one_hot.argmax(dim=-1)
         assert indices is not None
         log_probs = F.logsigmoid(torch.where(self._bits(indices), logits, -logits))
         return log_probs.sum(dim=-1) if sum_bits else log_probs
 
+    @checked
     def forward(
         self,
         logits: torch.Tensor,  # [..., bits]
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         straight_through: bool | None = None,
         calc_aux_loss: bool | None = None,
         deterministic: bool | None = None,
@@ -124,8 +149,7 @@ class BinaryMapper(Constants):
         Raises:
             ValueError: if the logits do not end in ``bits``.
         """
-        if logits.shape[-1] != self.bits:
-            raise ValueError(f"logits: expected [..., {self.bits}], got shape {list(logits.shape)}")
+        logits = given_vectors("logits", logits, self.bits, -1, self.power_two)
         if deterministic is None:
             deterministic = self.deterministic_on_eval and not self.training
         # a fair bit where it is lost, and numbers in a backward where it is certain

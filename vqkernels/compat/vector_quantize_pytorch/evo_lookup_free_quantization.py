@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import Size, Times, checked
+from vqkernels._core.checks import FLOATS, check_floating, check_same_device, check_shape, check_size, check_tensor
+from vqkernels._core.shown import shape_of
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
-from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ
+from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ, SignCodes
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Fitness = Callable[[torch.Tensor, torch.Tensor], Any]
 
 
@@ -67,20 +72,21 @@ class EvoLFQ(Constants):
 
     zero: torch.Tensor
 
+    @checked
     def __init__(
         self,
         encoder: nn.Module,
         decoder: nn.Module,
         lfq: LFQ | None = None,
         *,
-        dim: int | None = None,
-        codebook_size: int | None = None,
-        num_codebooks: int = 1,
-        pop_size: int = 64,
+        dim: Size | None = None,
+        codebook_size: SignCodes | None = None,
+        num_codebooks: Size = 1,
+        pop_size: Size = 64,
         mutation_rate: float = 0.02,
-        tournament_size: int = 2,
-        elitism_count: int = 1,
-        generations: int = 50,
+        tournament_size: Size = 2,
+        elitism_count: Times = 1,
+        generations: Times = 50,
         **lfq_kwargs: Any,
     ) -> None:
         super().__init__()
@@ -108,6 +114,7 @@ class EvoLFQ(Constants):
         return Return(self.decoder(quantized), indices, loss)
 
     @torch.no_grad()
+    @checked
     def encode(self, x: torch.Tensor, return_signs: bool = False) -> torch.Tensor:  # [B, ..., bits]
         """Bits of data."""
         with _evaluating(self):
@@ -120,6 +127,7 @@ class EvoLFQ(Constants):
     @torch.no_grad()
     def decode_bits(self, bits: torch.Tensor) -> torch.Tensor:  # [B, ..., bits]
         """What bits, or signs, decode to."""
+        self._check_bits("bits", bits)
         words = (bits > 0).unflatten(-1, (self.lfq.num_codebooks, self.lfq.codebook_dim))
         indices = (words * self.lfq.mask).sum(dim=-1)
         if not self.lfq.keep_num_codebooks_dim:
@@ -127,63 +135,92 @@ class EvoLFQ(Constants):
         with _evaluating(self):
             return self.decoder(self.lfq.indices_to_codes(indices))  # type: ignore[no-any-return]
 
+    def _check_bits(self, name: str, bits: torch.Tensor) -> None:
+        check_tensor(name, bits)
+        if bits.dtype != torch.bool:
+            _check_numbers(name, bits)
+        count = self.lfq.num_codebooks * self.lfq.codebook_dim
+        if bits.dim() < 2 or bits.shape[-1] != count:
+            raise ValueError(
+                f"{name}: expected [..., {count}] of at least two dimensions, got shape {shape_of(bits)}"
+            )
+        check_same_device(**{name: bits}, module=self.zero)
+
+    @checked
     def init_random_population(
         self,
-        pop_size: int | None = None,
-        shape: tuple[int, ...] = (),
+        pop_size: Size | None = None,
+        shape: Sequence[Size] = (),
         device: torch.device | None = None,
         is_sign: bool = False,
     ) -> torch.Tensor:  # [P, *shape]
         """Fair bits."""
         size = (self.pop_size if pop_size is None else pop_size, *shape)
+        check_size("shape", pop_size=size[0], gene=math.prod(shape))
         bits = torch.randint(0, 2, size, device=self.device if device is None else device).float()
         return bits * 2 - 1 if is_sign else bits
 
+    @checked
     def init_population_from_data(
         self,
         x: torch.Tensor,
-        pop_size: int | None = None,
+        pop_size: Size | None = None,
         mutation_rate: float | None = None,
         is_sign: bool = False,
     ) -> torch.Tensor:  # [P, ..., bits]
         """Bits of data, over and over until there are enough, mutated."""
         bits = self.encode(x, return_signs=is_sign)
+        if not len(bits):
+            raise ValueError("x: expected at least one vector, got none")
         size = self.pop_size if pop_size is None else pop_size
         return self.mutate(bits[torch.arange(size, device=bits.device) % len(bits)], mutation_rate, is_sign)
 
     def uniform_crossover(self, parent1: torch.Tensor, parent2: torch.Tensor) -> torch.Tensor:
         """Each bit from either parent."""
+        check_tensor("parent1", parent1)
+        check_tensor("parent2", parent2)
+        check_shape("parent2", parent2, tuple(parent1.shape), "parent1.shape")
+        check_same_device(parent1=parent1, parent2=parent2)
         return torch.where(torch.rand_like(parent1.float()) < 0.5, parent1, parent2)
 
+    @checked
     def mutate(
         self, population: torch.Tensor, mutation_rate: float | None = None, is_sign: bool = False
     ) -> torch.Tensor:
         """Flip some bits."""
+        _check_numbers("population", population)
         rate = self.mutation_rate if mutation_rate is None else mutation_rate
         if rate <= 0:
             return population
         flips = torch.rand_like(population.float()) < rate
         return torch.where(flips, -population if is_sign else 1 - population, population)
 
+    @checked
     def tournament_selection(
         self,
         population: torch.Tensor,  # [P, ...]
         fitnesses: torch.Tensor,  # [P]
-        tournament_size: int | None = None,
+        tournament_size: Size | None = None,
     ) -> torch.Tensor:  # [P, ...]
         """As many winners of random tournaments as there are genes."""
+        _check_numbers("fitnesses", fitnesses)
+        if not population.dim() or not len(population):
+            raise ValueError(f"population: expected at least one gene, got shape {shape_of(population)}")
+        check_shape("fitnesses", fitnesses, (len(population),), "[P]")
+        check_same_device(population=population, fitnesses=fitnesses, module=self.zero)
         return population[self._winners(fitnesses, (len(population),), tournament_size)]
 
     @torch.no_grad()
+    @checked
     def step(
         self,
         pop_bits: torch.Tensor,  # [P, ..., bits]
         fitness_fn: Fitness,
-        tournament_size: int | None = None,
+        tournament_size: Size | None = None,
         mutation_rate: float | None = None,
-        elitism_count: int | None = None,
+        elitism_count: Times | None = None,
         is_sign: bool = False,
-        batch_size: int | None = None,
+        batch_size: Size | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # [P, ..., bits], [P]
         """One generation: the fittest stay, the others are mutated children of tournament winners.
@@ -200,23 +237,31 @@ class EvoLFQ(Constants):
             The next population, and the fitness of this one.
         """
         elite = self.elitism_count if elitism_count is None else elitism_count
+        self._check_bits("pop_bits", pop_bits)
+        _check_numbers("pop_bits", pop_bits)
+        if not len(pop_bits):
+            raise ValueError(f"pop_bits: expected at least one gene, got shape {shape_of(pop_bits)}")
+        if elite > len(pop_bits):
+            raise ValueError(f"elitism_count: expected at most the {len(pop_bits)} genes of pop_bits, got {elite}")
         chunks = pop_bits.split(len(pop_bits) if batch_size is None else batch_size)
         decoded = torch.cat([self.decode_bits(chunk) for chunk in chunks])
         fitnesses = torch.as_tensor(fitness_fn(decoded, pop_bits), device=self.device)
         fitnesses = fitnesses if fitnesses.is_floating_point() else fitnesses.float()
+        check_shape("fitness_fn", fitnesses, (len(pop_bits),), "[P]")
         elites = pop_bits[fitnesses.argsort(descending=True)[:elite]]
         parents = pop_bits[self._winners(fitnesses, (len(pop_bits) - elite, 2), tournament_size)]
         children = self.mutate(self.uniform_crossover(parents[:, 0], parents[:, 1]), mutation_rate, is_sign)
         return torch.cat([elites, children]), fitnesses
 
     @torch.no_grad()
+    @checked
     def evolve(
         self,
         fitness_fn: Fitness,
         pop_bits: torch.Tensor | None = None,
-        pop_size: int | None = None,
-        shape: tuple[int, ...] | None = None,
-        generations: int | None = None,
+        pop_size: Size | None = None,
+        shape: Sequence[Size] | None = None,
+        generations: Times | None = None,
         is_sign: bool = False,
         return_best_decoded: bool = False,
         **step_kwargs: Any,
@@ -252,7 +297,11 @@ class EvoLFQ(Constants):
             yield Result(pop_bits, best, best_fitness, decoded)
 
     def _quantize(self, x: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        check_tensor("x", x)
         latents = self.encoder(x)
+        check_floating("encoder", latents)
+        if latents.dim() < 2:
+            raise ValueError(f"encoder: expected vectors [B, ..., dim], got shape {shape_of(latents)}")
         if latents.ndim > 2:
             quantized, indices, loss = self.lfq(latents, **kwargs)
             return quantized, indices, loss
@@ -281,3 +330,9 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+def _check_numbers(name: str, genes: torch.Tensor) -> None:
+    check_tensor(name, genes)
+    if genes.dtype not in (*FLOATS, *_INTEGERS):
+        raise TypeError(f"{name}: expected integers, float32, float64, float16 or bfloat16, got {genes.dtype}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import OneOf, Share, Size, checked
+from vqkernels._core.checks import check_size
+from vqkernels._core.shown import shown
 from vqkernels._core.usable import usable_rows
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
-    check_dim,
     check_levels,
     digits_of,
     full_precision,
@@ -153,7 +156,7 @@ class VectorNorm(nn.Module):
             return cls(l1_weight=0.0, l2_weight=0.0, l3_weight=0.0, l4_weight=0.0)
         variances = {"var": 1.0, "var_tanh": 0.8225, "var_sigmoid": 3.29, "var_laplace": 2.0}
         if name not in variances:
-            raise ValueError(f"vector_norm: expected one of none, kurt, {', '.join(variances)}, got {name!r}")
+            raise ValueError(f"vector_norm: expected one of none, kurt, {', '.join(variances)}, got {shown(name)}")
         return cls(l2_target=variances[name], l3_weight=0.0, l4_weight=0.0)
 
 
@@ -197,25 +200,25 @@ class FSP(Constants):
     _levels: torch.Tensor
     _basis: torch.Tensor | None
 
+    @checked
     def __init__(
         self,
-        levels: Sequence[int],
-        dim: int | None = None,
+        levels: Sequence[Size],
+        dim: Size | None = None,
         channel_first: bool = False,
         projection_has_bias: bool = True,
-        act_name: str = "tanh",
-        quantize_rate: float = 0.0,
+        act_name: Annotated[str, OneOf(tuple(_DISTRIBUTIONS))] = "tanh",
+        quantize_rate: Share = 0.0,
         need_inv_act: bool = False,
         vector_norm: str = "var_tanh",
     ) -> None:
         super().__init__()
         levels = list(levels)
         check_levels(levels, least=1)
-        if not 0 <= quantize_rate <= 1:
-            raise ValueError(f"quantize_rate: expected a number in [0, 1], got {quantize_rate}")
         self.codebook_dim = len(levels)
         self.codebook_size = math.prod(levels)
         self.dim = self.codebook_dim if dim is None else dim
+        check_size("dim", dim=self.dim, codebook_dim=self.codebook_dim)
         self.channel_first = channel_first
         self._set_constant("_levels", levels, torch.int32)
         self._set_constant("_basis", radix_basis(levels))
@@ -234,38 +237,44 @@ class FSP(Constants):
             f"need_inv_act={self.need_inv_act}, quantize_rate={self.quantize_rate}"
         )
 
+    @checked
     def quantize_act_value(
         self,
         act_z: torch.Tensor,  # [..., D] in [0, 1]
-        eps: float,
+        eps: Share,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D], [..., D]
         """Middles of bins, straight-through, and the numbers of the bins."""
+        act_z = given_vectors("act_z", act_z, self.codebook_dim, -1, self._levels)
         level = (act_z.detach().clamp(max=1 - eps) * self._levels).floor()
         return straight_through(self._middle(level), act_z), level
 
     def level_indices_to_indices(self, level_indices: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
+        given_vectors("level_indices", level_indices, self.codebook_dim, -1, self._levels)
         return indices_of(level_indices.nan_to_num(), self._basis)
 
     def indices_to_level_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
+        check_indices_of("indices", indices, self._levels, least=int(self.channel_first))
         return digits_of(indices, self._basis, self._levels)
 
     def indices_to_act_value(self, indices: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
         """Middles of bins, in [0, 1]."""
         return self._middle(self.indices_to_level_indices(indices).float())
 
+    @checked
     def indices_to_codes(
         self,
         indices: torch.Tensor,  # [...]
-        eps: float = 1e-6,
+        eps: Share = 1e-6,
     ) -> torch.Tensor:  # [..., dim] or [B, dim, ...]
         """Values of indices; ``eps`` keeps the inverse function finite."""
         codes = project(self.project_out, self._values(self.indices_to_act_value(indices), eps))
         return codes.movedim(-1, 1) if self.channel_first else codes
 
+    @checked
     def forward(
         self,
         z: torch.Tensor,  # [..., dim] or [B, dim, ...]
-        eps: float | None = None,
+        eps: Share | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Quantize or perturb.
 
@@ -281,8 +290,10 @@ class FSP(Constants):
         Raises:
             ValueError: if the vectors are not of size ``dim``.
         """
+        if self.has_projections:
+            check_dtype_of("z", z, self.project_in)
+        z = given_vectors("z", z, self.dim, 1 if self.channel_first else -1, self._levels)
         z = z.movedim(1, -1) if self.channel_first else z
-        check_dim(z, self.dim)
         shape = z.shape
         rows, finite = without_lost(z.reshape(-1, self.dim))
         z, still = without_lost(self.project_in(rows))

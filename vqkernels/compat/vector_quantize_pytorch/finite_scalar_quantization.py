@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from vqkernels._core.arguments import NonNegative, Share, Size, checked
+from vqkernels._core.checks import check_floating, check_size
+from vqkernels._core.shown import shown
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_last, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
-    check_dim,
     check_levels,
     digits_of,
     full_precision,
@@ -71,20 +74,21 @@ class FSQ(Constants):
     _basis: torch.Tensor | None
     orthogonal_rot: torch.Tensor | None
 
+    @checked
     def __init__(
         self,
-        levels: Sequence[int],
-        dim: int | None = None,
-        num_codebooks: int = 1,
+        levels: Sequence[Size],
+        dim: Size | None = None,
+        num_codebooks: Size = 1,
         keep_num_codebooks_dim: bool | None = None,
         scale: float | None = None,
-        allowed_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
+        allowed_dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64),
         channel_first: bool = False,
         projection_has_bias: bool = True,
         return_indices: bool = True,
         force_quantization_f32: bool = True,
         preserve_symmetry: bool = False,
-        noise_dropout: float = 0.0,
+        noise_dropout: Share = 0.0,
         bound_hard_clamp: bool = False,
         orthogonal_rotation: bool = False,
     ) -> None:
@@ -92,17 +96,18 @@ class FSQ(Constants):
         levels = list(levels)
         check_levels(levels)
         if 2 in levels and not preserve_symmetry:
-            raise ValueError(f"levels: expected at least 3 without preserve_symmetry, got {levels}")
+            raise ValueError(f"levels: expected at least 3 without preserve_symmetry, got {shown(levels)}")
         if noise_dropout > 0 and not preserve_symmetry:
             raise ValueError(f"noise_dropout: expected 0 without preserve_symmetry, got {noise_dropout}")
         if orthogonal_rotation and len(set(levels)) > 1:
-            warnings.warn(f"orthogonal_rotation: expected equal levels, got {levels}", stacklevel=2)
+            warnings.warn(f"orthogonal_rotation: expected equal levels, got {shown(levels)}", stacklevel=2)
         self.codebook_dim = len(levels)
         self.effective_codebook_dim = self.codebook_dim * num_codebooks
         self.codebook_size = math.prod(levels)
         self.num_codebooks = num_codebooks
         self.keep_num_codebooks_dim = keeps_codebook_dim(keep_num_codebooks_dim, num_codebooks)
         self.dim = self.effective_codebook_dim if dim is None else dim
+        check_size("dim", dim=self.dim, codebook_dim=self.effective_codebook_dim)
         self.scale = scale
         self.allowed_dtypes = allowed_dtypes
         self.channel_first = channel_first
@@ -125,13 +130,15 @@ class FSQ(Constants):
         """All codes, not rotated, by index; built when asked for."""
         return self._indices_to_codes(torch.arange(self.codebook_size, device=self._levels.device))
 
+    @checked
     def bound(
         self,
         z: torch.Tensor,  # [..., D]
-        eps: float = 1e-3,
+        eps: NonNegative = 1e-3,
         hard_clamp: bool = False,
     ) -> torch.Tensor:  # [..., D]
         """Codes of vectors, where an even number of levels has one more below zero than above."""
+        z = given_vectors("z", z, self.codebook_dim, -1, self._levels)
         squash, unsquash = _squash(hard_clamp)
         reach = (self._levels - 1) / 2
         # a little past the outer levels, never as far as the next rounding boundary
@@ -140,12 +147,14 @@ class FSQ(Constants):
         position = squash(z + unsquash(offset / half)) * half - offset
         return straight_through(position.round(), position) / (self._levels // 2)
 
+    @checked
     def symmetry_preserving_bound(
         self,
         z: torch.Tensor,  # [..., D]
         hard_clamp: bool = False,
     ) -> torch.Tensor:  # [..., D]
         """Codes of vectors, where levels are evenly spaced from -1 to 1."""
+        z = given_vectors("z", z, self.codebook_dim, -1, self._levels)
         squash, _ = _squash(hard_clamp)
         position = (self._levels - 1) * (squash(z) + 1) / 2
         level = straight_through((position + 0.5).floor(), position)
@@ -153,11 +162,13 @@ class FSQ(Constants):
 
     def quantize(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """Codes of vectors, straight-through, in the bound that ``preserve_symmetry`` selects."""
+        z = given_vectors("z", z, self.codebook_dim, -1, self._levels)
         bound = self.symmetry_preserving_bound if self.preserve_symmetry else self.bound
         return bound(z, hard_clamp=self.bound_hard_clamp)
 
     def maybe_apply_noise(self, bounded_z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """In training, move a share ``noise_dropout`` of the entries by uniform noise, within [-1, 1]."""
+        check_floating("bounded_z", bounded_z)
         if not self.training or self.noise_dropout == 0:
             return bounded_z
         moved = torch.rand_like(bounded_z) < self.noise_dropout
@@ -166,15 +177,18 @@ class FSQ(Constants):
 
     def indices_to_level_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
         """The level of each entry, in ``[0, levels[d])``."""
+        check_indices_of("indices", indices, self._levels)
         return digits_of(indices, self._basis, self._levels)
 
     def codes_to_indices(self, zhat: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
         """Indices of codes as they come out, that is, rotated if ``orthogonal_rotation``."""
-        check_dim(zhat, self.codebook_dim)
+        zhat = given_vectors("zhat", zhat, self.codebook_dim, -1, self._levels)
         return self._level_codes_to_indices(self._rotate(zhat, inward=True))
 
     def indices_to_codes(self, indices: torch.Tensor) -> torch.Tensor:  # [...] or [..., C] -> [..., dim]
         """Values of indices, projected and in the layout of the input they came from: the inverse of ``forward``."""
+        check_indices_of("indices", indices, self._levels, least=self.channel_first + self.keep_num_codebooks_dim)
+        check_last(indices, self.num_codebooks, self.keep_num_codebooks_dim)
         is_image = indices.ndim >= 3 + int(self.keep_num_codebooks_dim)
         codes = self._rotate(self._indices_to_codes(indices), inward=False)
         if self.keep_num_codebooks_dim:
@@ -194,9 +208,13 @@ class FSQ(Constants):
         Raises:
             ValueError: if the vectors are not of size ``dim``.
         """
+        check_floating("z", z)
         channel_first = self.channel_first or z.ndim >= 4
+        if self.has_projections:
+            check_dtype_of("z", z, self.project_in)
+        like = self._levels if self.orthogonal_rot is None else self.orthogonal_rot
+        z = given_vectors("z", z, self.dim, 1 if channel_first else -1, like)
         z = z.movedim(1, -1) if channel_first else z
-        check_dim(z, self.dim)
         z, kept = self._clean(z)
         dtype = z.dtype
         with full_precision(z, self.force_quantization_f32):

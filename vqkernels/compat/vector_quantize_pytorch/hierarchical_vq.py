@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vqkernels._core.arguments import Share, Size, Threshold, Times, checked
+from vqkernels._core.checks import check_shape, check_size
+from vqkernels._core.shown import shape_of
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_mask_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
@@ -68,44 +74,45 @@ class HierarchicalVQ(nn.Module):
         [[2, 1, 1], [2, 2, 2], [2, 4, 4]]
     """
 
+    @checked
     def __init__(
         self,
         *,
-        dim: int,
-        codebook_size: int | tuple[int, ...],
-        scales: Sequence[int | Sequence[int]],
+        dim: Size,
+        codebook_size: Size | Sequence[Size],
+        scales: Sequence[Size | Sequence[Size]],
         shared_codebook: bool = True,
         channel_first: bool = True,
         sync_codebook: bool | None = None,
-        decay: float = 0.99,
+        decay: Share = 0.99,
         commitment_weight: float = 1.0,
         rotation_trick: bool = False,
         kmeans_init: bool = True,
-        kmeans_iters: int = 10,
-        threshold_ema_dead_code: float = 2,
+        kmeans_iters: Times = 10,
+        threshold_ema_dead_code: Threshold = 2,
         stochastic_sample_codes: bool = False,
         sample_codebook_temp: float = 0.1,
         orthogonal_reg_weight: float = 0.0,
-        orthogonal_reg_max_codes: int | None = 128,
+        orthogonal_reg_max_codes: Size | None = 128,
         orthogonal_reg_active_codes_only: bool = False,
         quant_resi: float = 0.5,
         share_quant_resi: int = 1,
-        nested_dropout: float = 0.0,
-        nested_dropout_min_levels: int = 1,
+        nested_dropout: Share = 0.0,
+        nested_dropout_min_levels: Size = 1,
         accept_image_fmap: bool = False,
         accept_3d_fmap: bool = False,
     ) -> None:
         super().__init__()
         axes = 2 if accept_image_fmap else 3 if accept_3d_fmap else 1
-        shapes = tuple(_level_shape(scale, axes) for scale in scales)
+        shapes = tuple(_level_shape("scales", scale, axes) for scale in scales)
         levels = len(shapes)
+        for shape in shapes:
+            check_size("scales", dim=dim, cells=math.prod(shape))
         sizes = (codebook_size,) * levels if isinstance(codebook_size, int) else tuple(codebook_size)
         growing = all(a <= b for pair in itertools.pairwise(shapes) for a, b in zip(*pair, strict=True))
         for name, expected, fits in (
             ("accept_image_fmap, accept_3d_fmap", "at most one of them", not (accept_image_fmap and accept_3d_fmap)),
-            ("nested_dropout", "a probability", 0 <= nested_dropout <= 1),
-            ("nested_dropout_min_levels", "at least 1", nested_dropout_min_levels >= 1),
-            ("scales", "positive sizes that do not fall", levels > 0 and min(map(min, shapes)) > 0 and growing),
+            ("scales", "one or more sizes that do not fall", levels > 0 and growing),
             ("codebook_size", f"{levels} sizes", len(sizes) == levels),
             ("codebook_size", "one size with shared_codebook", not shared_codebook or len(set(sizes)) == 1),
         ):
@@ -154,10 +161,11 @@ class HierarchicalVQ(nn.Module):
         share = level_index / max(self.num_levels - 1, 1)
         return self.phi_levels[round(share * (len(self.phi_levels) - 1))]
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, dim, ...] or [B, ..., dim]
-        indices: None = None,
+        indices: Any = None,
         mask: torch.Tensor | None = None,  # [B, ...] bool
         lens: torch.Tensor | None = None,  # [B]
         sample_codebook_temp: float | None = None,
@@ -166,16 +174,18 @@ class HierarchicalVQ(nn.Module):
         """``(quantized, indices of every level, loss)``, with ``return_cutoff`` the last level kept, or None."""
         if indices is not None:
             raise NotImplementedError("indices: expected None; get_output_from_indices decodes, got indices")
+        like = self.get_vq(0)._codebook.cluster_size
+        x = given_vectors("x", x, self.dim, 1 if self.channel_first else -1, like, least=self.spatial_dims + 2)
+        if x.dim() != self.spatial_dims + 2 or not math.prod(x.shape[1:]):
+            raise ValueError(f"x: expected a map of {self.spatial_dims} axes, got shape {shape_of(x)}")
+        check_dtype_of("x", x, self.choose_phi(0))
         x = x if self.channel_first else x.movedim(-1, 1)
         full = x.shape[2:]
-        if x.dim() != self.spatial_dims + 2 or x.shape[1] != self.dim:
-            raise ValueError(f"x: expected {self.dim} channels and {self.spatial_dims} axes, got {list(x.shape)}")
         if lens is not None:
             if mask is not None or self.spatial_dims != 1:
                 raise ValueError("lens: expected without mask and for one axis only, got otherwise")
-            mask = lens_to_mask(lens, full[0])
-        if mask is not None and mask.shape != (len(x), *full):
-            raise ValueError(f"mask: expected shape {[len(x), *full]}, got {list(mask.shape)}")
+            mask = lens_to_mask(lens, x, 2)
+        check_mask_of("mask", mask, x[:, 0])
 
         # a vector that takes no part is no part of a mean
         last, usable = without_unusable(x.movedim(1, -1))
@@ -203,13 +213,19 @@ class HierarchicalVQ(nn.Module):
         result = (quantized, tuple(columns), torch.stack(losses[:kept]).mean())
         return (*result, cutoff) if return_cutoff else result
 
+    @checked
     def get_output_from_indices(
-        self, indices: Sequence[torch.Tensor], full_shape: int | Sequence[int] | None = None
+        self, indices: Sequence[torch.Tensor], full_shape: Size | Sequence[Size] | None = None
     ) -> torch.Tensor:
         """The map that the indices of all levels stand for, at ``full_shape``, by default that of the last level."""
         if len(indices) != self.num_levels:
             raise ValueError(f"indices: expected {self.num_levels} levels, got {len(indices)}")
-        full = self.level_shapes[-1] if full_shape is None else _level_shape(full_shape, self.spatial_dims)
+        name = "full_shape"
+        full = self.level_shapes[-1] if full_shape is None else _level_shape(name, full_shape, self.spatial_dims)
+        check_size(name, dim=self.dim, cells=math.prod(full))
+        for level, index in enumerate(indices):
+            check_indices_of(f"indices[{level}]", index, self.get_vq(level)._codebook.cluster_size)
+            check_shape(f"indices[{level}]", index, (*indices[0].shape[:1], *self.level_shapes[level]), "[B, ...]")
         values = (self.get_vq(level).get_output_from_indices(index) for level, index in enumerate(indices))
         maps = [self._enlarged(value.movedim(-1, 1), full, level) for level, value in enumerate(values)]
         total = torch.stack(maps).sum(dim=0)
@@ -239,8 +255,8 @@ class HierarchicalVQ(nn.Module):
         return None if draw.random() >= self.nested_dropout else draw.randrange(least - 1, self.num_levels - 1)
 
 
-def _level_shape(scale: int | Sequence[int], axes: int) -> tuple[int, ...]:
+def _level_shape(name: str, scale: int | Sequence[int], axes: int) -> tuple[int, ...]:
     shape = (scale,) * axes if isinstance(scale, int) else tuple(scale)
     if len(shape) != axes:
-        raise ValueError(f"scales: expected {axes} sizes, got {len(shape)}")
+        raise ValueError(f"{name}: expected {axes} sizes, got {len(shape)}")
     return shape

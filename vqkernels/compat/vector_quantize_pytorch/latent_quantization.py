@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from vqkernels._core.recomputation import recomputing
+from vqkernels._core.arguments import OneOf, Size, checked
+from vqkernels._core.checks import check_floating, check_same_device, check_shape, check_size
+from vqkernels._core.shown import shown
 from vqkernels._core.usable import usable_rows
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_last, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
-    check_dim,
     check_levels,
+    check_steps,
     digits_of,
     full_precision,
     indices_of,
@@ -27,6 +30,8 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     straight_through,
     without_lost,
 )
+
+Reduction = Annotated[str, OneOf(("mean", "sum", "none"))]
 
 
 class LatentQuantize(Constants):
@@ -73,13 +78,14 @@ class LatentQuantize(Constants):
     _basis: torch.Tensor | None
     _fixed_table: torch.Tensor | None
 
+    @checked
     def __init__(
         self,
-        levels: Sequence[int] | int,
-        dim: int,
+        levels: Sequence[Size] | Size,
+        dim: Size,
         commitment_loss_weight: float | None = 0.1,
         quantization_loss_weight: float | None = 0.1,
-        num_codebooks: int = 1,
+        num_codebooks: Size = 1,
         codebook_dim: int = -1,
         keep_num_codebooks_dim: bool | None = None,
         optimize_values: bool | None = True,
@@ -87,9 +93,9 @@ class LatentQuantize(Constants):
     ) -> None:
         super().__init__()
         if isinstance(levels, int):
-            if codebook_dim < 1:
+            if not 1 <= codebook_dim < 1 << 31:
                 raise ValueError(
-                    f"codebook_dim: expected at least 1 with a single number of levels, got {codebook_dim}"
+                    f"codebook_dim: expected at least 1 with a single number of levels, got {shown(codebook_dim)}"
                 )
             levels = [levels] * codebook_dim
         levels = list(levels)
@@ -103,6 +109,8 @@ class LatentQuantize(Constants):
         self.codebook_size = math.prod(levels)
         self.num_codebooks = num_codebooks
         self.effective_codebook_dim = self.codebook_dim * num_codebooks
+        check_size("dim", dim=dim, codebook_dim=self.effective_codebook_dim)
+        check_size("levels", levels=max(levels), codebook_dim=self.codebook_dim)
         self.keep_num_codebooks_dim = keeps_codebook_dim(keep_num_codebooks_dim or None, num_codebooks)
         self.has_projections = dim != self.effective_codebook_dim
         for name, weight in (("commitment", commitment_loss_weight), ("quantization", quantization_loss_weight)):
@@ -131,29 +139,37 @@ class LatentQuantize(Constants):
             digits_of(torch.arange(self.codebook_size, device=self._levels.device), self._basis, self._levels)
         )
 
-    def quantization_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: str = "mean") -> torch.Tensor:
+    @checked
+    def quantization_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: Reduction = "mean") -> torch.Tensor:
         """Pull ``z`` to ``zhat``."""
+        _check_alike(z, zhat)
         return F.mse_loss(zhat.detach(), z, reduction=reduce)
 
-    def commitment_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: str = "mean") -> torch.Tensor:
+    @checked
+    def commitment_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: Reduction = "mean") -> torch.Tensor:
         """Pull ``zhat`` to ``z``."""
+        _check_alike(z, zhat)
         return F.mse_loss(z.detach(), zhat, reduction=reduce)
 
     def quantize(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """The nearest values, straight-through."""
+        z = given_vectors("z", z, self.codebook_dim, -1, self._levels)
         return straight_through(self._values(self._nearest(z)), z)
 
     def codes_to_indices(self, zhat: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
         """Indices of the nearest codes."""
-        check_dim(zhat, self.codebook_dim)
+        zhat = given_vectors("zhat", zhat, self.codebook_dim, -1, self._levels)
         return indices_of(self._nearest(zhat), self._basis)
 
+    @checked
     def indices_to_codes(
         self,
         indices: torch.Tensor,  # [B, ...] or [B, ..., C]
         project_out: bool = True,
     ) -> torch.Tensor:  # [B, dim, ...]
         """Values of indices, along dimension 1: the inverse of ``forward``."""
+        check_indices_of("indices", indices, self._levels, least=1 + self.keep_num_codebooks_dim)
+        check_last(indices, self.num_codebooks, self.keep_num_codebooks_dim)
         codes = self._values(digits_of(indices, self._basis, self._levels))
         if self.keep_num_codebooks_dim:
             codes = codes.flatten(-2)
@@ -170,8 +186,9 @@ class LatentQuantize(Constants):
         Returns:
             ``(quantized, indices, loss)``: like ``z``; ``[B, ...]`` or ``[B, ..., num_codebooks]``; ``[]``.
         """
-        original = z.movedim(1, -1)
-        check_dim(original, self.dim)
+        if self.has_projections:
+            check_dtype_of("z", z, self.project_in)
+        original = given_vectors("z", z, self.dim, 1, self.commitment_loss_weight).movedim(1, -1)
         part = usable_rows(original)
         z, kept = self._clean(original)
         z = z.unflatten(-1, (self.num_codebooks, -1))
@@ -179,10 +196,7 @@ class LatentQuantize(Constants):
         with full_precision(z):
             z = z.to(torch.promote_types(dtype, torch.float32))
             if self.training and self.in_place_codebook_optimizer is not None:
-                if recomputing():
-                    raise RuntimeError(
-                        "in_place_codebook_optimizer: expected None inside a checkpoint, got an optimizer"
-                    )
+                check_steps()
                 self._step_in_place(z.detach(), part & usable_rows(z.flatten(-2)))
             level = self._nearest(z).where(kept.expand_as(z.flatten(-2)).unflatten(-1, z.shape[-2:]), 0)
             values = self._values(level)
@@ -230,6 +244,13 @@ class LatentQuantize(Constants):
             (F.mse_loss(values, given) * (part.numel() / part.sum().clamp(min=1))).backward()
         self.in_place_codebook_optimizer.step()
         self.in_place_codebook_optimizer.zero_grad()
+
+
+def _check_alike(z: torch.Tensor, zhat: torch.Tensor) -> None:
+    check_floating("z", z)
+    check_floating("zhat", zhat)
+    check_shape("zhat", zhat, tuple(z.shape), "z.shape")
+    check_same_device(z=z, zhat=zhat)
 
 
 def _initial_values(count: int) -> list[float]:  # [L]

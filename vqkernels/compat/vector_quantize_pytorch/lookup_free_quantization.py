@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vqkernels._core.arguments import Positive, Size, Within, checked
+from vqkernels._core.checks import check_floating, check_size
 from vqkernels._core.usable import usable_rows
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_last, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
-    check_dim,
     full_precision,
     keeps_codebook_dim,
     project,
@@ -26,6 +28,10 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
 
 # probabilities below it count as this inside the logarithms of the entropies
 _LEAST_PROBABILITY = 1e-5
+
+
+_MOST_BITS = 63
+SignCodes = Annotated[int, Within(2, 1 << _MOST_BITS)]
 
 
 class Return(NamedTuple):
@@ -113,22 +119,23 @@ class LFQ(Constants):
     zero: torch.Tensor
     orthogonal_rot: torch.Tensor | None
 
+    @checked
     def __init__(
         self,
         *,
-        dim: int | None = None,
-        codebook_size: int | None = None,
+        dim: Size | None = None,
+        codebook_size: SignCodes | None = None,
         entropy_loss_weight: float = 0.1,
         commitment_loss_weight: float = 0.0,
         diversity_gamma: float = 1.0,
         straight_through_activation: nn.Module | None = None,
-        num_codebooks: int = 1,
+        num_codebooks: Size = 1,
         keep_num_codebooks_dim: bool | None = None,
-        codebook_scale: float = 1.0,
-        frac_per_sample_entropy: float = 1.0,
+        codebook_scale: Positive = 1.0,
+        frac_per_sample_entropy: Annotated[float, Within(0, 1, without=(0,))] = 1.0,
         has_projections: bool | None = None,
         projection_has_bias: bool = True,
-        soft_clamp_input_value: float | None = None,
+        soft_clamp_input_value: Positive | None = None,
         cosine_sim_project_in: bool = False,
         cosine_sim_project_in_scale: float | None = None,
         channel_first: bool | None = None,
@@ -141,11 +148,11 @@ class LFQ(Constants):
         super().__init__()
         if dim is None and codebook_size is None:
             raise ValueError("dim: expected a number where codebook_size is None, got None")
+        if codebook_size is None and dim is not None and dim > _MOST_BITS:
+            raise ValueError(f"dim: expected at most {_MOST_BITS} where codebook_size is None, got {dim}")
         size = 2**dim if codebook_size is None and dim is not None else codebook_size
         if size is None or size < 2 or size & (size - 1):
             raise ValueError(f"codebook_size: expected a power of 2 of at least 2, got {size}")
-        if not 0 < frac_per_sample_entropy <= 1:
-            raise ValueError(f"frac_per_sample_entropy: expected a number in (0, 1], got {frac_per_sample_entropy}")
         if soft_clamp_input_value is not None and soft_clamp_input_value < codebook_scale:
             raise ValueError(
                 f"soft_clamp_input_value: expected at least codebook_scale={codebook_scale}, "
@@ -158,6 +165,9 @@ class LFQ(Constants):
         self.num_codebooks = num_codebooks
         self.keep_num_codebooks_dim = keeps_codebook_dim(keep_num_codebooks_dim, num_codebooks)
         self.has_projections = self.dim != inner if has_projections is None else has_projections
+        if not self.has_projections and self.dim != inner:
+            raise ValueError(f"has_projections: expected True for dim={self.dim} and {inner} bits, got False")
+        check_size("dim", dim=self.dim, bits=inner)
         self.channel_first = channel_first
         self.spherical = spherical
         self.orthogonal_rotation = orthogonal_rotation
@@ -193,11 +203,14 @@ class LFQ(Constants):
         return self.bits_to_codes(((codes[:, None] & self.mask) != 0).to(self.dtype))
 
     def bits_to_codes(self, bits: torch.Tensor) -> torch.Tensor:  # [..., D] of 0 and 1 -> [..., D]
+        check_floating("bits", bits)
         return bits * self.codebook_scale * 2 - self.codebook_scale
 
     def maybe_l2norm(self, t: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
+        check_floating("t", t)
         return F.normalize(t, dim=-1) * self.codebook_scale if self.spherical else t
 
+    @checked
     def indices_to_codes(
         self,
         indices: torch.Tensor,  # [...] or [..., C]
@@ -209,6 +222,9 @@ class LFQ(Constants):
             indices: as returned by :meth:`forward`.
             project_out: False leaves out the projection to ``dim``.
         """
+        least = (self.channel_first is True) + self.keep_num_codebooks_dim
+        check_indices_of("indices", indices, self.mask, least=least)
+        check_last(indices, self.num_codebooks, self.keep_num_codebooks_dim)
         is_image = indices.ndim >= 3 + int(self.keep_num_codebooks_dim)
         if not self.keep_num_codebooks_dim:
             indices = indices[..., None]
@@ -218,6 +234,7 @@ class LFQ(Constants):
             codes = project(self.project_out, codes)
         return codes.movedim(-1, 1) if self._is_channel_first(is_image) else codes
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, N, dim] or [B, dim, ...]
@@ -241,9 +258,11 @@ class LFQ(Constants):
             ValueError: if the vectors are not of size ``dim`` or the mask does not fit.
         """
         channel_first = self._is_channel_first(x.ndim >= 4)
+        if self.has_projections:
+            check_dtype_of("x", x, self.project_in)
+        x = given_vectors("x", x, self.dim, 1 if channel_first else -1, self.zero)
         x = x.movedim(1, -1) if channel_first else x
-        check_dim(x, self.dim)
-        mask = None if mask is None else spread_mask(mask, x.shape[:-1])
+        mask = None if mask is None else spread_mask(mask, x)
         x, finite = without_lost(x)
         x, still = without_lost(self.project_in(x))
         kept = finite & still

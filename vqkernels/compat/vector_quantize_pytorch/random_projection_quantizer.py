@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import Size, checked
+from vqkernels._core.checks import check_index_values, check_shape, check_size
+from vqkernels._core.shown import shape_of
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 
 
@@ -31,17 +35,19 @@ class RandomProjectionQuantizer(nn.Module):
 
     rand_projs: torch.Tensor  # [H, dim, D]
 
+    @checked
     def __init__(
         self,
         *,
-        dim: int,
-        codebook_size: int,
-        codebook_dim: int,
-        num_codebooks: int = 1,
+        dim: Size,
+        codebook_size: Size,
+        codebook_dim: Size,
+        num_codebooks: Size = 1,
         norm: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        check_size("codebook_dim", num_codebooks=num_codebooks, dim=dim, codebook_dim=codebook_dim)
         self.num_codebooks = num_codebooks
         self.register_buffer("rand_projs", nn.init.xavier_normal_(torch.empty(num_codebooks, dim, codebook_dim)))
         self.norm = nn.LayerNorm(dim, elementwise_affine=False) if norm else nn.Identity()
@@ -54,12 +60,23 @@ class RandomProjectionQuantizer(nn.Module):
             **kwargs,
         )
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, N, dim]
         indices: torch.Tensor | None = None,  # [B, N, H]
     ) -> torch.Tensor:
         """Labels ``[B, N, H]``, ``[B, N]`` for one codebook; with ``indices`` their cross entropy."""
+        x = given_vectors("x", x, self.rand_projs.shape[1], -1, self.rand_projs, least=3)
+        if x.dim() != 3:
+            raise ValueError(f"x: expected [B, N, dim], got shape {shape_of(x)}")
+        if x.dtype != self.rand_projs.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x: expected {self.rand_projs.dtype} as the projection, got {x.dtype}")
+        if indices is not None:
+            check_indices_of("indices", indices, self.rand_projs)
+            heads = () if self.num_codebooks == 1 else (self.num_codebooks,)
+            check_shape("indices", indices, (*x.shape[:2], *heads), "[B, N, (H)]")
+            check_index_values("indices", indices, self.vq.codebook_size)
         projected = torch.einsum("bnd,hde->bnhe", self.norm(x), self.rand_projs).flatten(2)
         self.vq.eval()
         _, *rest = self.vq(projected, indices=indices)

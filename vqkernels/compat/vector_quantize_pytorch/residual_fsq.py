@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
+from vqkernels._core.arguments import Count, Integer, Positive, Size, checked
+from vqkernels._core.checks import check_data, check_floating
+from vqkernels._core.shown import shown
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, ResidualStack, SideBySide
+from vqkernels.compat.vector_quantize_pytorch._tensors import check_levels
 from vqkernels.compat.vector_quantize_pytorch.finite_scalar_quantization import FSQ
 
 
@@ -55,23 +60,25 @@ class ResidualFSQ(ResidualStack):
 
     _given_clamp: torch.Tensor | None
 
+    @checked
     def __init__(
         self,
         *,
-        levels: Sequence[int],
-        num_quantizers: int,
-        dim: int | None = None,
+        levels: Sequence[Size],
+        num_quantizers: Size,
+        dim: Size | None = None,
         is_channel_first: bool = False,
         quantize_dropout: bool = False,
-        quantize_dropout_cutoff_index: int = 0,
-        quantize_dropout_multiple_of: int = 1,
-        soft_clamp_input_value: float | Sequence[float] | torch.Tensor | None = None,
+        quantize_dropout_cutoff_index: Count = 0,
+        quantize_dropout_multiple_of: Size = 1,
+        soft_clamp_input_value: Positive | Sequence[Positive] | torch.Tensor | None = None,
         bound_hard_clamp: bool = True,
         **kwargs: Any,
     ) -> None:
         dropout = DepthDropout(
             num_quantizers, quantize_dropout, quantize_dropout_cutoff_index, quantize_dropout_multiple_of
         )
+        check_levels(levels)
         super().__init__(len(levels) if dim is None else dim, len(levels), dropout)
         if bound_hard_clamp and soft_clamp_input_value is not None:
             raise ValueError("soft_clamp_input_value: expected None with bound_hard_clamp, got a value")
@@ -84,7 +91,7 @@ class ResidualFSQ(ResidualStack):
             self.layers.append(layer)
         self.codebook_size = layer.codebook_size
         self._bound_hard_clamp = bound_hard_clamp
-        self._set_constant("_given_clamp", soft_clamp_input_value)
+        self._set_constant("_given_clamp", _limits(soft_clamp_input_value, len(levels)))
 
     # from integers whenever needed, so that a module moved to low precision does not round them
 
@@ -108,6 +115,7 @@ class ResidualFSQ(ResidualStack):
 
         With ``quantize_dropout`` the finest layers may be missing.
         """
+        check_indices_of("indices", indices, self.layers[0]._levels, least=1 + self.is_channel_first)
         return self._decode(indices.movedim(1, -1) if self.is_channel_first else indices)
 
     def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # -> [..., dim] or [B, dim, ...]
@@ -115,11 +123,12 @@ class ResidualFSQ(ResidualStack):
         out = self._output(self.get_codes_from_indices(indices))
         return out.movedim(-1, 1) if self.is_channel_first else out
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]
         return_all_codes: bool = False,
-        rand_quantize_dropout_fixed_seed: int | None = None,
+        rand_quantize_dropout_fixed_seed: Integer | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Quantize.
 
@@ -132,6 +141,7 @@ class ResidualFSQ(ResidualStack):
             ``(quantized, indices)`` and the codes if asked for. ``quantized`` is like ``x``, ``indices`` like ``x``
             with Q in place of ``dim``, -1 for layers left out.
         """
+        x = given_vectors("x", x, self.dim, 1 if self.is_channel_first else -1, self.layers[0]._levels)
         x = x.movedim(1, -1) if self.is_channel_first else x
         quantized, indices, _ = self._encode(x, None, rand_quantize_dropout_fixed_seed)
         if self.is_channel_first:
@@ -160,6 +170,19 @@ class ResidualFSQ(ResidualStack):
         return scale
 
 
+def _limits(
+    given: float | Sequence[float] | torch.Tensor | None, dim: int
+) -> float | Sequence[float] | torch.Tensor | None:
+    name = "soft_clamp_input_value"
+    if isinstance(given, torch.Tensor):
+        check_floating(name, given)
+        check_data(name, given)
+    limits = torch.ones(()) if given is None else torch.as_tensor(given)
+    if limits.shape not in ((), (dim,)) or not bool((limits > 0).all() & limits.isfinite().all()):
+        raise ValueError(f"{name}: expected a positive number, or one for each of {dim}, got {shown(given)}")
+    return given
+
+
 class GroupedResidualFSQ(SideBySide):
     """A :class:`ResidualFSQ` for each of ``groups`` equal parts of the vectors.
 
@@ -181,12 +204,14 @@ class GroupedResidualFSQ(SideBySide):
         (torch.Size([4, 6, 8]), torch.Size([2, 4, 6, 3]))
     """
 
-    def __init__(self, *, dim: int, groups: int = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, *, dim: Size, groups: Size = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
         super().__init__(dim, groups, accept_image_fmap)
         kwargs.setdefault("is_channel_first", accept_image_fmap)
         self.rvqs.extend(ResidualFSQ(dim=dim // groups, **kwargs) for _ in range(groups))
         self.codebook_size = self.rvqs[0].codebook_size
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]

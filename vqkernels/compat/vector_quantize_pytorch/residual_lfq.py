@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
+from vqkernels._core.arguments import Count, Integer, Positive, Size, checked
+from vqkernels._core.checks import check_flag
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, ResidualStack, SideBySide
-from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ
+from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ, SignCodes
 
 
 class ResidualLFQ(ResidualStack):
@@ -39,23 +42,25 @@ class ResidualLFQ(ResidualStack):
         (torch.Size([1, 1024, 256]), torch.Size([1, 1024, 8]), torch.Size([8]))
     """
 
+    @checked
     def __init__(
         self,
         *,
-        dim: int,
-        num_quantizers: int,
-        codebook_size: int,
+        dim: Size,
+        num_quantizers: Size,
+        codebook_size: SignCodes,
         quantize_dropout: bool = False,
-        quantize_dropout_cutoff_index: int = 0,
-        quantize_dropout_multiple_of: int = 1,
-        soft_clamp_input_value: float | None = None,
+        quantize_dropout_cutoff_index: Count = 0,
+        quantize_dropout_multiple_of: Size = 1,
+        soft_clamp_input_value: Positive | None = None,
         **kwargs: Any,
     ) -> None:
         dropout = DepthDropout(
             num_quantizers, quantize_dropout, quantize_dropout_cutoff_index, quantize_dropout_multiple_of
         )
         super().__init__(dim, codebook_size.bit_length() - 1, dropout)
-        self._channel_first: bool | None = kwargs.pop("channel_first", None)
+        first = kwargs.pop("channel_first", None)
+        self._channel_first = None if first is None else check_flag("channel_first", first)
         for number in range(num_quantizers):
             scale = 2.0**-number
             limit = None if soft_clamp_input_value is None else soft_clamp_input_value * scale
@@ -80,6 +85,7 @@ class ResidualLFQ(ResidualStack):
 
         With ``quantize_dropout`` the finest layers may be missing.
         """
+        check_indices_of("indices", indices, self.layers[0].mask, least=1 + (self._channel_first is True))
         return self._decode(indices)
 
     def get_output_from_indices(
@@ -89,12 +95,13 @@ class ResidualLFQ(ResidualStack):
         out = self._output(self.get_codes_from_indices(indices))
         return out.movedim(-1, 1) if self._is_channel_first(indices) else out
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]
         mask: torch.Tensor | None = None,  # [...] or [B] bool
         return_all_codes: bool = False,
-        rand_quantize_dropout_fixed_seed: int | None = None,
+        rand_quantize_dropout_fixed_seed: Integer | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Quantize.
 
@@ -109,6 +116,7 @@ class ResidualLFQ(ResidualStack):
             out; ``[Q]``.
         """
         channel_first = self._is_channel_first(x)
+        x = given_vectors("x", x, self.dim, 1 if channel_first else -1, self.layers[0].mask)
         x = x.movedim(1, -1) if channel_first else x
         quantized, indices, losses = self._encode(x, mask, rand_quantize_dropout_fixed_seed)
         quantized = quantized.movedim(-1, 1) if channel_first else quantized
@@ -151,12 +159,14 @@ class GroupedResidualLFQ(SideBySide):
         (torch.Size([4, 6, 8]), torch.Size([2, 4, 6, 3]), torch.Size([2, 3]))
     """
 
-    def __init__(self, *, dim: int, groups: int = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, *, dim: Size, groups: Size = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
         super().__init__(dim, groups, accept_image_fmap)
         if accept_image_fmap:
             kwargs.setdefault("channel_first", True)
         self.rvqs.extend(ResidualLFQ(dim=dim // groups, **kwargs) for _ in range(groups))
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [..., dim] or [B, dim, ...]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import Count, Integer, Size, checked
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, DroppingStack, per_layer
 from vqkernels.compat.vector_quantize_pytorch.sim_vq import SimVQ
 from vqkernels.ops.gather_codes import gather_codes
@@ -36,16 +38,17 @@ class ResidualSimVQ(DroppingStack):
         ([1, 16, 4], [4])
     """
 
+    @checked
     def __init__(
         self,
         *,
-        dim: int,
-        num_quantizers: int,
-        codebook_size: int,
-        heads: int = 1,
+        dim: Size,
+        num_quantizers: Size,
+        codebook_size: Size,
+        heads: Size = 1,
         quantize_dropout: bool = False,
-        quantize_dropout_cutoff_index: int = 0,
-        quantize_dropout_multiple_of: int = 1,
+        quantize_dropout_cutoff_index: Count = 0,
+        quantize_dropout_multiple_of: Size = 1,
         channel_first: bool = False,
         rotation_trick: bool = True,
         **sim_vq_kwargs: Any,
@@ -67,6 +70,7 @@ class ResidualSimVQ(DroppingStack):
 
     def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [Q, B, ..., D]
         """The code of every quantizer, channels where the input has them; zeros for -1 and for those not given."""
+        check_indices_of("indices", indices, self._layer(0).frozen_codebook, least=2)
         columns = self._dropout.of_all_layers(indices).unbind(-1)
         codes = torch.stack([gather_codes(book, i) for book, i in zip(self.codebooks, columns, strict=True)])
         return codes.movedim(-1, 2) if self.channel_first else codes
@@ -75,13 +79,16 @@ class ResidualSimVQ(DroppingStack):
         """Their sum."""
         return self.get_codes_from_indices(indices).sum(dim=0)
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
         return_all_codes: bool = False,
-        rand_quantize_dropout_fixed_seed: int | None = None,
+        rand_quantize_dropout_fixed_seed: Integer | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """``(quantized, indices [B, ..., Q], losses [Q])``, with ``return_all_codes`` the codes ``[Q, ...]`` too."""
+        axis = 1 if self.channel_first else -1
+        x = given_vectors("x", x, self.codebook_dim, axis, self._layer(0).frozen_codebook, least=2)
         if self.training:
             # all of them, for a process may drop the last ones where another does not
             for number in range(self.num_quantizers):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import Count, Integer, Size, checked
+from vqkernels._core.checks import check_flag, check_size
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_mask_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
 from vqkernels.compat.vector_quantize_pytorch._mlp import MLP as MLP
-from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, DroppingStack, per_layer, shared_seed
+from vqkernels.compat.vector_quantize_pytorch._residual import (
+    DepthDropout,
+    DroppingStack,
+    of_groups,
+    of_layers,
+    per_layer,
+    shared_seed,
+)
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 from vqkernels.nn.rows import without_unusable
@@ -62,25 +72,26 @@ class ResidualVQ(DroppingStack):
     project_in: Callable[[torch.Tensor], torch.Tensor]
     project_out: Callable[[torch.Tensor], torch.Tensor]
 
+    @checked
     def __init__(
         self,
         *,
-        dim: int,
-        num_quantizers: int | None = None,
-        codebook_size: int | tuple[int, ...],
-        codebook_dim: int | None = None,
+        dim: Size,
+        num_quantizers: Size | None = None,
+        codebook_size: Size | tuple[Size, ...],
+        codebook_dim: Size | None = None,
         shared_codebook: bool = False,
         diveq: bool = False,
-        heads: int = 1,
+        heads: Size = 1,
         quantize_dropout: bool = False,
-        quantize_dropout_cutoff_index: int = 0,
-        quantize_dropout_multiple_of: int = 1,
+        quantize_dropout_cutoff_index: Count = 0,
+        quantize_dropout_multiple_of: Size = 1,
         accept_image_fmap: bool = False,
         implicit_neural_codebook: bool = False,
         mlp_kwargs: dict[str, Any] | None = None,
-        beam_size: int | None = None,
-        eval_beam_size: int | None = None,
-        beam_score_quantizer_weights: list[float] | None = None,
+        beam_size: Size | None = None,
+        eval_beam_size: Size | None = None,
+        beam_score_quantizer_weights: Sequence[float] | None = None,
         quant_grad_frac: float = 0.0,
         return_zeros_for_masked_padding: bool = True,
         **vq_kwargs: Any,
@@ -90,10 +101,10 @@ class ResidualVQ(DroppingStack):
             raise ValueError("num_quantizers: expected a number, or a tuple for codebook_size, got neither")
         sizes = codebook_size if isinstance(codebook_size, tuple) else (codebook_size,) * (num_quantizers or 0)
         num_quantizers = len(sizes) if num_quantizers is None else num_quantizers
-        weights = [1.0] * num_quantizers if beam_score_quantizer_weights is None else beam_score_quantizer_weights
+        weights = [1.0] * num_quantizers if (given := beam_score_quantizer_weights) is None else list(given)
         for name, expected, fits in (
             ("heads", "1", heads == 1),
-            ("codebook_size", f"{num_quantizers} sizes", len(sizes) == num_quantizers),
+            ("codebook_size", f"{num_quantizers} sizes", 0 < len(sizes) == num_quantizers),
             ("codebook_size", "one size with shared_codebook", not shared_codebook or len(set(sizes)) == 1),
             ("eval_beam_size", "None without beam_size", eval_beam_size is None or beam_size is not None),
             ("beam_score_quantizer_weights", f"{num_quantizers} numbers", len(weights) == num_quantizers),
@@ -103,9 +114,11 @@ class ResidualVQ(DroppingStack):
 
         # this module sees to layouts and projections, its layers to vectors
         self.accept_image_fmap = accept_image_fmap
-        fmap_3d = vq_kwargs.pop("accept_3d_fmap", False)
-        self.channel_first = not vq_kwargs.pop("channel_last", True) or accept_image_fmap or fmap_3d
-        self.codebook_dim = dim if codebook_dim is None else codebook_dim
+        fmap_3d = check_flag("accept_3d_fmap", vq_kwargs.pop("accept_3d_fmap", False))
+        channel_last = check_flag("channel_last", vq_kwargs.pop("channel_last", True))
+        self.channel_first = not channel_last or accept_image_fmap or fmap_3d
+        self.dim, self.codebook_dim = dim, dim if codebook_dim is None else codebook_dim
+        check_size("codebook_dim", dim=dim, codebook_dim=self.codebook_dim)
         self.has_projections = self.codebook_dim != dim
         self.project_in = nn.Linear(dim, self.codebook_dim) if self.has_projections else nn.Identity()
         self.project_out = nn.Linear(self.codebook_dim, dim) if self.has_projections else nn.Identity()
@@ -151,6 +164,7 @@ class ResidualVQ(DroppingStack):
 
     def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [Q, B, ..., D]
         """The code of every quantizer; zeros for -1, and for quantizers past the ``q`` that are given."""
+        check_indices_of("indices", indices, self.beam_score_weights, least=1)
         quantized: torch.Tensor | None = None
         codes = []
         for number, index in enumerate(self._dropout.of_all_layers(indices).unbind(-1)):
@@ -166,6 +180,7 @@ class ResidualVQ(DroppingStack):
         out: torch.Tensor = self.project_out(self.get_codes_from_indices(indices).sum(dim=0))
         return out
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
@@ -174,8 +189,8 @@ class ResidualVQ(DroppingStack):
         return_all_codes: bool = False,
         sample_codebook_temp: float | None = None,
         freeze_codebook: bool = False,
-        beam_size: int | None = None,
-        rand_quantize_dropout_fixed_seed: int | None = None,
+        beam_size: Size | None = None,
+        rand_quantize_dropout_fixed_seed: Integer | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Quantize; in training also update the codebooks.
 
@@ -192,15 +207,18 @@ class ResidualVQ(DroppingStack):
             ``(quantized, indices [B, ..., Q], losses [Q])`` and the codes; ``(quantized, cross_entropy)`` with
             ``indices``.
         """
+        check_dtype_of("x", x, self.project_in)
+        x = given_vectors("x", x, self.dim, 1 if self.channel_first else -1, self.beam_score_weights, least=2)
         last = x.movedim(1, -1) if self.channel_first else x
+        check_mask_of("mask", mask, last[..., 0])
         start = self._start(last)
         options: dict[str, Any] = {"sample_codebook_temp": sample_codebook_temp, "freeze_codebook": freeze_codebook}
-        default_beam = self.beam_size if self.training else self.eval_beam_size
-        beam_size = default_beam if beam_size is None else beam_size
+        if beam_size is None:
+            beam_size = self.beam_size if self.training else self.eval_beam_size
         drops = self.training and self.quantize_dropout and indices is None
         depth = self._depth(drops, rand_quantize_dropout_fixed_seed, x.device)
         if indices is not None:
-            given = torch.stack(indices) if isinstance(indices, list) else indices
+            given = of_layers(indices, last[..., 0], self.codebook_sizes)
             quantized, total = self._cross_entropy(start, given, mask, options)
             return self._leave(quantized, start, last, mask), total
         if beam_size is not None and beam_size > 1:
@@ -245,8 +263,6 @@ class ResidualVQ(DroppingStack):
         self, residual: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor | None, options: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of the codes, and of the cross entropies of all layers to these indices."""
-        if bool((indices == -1).any()):
-            raise ValueError("indices: expected those of an evaluation, without dropped quantizers, got -1")
         quantized = torch.zeros_like(residual)
         total = residual.new_zeros((), dtype=torch.float32)
         for number, index in enumerate(indices.unbind(-1)):
@@ -316,7 +332,8 @@ class GroupedResidualVQ(nn.Module):
 
     rvqs: nn.ModuleList
 
-    def __init__(self, *, dim: int, groups: int = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, *, dim: Size, groups: Size = 1, accept_image_fmap: bool = False, **kwargs: Any) -> None:
         super().__init__()
         if dim % groups:
             raise ValueError(f"groups: expected a divisor of dim={dim}, got {groups}")
@@ -334,32 +351,31 @@ class GroupedResidualVQ(nn.Module):
         return 1 if self.accept_image_fmap else -1
 
     def get_codes_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [G, B, ..., q] -> [G, Q, B, ..., D]
-        return torch.stack(
-            [rvq.get_codes_from_indices(i) for rvq, i in zip(self._quantizers(), indices, strict=True)]
-        )
+        given = of_groups(indices, self.groups)
+        return torch.stack([rvq.get_codes_from_indices(i) for rvq, i in zip(self._quantizers(), given, strict=True)])
 
     def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [G, B, ..., q] -> [B, ..., dim]
         """The sum of codes of every group past ``project_out``, channels last."""
-        return torch.cat(
-            [rvq.get_output_from_indices(i) for rvq, i in zip(self._quantizers(), indices, strict=True)], dim=-1
-        )
+        given = of_groups(indices, self.groups)
+        parts = [rvq.get_output_from_indices(i) for rvq, i in zip(self._quantizers(), given, strict=True)]
+        return torch.cat(parts, dim=-1)
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
-        indices: torch.Tensor | None = None,  # [G, B, ..., Q]
+        indices: torch.Tensor | Sequence[torch.Tensor] | None = None,  # [G, B, ..., Q]
         return_all_codes: bool = False,
         sample_codebook_temp: float | None = None,
         freeze_codebook: bool = False,
         mask: torch.Tensor | None = None,  # [B, ...] bool
     ) -> tuple[Any, ...]:
         """As :meth:`ResidualVQ.forward`; indices ``[G, B, ..., Q]``, losses ``[G, Q]``, a tuple of all codes."""
-        if x.shape[self.split_dim] != self.dim:
-            raise ValueError(f"x: expected {self.dim} along dimension {self.split_dim}, got shape {list(x.shape)}")
-        if indices is not None and len(indices) not in (0, self.groups):
-            raise ValueError(f"indices: expected {self.groups} groups, got {len(indices)}")
-        given = [None] * self.groups if indices is None or not len(indices) else list(indices)
+        x = given_vectors("x", x, self.dim, self.split_dim, self._quantizers()[0].beam_score_weights, least=2)
+        asked = indices is not None and not (isinstance(indices, (list, tuple)) and not indices)
+        given = of_groups(indices, self.groups) if asked else [None] * self.groups
         seed = shared_seed(x.device) if self.training else None
+        parts = zip(self._quantizers(), x.chunk(self.groups, dim=self.split_dim), given, strict=True)
         results = [
             rvq(
                 part,
@@ -370,9 +386,7 @@ class GroupedResidualVQ(nn.Module):
                 freeze_codebook=freeze_codebook,
                 rand_quantize_dropout_fixed_seed=seed,
             )
-            for rvq, part, index in zip(
-                self._quantizers(), x.chunk(self.groups, dim=self.split_dim), given, strict=True
-            )
+            for rvq, part, index in parts
         ]
         quantized, *rest = zip(*results, strict=True)
         joined = torch.cat(quantized, dim=self.split_dim)

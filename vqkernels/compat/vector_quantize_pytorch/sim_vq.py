@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_floating, check_indices
+from vqkernels._core.arguments import Size, checked
+from vqkernels._core.checks import check_floating, check_size, check_state
+from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.nn.unsent import Unsent
 from vqkernels.ops.gather_codes import gather_codes
@@ -45,20 +47,24 @@ class SimVQ(Unsent):
 
     frozen_codebook: torch.Tensor  # [K, F]
 
+    @checked
     def __init__(
         self,
-        dim: int,
-        codebook_size: int,
+        dim: Size,
+        codebook_size: Size,
         codebook_transform: nn.Module | None = None,
         init_fn: Callable[[torch.Tensor], torch.Tensor] = lambda codes: codes,
         channel_first: bool = False,
         rotation_trick: bool = True,
         input_to_quantize_commit_loss_weight: float = 0.25,
         commitment_weight: float = 1.0,
-        frozen_codebook_dim: int | None = None,
+        frozen_codebook_dim: Size | None = None,
     ) -> None:
         super().__init__()
         width = dim if frozen_codebook_dim is None else frozen_codebook_dim
+        check_size("codebook_size", codebook_size=codebook_size, frozen_codebook_dim=width)
+        check_size("codebook_size", codebook_size=codebook_size, dim=dim)
+        check_size("frozen_codebook_dim", dim=dim, frozen_codebook_dim=width)
         self.codebook_size, self.channel_first = codebook_size, channel_first
         frozen = init_fn(torch.randn(codebook_size, width) * width**-0.5)
         self.code_transform = nn.Linear(width, dim, bias=False) if codebook_transform is None else codebook_transform
@@ -73,7 +79,7 @@ class SimVQ(Unsent):
         return codes
 
     def indices_to_codes(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ...] -> [B, ..., D] or [B, D, ...]
-        check_indices("indices", indices)
+        check_indices_of("indices", indices, self.frozen_codebook, least=1)
         codes: torch.Tensor = self.code_transform(gather_codes(self.frozen_codebook, indices))
         return codes.movedim(-1, 1) if self.channel_first else codes
 
@@ -83,10 +89,12 @@ class SimVQ(Unsent):
         if self.training:
             self.send_once()
         dtype = x.dtype
-        x, usable = without_unusable(x.movedim(1, -1) if self.channel_first else x)
-        x = x.float()
+        check_state(self.frozen_codebook)
         # once for lookup and values, so that they agree to the last bit
         codebook = self.codebook.float()
+        x = given_vectors("x", x, codebook.shape[1], 1 if self.channel_first else -1, codebook, least=2)
+        x, usable = without_unusable(x.movedim(1, -1) if self.channel_first else x)
+        x = x.float()
         indices = nearest_code(x, codebook).indices.where(usable, 0)
         values = gather_codes(codebook, indices)
         rows = (-1, 1, x.shape[-1])

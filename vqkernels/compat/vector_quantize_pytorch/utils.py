@@ -42,6 +42,9 @@ class Sequential(nn.Module):
 
     def __init__(self, *fns: nn.Module) -> None:
         super().__init__()
+        for fn in fns:
+            if not isinstance(fn, nn.Module):
+                raise TypeError(f"fns: expected modules, got {type(fn).__name__}")
         found = [number for number, fn in enumerate(fns) if isinstance(fn, QUANTIZE_KLASSES)]
         if len(found) != 1:
             raise ValueError(f"fns: expected exactly one quantizer, got {len(found)}")

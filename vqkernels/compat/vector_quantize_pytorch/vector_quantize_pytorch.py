@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vqkernels._core.checks import check_index_values, check_indices, check_shape
-from vqkernels._core.recomputation import recomputing
+from vqkernels._core.arguments import NonNegative, Positive, Share, Size, Threshold, Times, checked
+from vqkernels._core.checks import check_index_values, check_shape, check_size
+from vqkernels.compat._inputs import check_indices_of
 from vqkernels.compat.vector_quantize_pytorch._affine import AffineCodebook
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook, UpdateWeight
 from vqkernels.compat.vector_quantize_pytorch._lookup import CodebookTransform, Found, look_up, score_metric
@@ -20,6 +21,7 @@ from vqkernels.compat.vector_quantize_pytorch._losses import QuantizerLosses
 from vqkernels.compat.vector_quantize_pytorch._options import check_options
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows, directional_reparam, lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch._rows import orthogonal_loss_fn as orthogonal_loss_fn
+from vqkernels.compat.vector_quantize_pytorch._tensors import check_steps
 from vqkernels.nn.rows import masked_mean_square
 from vqkernels.nn.scores import cross_entropy
 from vqkernels.ops.quantize import estimate_gradient
@@ -93,22 +95,23 @@ class VectorQuantize(QuantizerLosses):
         ([1, 16, 8], [1, 16])
     """
 
+    @checked
     def __init__(
         self,
-        dim: int,
-        codebook_size: int,
-        codebook_dim: int | None = None,
-        heads: int = 1,
+        dim: Size,
+        codebook_size: Size,
+        codebook_dim: Size | None = None,
+        heads: Size = 1,
         separate_codebook_per_head: bool = False,
-        decay: float = 0.8,
-        eps: float = 1e-5,
+        decay: Share = 0.8,
+        eps: NonNegative = 1e-5,
         freeze_codebook: bool = False,
         kmeans_init: bool = False,
-        kmeans_iters: int = 10,
+        kmeans_iters: Times = 10,
         sync_kmeans: bool = True,
         use_cosine_sim: bool = False,
         layernorm_after_project_in: bool = False,
-        threshold_ema_dead_code: float = 0,
+        threshold_ema_dead_code: Threshold = 0,
         channel_last: bool = True,
         accept_image_fmap: bool = False,
         accept_3d_fmap: bool = False,
@@ -116,15 +119,15 @@ class VectorQuantize(QuantizerLosses):
         commitment_use_cross_entropy_loss: bool = False,
         orthogonal_reg_weight: float = 0.0,
         orthogonal_reg_active_codes_only: bool = False,
-        orthogonal_reg_max_codes: int | None = None,
+        orthogonal_reg_max_codes: Size | None = None,
         codebook_diversity_loss_weight: float = 0.0,
-        codebook_diversity_temperature: float = 100.0,
+        codebook_diversity_temperature: Positive = 100.0,
         stochastic_sample_codes: bool = False,
         sample_codebook_temp: float = 1.0,
         straight_through: bool = False,
         rotation_trick: bool | None = None,
         directional_reparam: bool = False,
-        directional_reparam_variance: float = 5e-3,
+        directional_reparam_variance: NonNegative = 5e-3,
         sync_codebook: bool | None = None,
         sync_affine_param: bool = False,
         ema_update: bool | None = None,
@@ -134,9 +137,9 @@ class VectorQuantize(QuantizerLosses):
         in_place_codebook_optimizer: Callable[..., Optimizer] | None = None,
         manual_in_place_optimizer_update: bool = False,
         affine_param: bool = False,
-        affine_param_batch_decay: float = 0.99,
-        affine_param_codebook_decay: float = 0.9,
-        sync_update_v: float = 0.0,
+        affine_param_batch_decay: Share = 0.99,
+        affine_param_codebook_decay: Share = 0.9,
+        sync_update_v: Share = 0.0,
         return_zeros_for_masked_padding: bool = True,
         route_gradients_to_input: bool = True,
     ) -> None:
@@ -156,11 +159,12 @@ class VectorQuantize(QuantizerLosses):
             ema_learnable=ema_update and learnable_codebook,
             bridge_fixed=bridged and not learnable_codebook,
             diveq_dead=directional_reparam and threshold_ema_dead_code == 0,
-            sync_update_range=not 0 <= sync_update_v <= 1,
             sync_update_fixed=sync_update_v > 0 and not learnable_codebook,
             affine_cosine=affine_param and use_cosine_sim,
         )
         width = dim if codebook_dim is None else codebook_dim
+        check_size("codebook_size", codebook_size=codebook_size, codebook_dim=width, heads=heads)
+        check_size("codebook_dim", dim=dim, codebook_dim=width, heads=heads)
         self.dim, self.heads, self.codebook_size = dim, heads, codebook_size
         self.separate_codebook_per_head = separate_codebook_per_head
         self.freeze_codebook, self.learnable_codebook = freeze_codebook, learnable_codebook
@@ -248,13 +252,14 @@ class VectorQuantize(QuantizerLosses):
         self.directional_reparam_variance = directional_reparam_variance
         self.sync_update_v = sync_update_v
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, ..., dim] or [B, dim, ...]
         indices: torch.Tensor | None = None,  # [B, ..., (heads)]
         mask: torch.Tensor | None = None,  # [B, ...] bool
         lens: torch.Tensor | None = None,  # [B]
-        topk: int | None = None,
+        topk: Size | None = None,
         sample_codebook_temp: float | None = None,
         freeze_codebook: bool | None = None,
         return_loss_breakdown: bool = False,
@@ -286,14 +291,19 @@ class VectorQuantize(QuantizerLosses):
         topk = None if topk is None else self._check_topk(topk)
         if mask is not None and lens is not None:
             raise ValueError("mask, lens: expected at most one of them, got both")
-        mask = mask if lens is None else lens_to_mask(lens, x.shape[self._length_dim()])
+        x = self.check_input("x", x)
+        mask = mask if lens is None else lens_to_mask(lens, x, self._length_dim())
         rows = self._rows(x, mask)
         book = self._codebook
         if indices is not None:
-            check_indices("indices", indices)
+            check_indices_of("indices", indices, book.cluster_size)
             given = (*rows.shape, self.heads) if self.heads > 1 else tuple(rows.shape)
             check_shape("indices", indices, given, "[B, ..., (heads)]")
             check_index_values("indices", indices, self.codebook_size)
+        if isinstance(ema_update_weight, torch.Tensor):
+            book.check_update_weight(ema_update_weight)
+        if self.training and not freeze and self.in_place_codebook_optimizer is not None:
+            check_steps(sharded=book.is_sharded)
         if self.training:
             book.prepare(rows.x.detach(), rows.taking_part)
         search = partial(
@@ -313,10 +323,6 @@ class VectorQuantize(QuantizerLosses):
                 accum_ema_update=accum_ema_update,
             )
         inplace_loss = self.zero
-        if book.is_sharded and self.in_place_codebook_optimizer is not None:
-            raise ValueError("in_place_codebook_optimizer: expected None with a codebook in shards, got an optimizer")
-        if recomputing() and self.in_place_codebook_optimizer is not None:
-            raise RuntimeError("in_place_codebook_optimizer: expected None inside a checkpoint, got an optimizer")
         if moves and self.in_place_codebook_optimizer is not None:
             inplace_loss = self._optimize_in_place(rows, found)
             found = search()
@@ -381,15 +387,11 @@ class VectorQuantize(QuantizerLosses):
         return values
 
     def _check_topk(self, topk: int) -> int:
-        unsupported = self.heads > 1 or (
-            self.training and (self.commitment_use_cross_entropy_loss or self.in_place_codebook_optimizer is not None)
-        )
-        if topk < 1 or unsupported:
-            raise ValueError(
-                "topk: expected at least 1 and a single head, in training without cross entropy and in-place "
-                f"optimizer, got {topk}"
-            )
-        return min(int(topk), self.codebook_size)
+        lacking = self.commitment_use_cross_entropy_loss or self.in_place_codebook_optimizer is not None
+        if self.heads > 1 or (self.training and lacking):
+            expected = "None but with a single head, in training without cross entropy and in-place optimizer"
+            raise ValueError(f"topk: expected {expected}, got {topk}")
+        return min(topk, self.codebook_size)
 
 
 def _searched(_: torch.Tensor, search: Callable[[], Found], moves: bool) -> tuple[Found, bool]:

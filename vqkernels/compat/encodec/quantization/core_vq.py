@@ -9,8 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_floating, check_indices
+from vqkernels._core.arguments import NonNegative, Share, Size, Threshold, Times, checked
+from vqkernels._core.checks import (
+    check_data,
+    check_floating,
+    check_index_values,
+    check_indices,
+    check_same_device,
+    check_size,
+)
+from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, given_vectors
 from vqkernels.compat._running_means import RunningMeans, State
 from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.ops.ema_update import no_step_if_empty
@@ -58,16 +68,18 @@ class EuclideanCodebook(RunningMeans):
     embed: torch.Tensor  # [K, D]
     embed_avg: torch.Tensor  # [K, D]
 
+    @checked
     def __init__(
         self,
-        dim: int,
-        codebook_size: int,
+        dim: Size,
+        codebook_size: Size,
         kmeans_init: bool = False,
-        kmeans_iters: int = 10,
-        decay: float = 0.99,
-        epsilon: float = 1e-5,
-        threshold_ema_dead_code: int = 2,
+        kmeans_iters: Times = 10,
+        decay: Share = 0.99,
+        epsilon: NonNegative = 1e-5,
+        threshold_ema_dead_code: Threshold = 2,
     ) -> None:
+        check_size("codebook_size", codebook_size=codebook_size, dim=dim)
         super().__init__(
             codebook_size,
             1,
@@ -95,7 +107,12 @@ class EuclideanCodebook(RunningMeans):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> [..., D], [...]
         """The codes from before this step's update, and their indices."""
+        self.check_input("x", x)
         return self.look_up(x, usable_rows(x))
+
+    def check_input(self, name: str, x: torch.Tensor) -> None:  # [..., D]
+        """Raise unless these are vectors as codes are."""
+        given_vectors(name, x, self.embed.shape[1], -1, self.embed)
 
     def look_up(
         self,
@@ -122,21 +139,26 @@ class EuclideanCodebook(RunningMeans):
         return codes, index
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:  # [..., D] -> [...]
+        self.check_input("x", x)
         return nearest_code(x, self.embed).indices
 
     def decode(self, embed_ind: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D]
-        check_indices("embed_ind", embed_ind)
+        check_indices_of("embed_ind", embed_ind, self.embed)
+        check_index_values("embed_ind", embed_ind, len(self.embed))
         return gather_codes(self.embed, embed_ind)
 
     quantize, dequantize = encode, decode
 
     def init_embed_(self, data: torch.Tensor) -> None:  # [..., D]
         """Start from k-means, if that is wanted and has not been done."""
+        self.check_input("data", data)
+        check_data("data", data)
         self.start_(*_candidates(data))
 
     @torch.no_grad()
     def expire_codes_(self, batch_samples: torch.Tensor) -> None:  # [..., D]
         """Put codes that are dead on vectors of the batch."""
+        self.check_input("batch_samples", batch_samples)
         self._expire_(*_candidates(batch_samples))
 
     @torch.no_grad()
@@ -169,18 +191,20 @@ class VectorQuantization(nn.Module):
         ([2, 8, 50], [2, 50], [1])
     """
 
+    @checked
     def __init__(
         self,
-        dim: int,
-        codebook_size: int,
-        codebook_dim: int | None = None,
-        decay: float = 0.99,
-        epsilon: float = 1e-5,
+        dim: Size,
+        codebook_size: Size,
+        codebook_dim: Size | None = None,
+        decay: Share = 0.99,
+        epsilon: NonNegative = 1e-5,
         kmeans_init: bool = True,
-        kmeans_iters: int = 50,
-        threshold_ema_dead_code: int = 2,
+        kmeans_iters: Times = 50,
+        threshold_ema_dead_code: Threshold = 2,
         commitment_weight: float = 1.0,
     ) -> None:
+        check_size("codebook_dim", dim=dim, codebook_dim=dim if codebook_dim is None else codebook_dim)
         super().__init__()
         width = dim if codebook_dim is None else codebook_dim
         self.project_in: nn.Module = nn.Identity() if width == dim else nn.Linear(dim, width)
@@ -200,16 +224,25 @@ class VectorQuantization(nn.Module):
     def codebook(self) -> torch.Tensor:  # [K, D]
         return self._codebook.embed
 
+    def _channels_last(self, x: torch.Tensor) -> torch.Tensor:  # [B, dim, N] -> [B, N, dim]
+        check_floating("x", x)
+        if x.dim() != 3:
+            raise ValueError(f"x: expected [B, dim, N], got shape {shape_of(x)}")
+        dim = getattr(self.project_in, "in_features", self.codebook.shape[1])
+        check_dtype_of("x", x, self.project_in)
+        return given_vectors("x", x, dim, 1, self.codebook).transpose(1, 2)
+
     def encode(self, x: torch.Tensor) -> torch.Tensor:  # [B, dim, N] -> [B, N]
-        return self._codebook.encode(self.project_in(_channels_last(x)))
+        return self._codebook.encode(self.project_in(self._channels_last(x)))
 
     def decode(self, embed_ind: torch.Tensor) -> torch.Tensor:  # [B, N] -> [B, dim, N]
+        check_indices_of("embed_ind", embed_ind, self.codebook, least=2)
         decoded: torch.Tensor = self.project_out(self._codebook.decode(embed_ind))
         return decoded.transpose(1, 2)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [B, dim, N]
         """``(quantize [B, dim, N], embed_ind [B, N], loss [1])``; the loss is 0 in evaluation."""
-        x, usable = without_unusable(_channels_last(x))
+        x, usable = without_unusable(self._channels_last(x))
         x = self.project_in(x)
         codes, index = self._codebook.look_up(x, usable)
         # to call backward on, whatever else it consists of; a graph cannot make such a leaf
@@ -242,16 +275,19 @@ class ResidualVectorQuantization(nn.Module):
         True
     """
 
-    def __init__(self, *, num_quantizers: int, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, *, num_quantizers: Times, **kwargs: Any) -> None:
         super().__init__()
         self.layers = nn.ModuleList(VectorQuantization(**kwargs) for _ in range(num_quantizers))
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, dim, N]
-        n_q: int | None = None,
+        n_q: Times | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``(quantized [B, dim, N], indices [Q, B, N], losses [Q, 1])`` of the first ``n_q`` layers."""
+        self._check_layers("x", x)
         quantized, residual = torch.zeros_like(x), x
         columns, losses = [], []
         for layer in self._first(n_q):
@@ -262,8 +298,10 @@ class ResidualVectorQuantization(nn.Module):
             losses.append(loss)
         return quantized, torch.stack(columns), torch.stack(losses)
 
-    def encode(self, x: torch.Tensor, n_q: int | None = None) -> torch.Tensor:  # [B, dim, N] -> [Q, B, N]
+    @checked
+    def encode(self, x: torch.Tensor, n_q: Times | None = None) -> torch.Tensor:  # [B, dim, N] -> [Q, B, N]
         """Indices of the first ``n_q`` layers."""
+        self._check_layers("x", x)
         residual, columns = x, []
         for layer in self._first(n_q):
             columns.append(layer.encode(residual))
@@ -272,12 +310,25 @@ class ResidualVectorQuantization(nn.Module):
 
     def decode(self, q_indices: torch.Tensor) -> torch.Tensor:  # [Q, B, N] -> [B, dim, N]
         """The sum of the codes of as many layers as there are indices."""
-        if len(q_indices) > len(self.layers):
-            raise ValueError(f"q_indices: expected those of at most {len(self.layers)} layers, got {len(q_indices)}")
+        return self.sum_of_codes("q_indices", q_indices)
+
+    def sum_of_codes(self, name: str, q_indices: torch.Tensor) -> torch.Tensor:  # [Q, B, N] -> [B, dim, N]
+        check_indices(name, q_indices)
+        if q_indices.dim() != 3 or len(q_indices) > len(self.layers):
+            most = f"those of at most {len(self.layers)} layers"
+            raise ValueError(f"{name}: expected {most}, [Q, B, N], got shape {shape_of(q_indices)}")
+        for layer in self._first(1):
+            check_same_device(**{name: q_indices}, module=layer.codebook)
+            check_index_values(name, q_indices, len(layer.codebook))
         quantized = torch.tensor(0.0, device=q_indices.device)
         for layer, index in zip(self._first(None), q_indices, strict=False):
             quantized = quantized + layer.decode(index)
         return quantized
+
+    def _check_layers(self, name: str, x: torch.Tensor) -> None:
+        check_floating(name, x)
+        if not len(self.layers):
+            raise ValueError("num_quantizers: expected at least one layer, got 0")
 
     def _first(self, n_q: int | None) -> Iterator[VectorQuantization]:
         for layer in islice(self.layers, n_q or None):
@@ -288,10 +339,3 @@ class ResidualVectorQuantization(nn.Module):
 def _candidates(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> [N, 1, D], [N, 1]
     rows = x.detach().reshape(-1, 1, x.shape[-1])
     return rows, torch.where(usable_rows(rows), 0, -1)
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:  # [B, dim, N] -> [B, N, dim]
-    check_floating("x", x)
-    if x.dim() != 3:
-        raise ValueError(f"x: expected [B, dim, N], got shape {list(x.shape)}")
-    return x.transpose(1, 2)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vqkernels._core.arguments import Positive, Share, Size, Threshold, Times, checked
 from vqkernels.compat.encodec.quantization.core_vq import ResidualVectorQuantization
 
 
@@ -44,15 +45,16 @@ class ResidualVectorQuantizer(nn.Module):
         ([2, 2, 50], 1.0)
     """
 
+    @checked
     def __init__(
         self,
-        dimension: int = 256,
-        n_q: int = 8,
-        bins: int = 1024,
-        decay: float = 0.99,
+        dimension: Size = 256,
+        n_q: Size = 8,
+        bins: Size = 1024,
+        decay: Share = 0.99,
         kmeans_init: bool = True,
-        kmeans_iters: int = 50,
-        threshold_ema_dead_code: int = 2,
+        kmeans_iters: Times = 50,
+        threshold_ema_dead_code: Threshold = 2,
     ) -> None:
         super().__init__()
         self.n_q, self.dimension, self.bins, self.decay = n_q, dimension, bins, decay
@@ -68,10 +70,11 @@ class ResidualVectorQuantizer(nn.Module):
             threshold_ema_dead_code=threshold_ema_dead_code,
         )
 
+    @checked
     def forward(
         self,
         x: torch.Tensor,  # [B, dimension, N]
-        sample_rate: int,
+        sample_rate: Positive,
         bandwidth: float | None = None,
     ) -> QuantizedResult:
         """Quantize with as many layers as ``bandwidth``, in kb/s, allows; None or 0 means all."""
@@ -80,20 +83,25 @@ class ResidualVectorQuantizer(nn.Module):
         used = torch.tensor(n_q * self.get_bandwidth_per_quantizer(sample_rate)).to(x)
         return QuantizedResult(quantized, codes, used, penalty=losses.mean())
 
-    def get_num_quantizers_for_bandwidth(self, sample_rate: int, bandwidth: float | None = None) -> int:
+    @checked
+    def get_num_quantizers_for_bandwidth(self, sample_rate: Positive, bandwidth: float | None = None) -> int:
         """Number of layers that run."""
-        if not bandwidth or bandwidth <= 0:
+        of_each = self.get_bandwidth_per_quantizer(sample_rate)
+        # a single code takes no bits
+        if not bandwidth or bandwidth <= 0 or of_each == 0:
             return self.n_q
-        return min(self.n_q, max(1, math.floor(bandwidth / self.get_bandwidth_per_quantizer(sample_rate))))
+        return max(1, math.floor(min(bandwidth / of_each, self.n_q)))
 
-    def get_bandwidth_per_quantizer(self, sample_rate: int) -> float:
+    @checked
+    def get_bandwidth_per_quantizer(self, sample_rate: Positive) -> float:
         """What a layer takes, in kb/s."""
         return math.log2(self.bins) * sample_rate / 1000
 
+    @checked
     def encode(
         self,
         x: torch.Tensor,  # [B, dimension, N]
-        sample_rate: int,
+        sample_rate: Positive,
         bandwidth: float | None = None,
     ) -> torch.Tensor:  # [Q, B, N]
         """Indices of the layers that run."""
@@ -101,4 +109,4 @@ class ResidualVectorQuantizer(nn.Module):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:  # [Q, B, N] -> [B, dimension, N]
         """What ``forward`` gave with these indices."""
-        return self.vq.decode(codes)
+        return self.vq.sum_of_codes("codes", codes)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vqkernels._core.checks import check_indices
-from vqkernels.compat._embedding_quantizer import EmbeddingQuantizer
+from vqkernels._core.arguments import Size, checked
+from vqkernels._core.checks import check_size
+from vqkernels.compat._embedding_quantizer import EmbeddingQuantizer, Remap, UnknownIndex
 from vqkernels.compat._feature_maps import OneHot, entries, match
+from vqkernels.compat._inputs import check_indices_of
 from vqkernels.compat.taming._ema import EMAVectorQuantizer, EmbeddingEMA
 from vqkernels.compat.taming._gumbel import GumbelQuantize
 
@@ -44,8 +46,10 @@ class VectorQuantizer(nn.Module):
         ([2, 4, 3, 3], [18, 1], [18, 16])
     """
 
-    def __init__(self, n_e: int, e_dim: int, beta: float) -> None:
+    @checked
+    def __init__(self, n_e: Size, e_dim: Size, beta: float) -> None:
         super().__init__()
+        check_size("n_e", n_e=n_e, e_dim=e_dim)
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.embedding = nn.Embedding(n_e, e_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_e, 1.0 / n_e)
@@ -59,13 +63,14 @@ class VectorQuantizer(nn.Module):
         loss = found.encoder_loss + self.beta * found.codebook_loss
         return found.quantized(), loss, (found.perplexity(self.n_e), found.one_hot(self.n_e), found.indices[:, None])
 
+    @checked
     def get_codebook_entry(
         self,
         indices: torch.Tensor,  # [N] or [N, 1]
         shape: Sequence[int] | None,
     ) -> torch.Tensor:
         """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[N, D]`` for None."""
-        check_indices("indices", indices)
+        check_indices_of("indices", indices, self.embedding.weight)
         return entries(self.embedding.weight, indices.reshape(-1), shape)
 
 
@@ -105,19 +110,22 @@ class VectorQuantizer2(EmbeddingQuantizer):
         True
     """
 
+    @checked
     def __init__(
         self,
-        n_e: int,
-        e_dim: int,
+        n_e: Size,
+        e_dim: Size,
         beta: float,
-        remap: str | None = None,
-        unknown_index: str | int = "random",
+        remap: Remap = None,
+        unknown_index: UnknownIndex = "random",
         sane_index_shape: bool = False,
         legacy: bool = True,
     ) -> None:
+        check_size("n_e", n_e=n_e, e_dim=e_dim)
         super().__init__(n_e, e_dim, beta, remap, unknown_index, sane_index_shape, legacy)
         self.e_dim = e_dim
 
+    @checked
     def forward(
         self,
         z: torch.Tensor,  # [B, D, H, W]
