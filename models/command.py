@@ -6,7 +6,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-from models.errors import UserError
+import torch
+
+from models.errors import UserError, first_line
 from models.training.signals import Stopped
 
 
@@ -21,6 +23,15 @@ def run(main: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except (UserError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error).strip().partition("\n")[0] or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        # the CPU's allocator has no error of its own
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            return _failed(f"memory: expected sizes that fit, got too little ({first_line(error)})")
+        raise
     return 0
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1

@@ -7,6 +7,7 @@ an error.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,7 +59,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
 
 
 def _parse_dataclass(kind: Any, value: Any, name: str) -> Any:
-    hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+    hints = _hints(kind)
     if not isinstance(value, dict):
         raise ValueError(f"{name}: expected the fields {_told(sorted(hints))}, got {_told(value)}")
     if unknown := sorted(set(value) - set(hints)):
@@ -68,6 +69,12 @@ def _parse_dataclass(kind: Any, value: Any, name: str) -> Any:
     if absent := sorted(needed - set(value)):
         raise ValueError(f"{name}: expected the fields {_told(absent)}, got none")
     return kind(**{key: parse(hints[key], item, f"{name}.{key}") for key, item in value.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _parse_union(options: tuple[Any, ...], value: Any, name: str) -> Any:

@@ -7,7 +7,6 @@ whole, writes ``results.json`` and ``report.html``. Killed at any point, the sam
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shlex
 import shutil
@@ -33,7 +32,7 @@ from models import command
 from models.config_json import differing_fields
 from models.data.photos import load_photos
 from models.environment import environment
-from models.errors import UserError
+from models.errors import UserError, read_object
 from models.evaluation.photos import evaluate
 from models.evaluation.record import write_json
 from models.networks.patch import PatchConfig
@@ -223,7 +222,7 @@ def collect(demo: DemoConfig, seconds: float, resumed: bool) -> dict[str, Any]:
 def _collect_run(contender: Contender, out: Path) -> dict[str, Any]:
     run_dir = out / contender.recipe
     quantizer = load_config(run_dir).quantizer
-    scores = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
+    scores = read_object(run_dir / "evaluation.json", "an evaluation")
     photos, _ = scores.pop("photos"), scores.pop("about")
     lines = read_metrics(run_dir)
     step_seconds = median(line["step_seconds"] for line in lines)
@@ -253,7 +252,7 @@ def _curve(lines: list[dict[str, float]], name: str) -> dict[str, list[float]]:
 def _provenance(demo: DemoConfig, seconds: float, resumed: bool) -> dict[str, str]:
     """Where the numbers come from; values that differ between runs of a resumed demo are listed side by side."""
     stamps = [
-        json.loads((demo.out / contender.recipe / "stamp.json").read_text(encoding="utf-8"))
+        read_object(demo.out / contender.recipe / "stamp.json", "a note of where a training ran")
         for contender in CONTENDERS
     ]
     merged = {name: "; ".join(dict.fromkeys(stamp[name] for stamp in stamps)) for name in stamps[0]}
@@ -285,7 +284,7 @@ def main() -> None:
         draw_readme_picture(demo.out, demo.readme_picture)
         return
     page = run(demo, console)
-    results = json.loads((demo.out / "results.json").read_text(encoding="utf-8"))
+    results = read_object(demo.out / "results.json", "results of a demo")
     console.print(f"\n{finding(results['tokenizers'])}\n", style="bold", highlight=False)
     console.print(summary(results))
     console.print(" · ".join(f"{metric.name}: {metric.unit}" for metric in METRICS), style="dim", highlight=False)

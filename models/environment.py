@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import vqkernels
+from models.errors import UserError
 
 OPS = ("nearest_code", "gather_codes", "code_stats", "ema_update_")
 
@@ -24,6 +25,17 @@ def environment() -> dict[str, str]:
         "vqkernels": f"{vqkernels.__version__}, {_revision()}",
         "Backends": ", ".join(f"{op}: {_backend(op)}" for op in OPS),
     }
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name, which torch has to be able to use here."""
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: expected one that torch can use here, got {name!r}") from error
+    if device.type == "meta":
+        raise UserError("device: expected one that holds numbers, got 'meta'")
+    return device
 
 
 def _processor() -> str:

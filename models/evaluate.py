@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models import command
-from models.errors import UserError
+from models.errors import UserError, check_file
 from models.evaluation.data_set import DEFAULT_METRICS, DataSetConfig, evaluate_samples, evaluate_tokenizer
 from models.evaluation.passes import Place
 from models.evaluation.photos import Evaluation, evaluate
@@ -141,6 +141,7 @@ def main(
         save_every=save_every,
     )
     path = target / "scores.json" if out is None else out
+    check_file(path)
     if is_run:
         checkpoint = find_checkpoint(target, step)
         about = {"run": str(target), "checkpoint": checkpoint.name}

@@ -10,6 +10,7 @@ image, two, or ten-crops. V views, S pixels, T frames, D code dimension, h w gri
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,14 @@ def extract(
     progress: bool = True,
 ) -> dict[str, int]:
     """Write the shards that are missing; returns how many each side has written. Arguments as of :func:`main`."""
+    for name, number in (("samples", samples), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise UserError(f"{name}: expected at least 1, got {number}")
+    for name, number in (("workers", workers), ("seed", seed)):
+        if not 0 <= number < 2**63:
+            raise UserError(f"{name}: expected at least 0, got {number}")
+    if not all(1 <= ratio < math.inf for ratio in ratios):
+        raise UserError(f"ratios: expected numbers from 1 on, got {ratios}")
     config = load_config(run_dir)
     if isinstance(config, PriorRun | ClassifierRun):
         raise UserError(f"{run_dir}: expected the run of a tokenizer, got that of a {config.kind}")
@@ -77,6 +86,9 @@ def extract(
     spec = config.data if data is None else data
     trained = config.encoder.image_size if isinstance(config, ConceptRun) else config.stage.image_size
     size = trained if image_size is None else image_size
+    token = 1 if isinstance(codec.tokenizer, ConceptTokenizer) else codec.tokenizer.downsample
+    if size < 1 or size % token:
+        raise UserError(f"image_size: expected a multiple of {token} pixels, got {size}")
     if shard_size < 1 or shard_size % batch_size:
         raise UserError(f"shard_size: expected a multiple of batch_size {batch_size}, got {shard_size}")
     written = {}

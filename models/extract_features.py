@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from models import command
 from models.data.photos import image_files, read_image
-from models.errors import UserError
+from models.environment import device_of
+from models.errors import UserError, first_line, read_object
 
 # of the pixels CLIP was trained on, in [0, 1]
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,7 +52,10 @@ def load_encoder(model: str, *, grid: int, device: str = "cpu") -> Encoder:
         from transformers import CLIPVisionModelWithProjection
     except ImportError as error:
         raise UserError("package transformers is not installed; pip install transformers") from error
-    clip = CLIPVisionModelWithProjection.from_pretrained(model).eval().requires_grad_(False).to(device)
+    try:
+        clip = CLIPVisionModelWithProjection.from_pretrained(model).eval().requires_grad_(False).to(device)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: expected a CLIP model, got {model!r} ({first_line(error)})") from error
     size, patches = clip.config.image_size, clip.config.image_size // clip.config.patch_size
     if patches % grid:
         raise UserError(f"grid: expected a divisor of the {patches} patches per side of {model}, got {grid}")
@@ -71,6 +75,10 @@ def extract(
     images: Path, out: Path, *, model: str, grid: int, batch_size: int, shard_images: int, device: str
 ) -> dict[str, Any]:
     """Write the shards that are missing in ``out``; returns what was done."""
+    for name, number in (("grid", grid), ("batch_size", batch_size), ("shard_images", shard_images)):
+        if number < 1:
+            raise UserError(f"{name}: expected at least 1, got {number}")
+    device_of(device)
     if not images.is_dir():
         raise UserError(f"images: expected a folder, got {str(images)!r}")
     files = image_files(images)
@@ -122,7 +130,7 @@ def _check_same(out: Path, run: dict[str, Any]) -> None:
     """Shards of one folder come from one model and one list of images."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "features.json"
-    if path.exists() and json.loads(path.read_text()) != run:
+    if path.exists() and read_object(path, "the settings of shards") != run:
         raise UserError(f"{path}: shards here come from other images or settings; choose another --out")
     partial = out / ".features.json.partial"
     partial.write_text(json.dumps(run))

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models import command
+from models.environment import device_of
 from models.evaluation.record import write_json
 from models.evaluation.replacement import MOST, replacement_curve
 from models.training.runs import load_config, load_tokenizer
@@ -64,7 +65,7 @@ def main(
     """
     tokenizer = load_tokenizer(run, step=step)
     if device is not None:
-        tokenizer.to(device)
+        tokenizer.to(device_of(device))
     config = load_config(run)
     most = min(MOST, tokenizer.quantizer.codebook.shape[1])
     kept = sorted({rank for rank in ranks if rank <= most})

@@ -24,7 +24,7 @@ from PIL import Image
 
 from models import command
 from models.data.pixels import to_image
-from models.errors import UserError
+from models.errors import UserError, read_object
 from models.priors.draw import AnyPrior, AnySampling, sample, sampling_config
 from models.priors.sample_random import SampleRandom
 from models.tokenizers.codec import Codec
@@ -58,6 +58,10 @@ class Sampler:
         count = config.shape.num_classes
         if classes is not None and not count:
             raise UserError(f"classes: expected none from an unconditional prior, got {list(classes)}")
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed: expected a number from 0 to 2**63 - 1, got {seed}")
+        if grid is not None and min(grid) < 1:
+            raise UserError(f"grid: expected at least 1 row and column, got {grid}")
         for label in classes or ():
             if not 0 <= label < count:
                 raise UserError(f"classes: expected classes from 0 to {count - 1}, got {label}")
@@ -121,8 +125,7 @@ def draw_samples(
     progress: bool = True,
 ) -> dict[str, float]:
     """Make the files that are missing of ``count`` samples; returns samples and tokens per second of this process."""
-    if count < 1 or batch_size < 1:
-        raise UserError(f"count, batch_size: expected at least 1, got {count} and {batch_size}")
+    _check_at_least_1(count=count, batch_size=batch_size, fps=fps)
     state = PartialState(cpu=not torch.accelerator.is_available())
     folder = out / ("videos" if sampler.frames else "images")
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,12 +211,18 @@ def picture_grid(images: np.ndarray) -> np.ndarray:  # [N, H, W, 3] -> [rows * H
     return whole.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
 
 
+def _check_at_least_1(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name}: expected at least 1, got {number}")
+
+
 def _check_same(out: Path, asked: dict[str, Any]) -> None:
     """Samples of one folder are drawn in one way."""
     path = out / "sample.json"
     asked = json.loads(json.dumps(asked))
     if path.exists():
-        held = json.loads(path.read_text())
+        held = read_object(path, "what samples were drawn with")
         differing = [
             f"{name} {held.get(name)!r} / {value!r}" for name, value in asked.items() if held.get(name) != value
         ]
@@ -283,6 +292,7 @@ def main(
         fps: frames per second of videos.
         cache: keep keys and values of earlier positions; --no-cache computes them again, to the same codes.
     """
+    _check_at_least_1(count=count, batch_size=batch_size, fps=fps, new_frames=new_frames)
     config = load_prior_config(prior_run)
     assert config.codes is not None
     check_tokenizer(tokenizer_run, config.codes, prior_run)

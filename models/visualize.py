@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -183,9 +184,15 @@ def visualize(
     """Write the pictures; returns the figures. Arguments as of :func:`main`."""
     if images < 1:
         raise UserError(f"images: expected at least 1, got {images}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed: expected a number from 0 to 2**63 - 1, got {seed}")
+    if not all(0 <= deviation < math.inf for deviation in noise):
+        raise UserError(f"noise: expected numbers from 0 on, got {noise}")
     tokenizer, config = load_tokenizer(run_dir), load_config(run_dir)
     spec = config.data if data is None else data
     size = config.stages[0].image_size if image_size is None else image_size  # type: ignore[union-attr]
+    if size < 1 or size % tokenizer.downsample:
+        raise UserError(f"image_size: expected a multiple of {tokenizer.downsample} pixels, got {size}")
     source = open_source(spec, "val")
     crop = Crop(size=size, place="random" if source.drawn else "center", resize=None if source.drawn else size)
     with Loader(source, crop, batch_size=images, seed=seed) as loader:
@@ -193,12 +200,14 @@ def visualize(
     if batch["image"].ndim != 4:
         raise UserError(f"data: expected images, got clips from {spec}")
     shown = Visualizer(tokenizer, batch)
+    prior, labels = None, None
+    if prior_run is not None:
+        prior, labels = _prior(prior_run, run_dir, shown, tuple(source.labels))
     out.mkdir(parents=True, exist_ok=True)
     rows = [shown.images, shown.decode(shown.codes)]
     figures: dict[str, Any] = {"images": images, "data": spec, "image_size": size}
     figures["changed_by_noise"] = {str(deviation): shown.sensitivity(deviation, seed) for deviation in noise}
-    if prior_run is not None:
-        prior, labels = _prior(prior_run, run_dir, shown, tuple(source.labels))
+    if prior is not None:
         predicted = top_predictions(prior, shown.codes, labels)
         figures["top1_accuracy"] = (predicted == shown.codes).float().mean().item()
         rows.append(shown.decode(predicted))

@@ -24,7 +24,7 @@ import safetensors
 import safetensors.numpy
 
 from models.data.sample import Sample, Source, SplitName, split_of
-from models.errors import UserError
+from models.errors import UserError, check_file, read_object
 
 Kind = Literal["codes", "latents"]
 _FORMAT = 1
@@ -212,6 +212,7 @@ class CodeSource(Source):
     def _open(self, number: int) -> Any:
         if number not in self._shards:
             path = _shard(self.folder, number)
+            check_file(path)
             try:
                 shard = safetensors.safe_open(path, framework="numpy")
                 shape = shard.get_slice(self._kind).get_shape()
@@ -232,7 +233,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     """What a folder holds."""
     path = Path(folder) / "manifest.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_object(path, "a manifest of codes or latents")
         if values["format"] != _FORMAT:
             raise UserError(f"{path}: expected format {_FORMAT}, got {values['format']!r}")
         values |= {"shape": tuple(values["shape"]), "labels": tuple(values["labels"])}

@@ -22,6 +22,7 @@ from models.data.images import read_image
 from models.data.loader import Batch, Loader
 from models.data.sample import Sample, Source, printable
 from models.data.transforms import Transform
+from models.environment import device_of
 from models.errors import UserError
 from models.metrics.accumulator import Accumulator, Sums
 
@@ -39,10 +40,7 @@ class Place:
     @staticmethod
     def here(device: str | None = None) -> Place:
         """Joins the processes that torchrun started; ``device`` None takes what there is, one of them each."""
-        try:
-            wanted = None if device is None else torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device: expected one that torch can use here, got {device!r}") from error
+        wanted = None if device is None else device_of(device)
         on_cpu = not torch.accelerator.is_available() if wanted is None else wanted.type == "cpu"
         state = PartialState(cpu=on_cpu)
         return Place(state.process_index, state.num_processes, state.device if wanted is None else wanted)

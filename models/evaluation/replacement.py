@@ -57,10 +57,10 @@ def replacement_curve(
     wrong = [rank for rank in ranks if not 1 <= rank <= most]
     if wrong or not ranks:
         raise UserError(f"ranks: expected numbers from 1 to {most}, got {wrong[0] if wrong else 'none'}")
-    if size % tokenizer.downsample:
+    if size < 1 or size % tokenizer.downsample:
         raise UserError(f"size: expected a multiple of {tokenizer.downsample} pixels, got {size}")
-    if images < 1:
-        raise UserError(f"images: expected at least 1, got {images}")
+    if min(images, batch_size) < 1:
+        raise UserError(f"images, batch_size: expected at least 1, got {images}, {batch_size}")
     source, crop = open_source(data, split), Crop(size=size, resize=size, place="center")
     device = next(tokenizer.parameters()).device
     wanted, seen = min(images, len(source)), 0

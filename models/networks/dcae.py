@@ -39,6 +39,8 @@ class DCAEConfig:
                 raise ValueError(
                     f"{name}: expected {len(self.widths)} numbers of blocks, only the first 0, got {depths}"
                 )
+        if min((self.head_dim, *self.widths)) < 1:
+            raise ValueError(f"widths, head_dim: expected at least 1, got {self.widths}, {self.head_dim}")
         for before, after in zip(self.widths, self.widths[1:], strict=False):
             # the shortcuts move 4 pixels of one stage into the channels of the next, and back
             if (4 * before) % after or after % 4 or before % 4 or (4 * before) < after:

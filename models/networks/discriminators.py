@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from models.config_json import Hidden
 from models.networks.precision import at_least_float32
 
+_MOST_LAYERS = 16  # one score for 196608 pixels per side
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchGANConfig:
@@ -26,8 +28,11 @@ class PatchGANConfig:
     channels: int = 64  # after the first of them
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers: expected at least 1, got {self.layers}")
+        for name in ("layers", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.layers > _MOST_LAYERS:
+            raise ValueError(f"layers: expected at most {_MOST_LAYERS}, got {self.layers}")
 
     @property
     def smallest_image(self) -> int:
@@ -56,6 +61,8 @@ class StyleGAN2Config:
         size = self.image_size
         if size < 8 or size & (size - 1):
             raise ValueError(f"image_size: expected a power of two from 8 on, got {size}")
+        if self.max_channels < 1:
+            raise ValueError(f"max_channels: expected at least 1, got {self.max_channels}")
         if self.channels_times_size < size:
             raise ValueError(f"channels_times_size: expected at least {size}, got {self.channels_times_size}")
 

@@ -33,8 +33,10 @@ class MaskGITConvConfig:
     windows: tuple[int, ...] = (16, 8, 8, 4, 4)  # side of an attention window, level by level from full resolution
 
     def __post_init__(self) -> None:
-        if self.base_channels % 32:
+        if self.base_channels < 1 or self.base_channels % 32:
             raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
+        if min(self.multipliers, default=0) < 1:
+            raise ValueError(f"multipliers: expected one or more from 1 on, got {self.multipliers}")
         if self.res_blocks < 1:
             raise ValueError(f"res_blocks: expected at least 1, got {self.res_blocks}")
         if self.attention_pairs and len(self.windows) != len(self.multipliers):

@@ -26,6 +26,14 @@ class PatchConfig:
     hidden: int = 256  # channels inside encoder and decoder
     blocks: int = 2  # residual blocks on either side
 
+    def __post_init__(self) -> None:
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: expected at least 1, got {self.patch_size}")
+        if self.hidden < 1 or self.hidden % 32:
+            raise ValueError(f"hidden: expected a multiple of 32, got {self.hidden}")
+        if self.blocks < 0:
+            raise ValueError(f"blocks: expected at least 0, got {self.blocks}")
+
     @property
     def downsample(self) -> int:
         """Pixels per side of one token."""

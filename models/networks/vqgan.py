@@ -31,10 +31,14 @@ class VQGANConfig:
     conv_groups: int = 1  # of the 1x1 convolutions around the quantizer: MGVQ mixes only the channels of a group
 
     def __post_init__(self) -> None:
-        if self.base_channels % 32:
+        if self.base_channels < 1 or self.base_channels % 32:
             raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
+        if min(self.multipliers, default=0) < 1:
+            raise ValueError(f"multipliers: expected one or more from 1 on, got {self.multipliers}")
         if self.res_blocks < 1:
             raise ValueError(f"res_blocks: expected at least 1, got {self.res_blocks}")
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels: expected at least 1, got {self.latent_channels}")
         if self.conv_groups < 1 or self.latent_channels % self.conv_groups:
             raise ValueError(
                 f"conv_groups: expected a divisor of {self.latent_channels} channels, got {self.conv_groups}"

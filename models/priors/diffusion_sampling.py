@@ -6,6 +6,7 @@ other dimensions of a sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +39,7 @@ class DiffusionSamplingConfig:
             raise ValueError(f"cfg_channels: expected at least 1, got {self.cfg_channels}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: expected 0 to 1, got {self.eta}")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature: expected at least 0, got {self.temperature}")
 
 

@@ -5,6 +5,8 @@ B samples, N rows of the network: B, or 2B with guidance, those with the class, 
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -57,5 +59,5 @@ class Guidance:
 
 def check_guidance(scale: float) -> None:
     """Raise unless ``scale`` is one that means something."""
-    if scale < 0:
+    if not 0 <= scale < math.inf:
         raise ValueError(f"guidance: expected at least 0, got {scale}")

@@ -32,9 +32,9 @@ class MaskGITSamplingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
-        if self.choice_temperature < 0:
+        if not 0 <= self.choice_temperature < math.inf:
             raise ValueError(f"choice_temperature: expected at least 0, got {self.choice_temperature}")
-        if self.logit_temperature <= 0:
+        if not 0 < self.logit_temperature < math.inf:
             raise ValueError(f"logit_temperature: expected more than 0, got {self.logit_temperature}")
         check_guidance(self.guidance)
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from models.errors import UserError
+from models.errors import UserError, check_file
 
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 _UNREADABLE += (safetensors.SafetensorError,)
@@ -29,6 +29,7 @@ def read_state_dict(path: Path, wrapped: tuple[str, ...]) -> dict[str, torch.Ten
         wrapped: where training code puts the weights among other things, the first of these that is there; a bare
             state dict is taken as well.
     """
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 import vqkernels
-from models.errors import UserError
+from models.errors import UserError, check_file, first_line
 from models.pretrained import BACKBONES, load_backbone
 from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.config import QuantizerConfig
@@ -170,12 +170,18 @@ def whiten(x: torch.Tensor, dim: int) -> torch.Tensor:  # [N, F'] -> [N, dim] fl
 
 
 def _load_features(path: Path, num_codes: int) -> torch.Tensor:  # [K, F]
+    check_file(path)
     try:
         features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"features: {path} is not a readable .npy file ({error})") from error
-    if features.ndim != 2 or len(features) != num_codes:
+        raise UserError(f"features: {path} is not a readable .npy file ({first_line(error)})") from error
+    if not isinstance(features, np.ndarray):
+        raise UserError(f"features: expected one array in {path}, got an archive of them")
+    if features.ndim != 2 or len(features) != num_codes or not features.shape[1]:
         raise UserError(f"features: expected [{num_codes}, F] in {path}, got {list(features.shape)}")
     if features.dtype.kind not in "fiu":
         raise UserError(f"features: expected numbers in {path}, got {np.dtype(features.dtype).name}")
-    return torch.from_numpy(features).float()
+    rows = torch.from_numpy(features).float()
+    if not bool(rows.isfinite().all()):
+        raise UserError(f"features: expected finite numbers of float32 in {path}, got others")
+    return rows

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import pickle
 import shutil
@@ -26,7 +25,7 @@ import safetensors.torch
 import torch
 
 from models.config_json import to_json
-from models.errors import UserError
+from models.errors import UserError, check_file, first_line, read_object
 
 _KEEP = 2
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,16 +34,10 @@ _BROKEN_STATE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, Key
 
 def read_config(run_dir: Path | str) -> dict[str, Any]:
     """What config.json holds; see :func:`models.training.runs.load_config`."""
-    path = Path(run_dir) / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(Path(run_dir) / "config.json", "a training config")
     except FileNotFoundError as error:
         raise UserError(f"{run_dir}: not a run folder, config.json is missing") from error
-    except (ValueError, RecursionError) as error:  # JSON and encoding errors are ValueErrors
-        raise UserError(f"{path}: not a training config ({first_line(error)})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a training config (expected an object, got {type(content).__name__})")
-    return content
 
 
 def save_config(run_dir: Path, config: object) -> None:
@@ -57,8 +50,8 @@ def save_config(run_dir: Path, config: object) -> None:
 
 def checkpoint_steps(run_dir: Path | str) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
-    folders = (Path(run_dir) / "checkpoints").glob("step_*")
-    return sorted(int(folder.name.removeprefix("step_")) for folder in folders)
+    numbers = (folder.name.removeprefix("step_") for folder in (Path(run_dir) / "checkpoints").glob("step_*"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def find_checkpoint(run_dir: Path | str, step: int | None = None) -> Path:
@@ -122,6 +115,7 @@ def read_weights(folder: Path, *, mean: bool = False) -> dict[str, torch.Tensor]
     path = folder / "mean.safetensors"
     if not mean or not path.exists():
         path = folder / "model.safetensors"
+    check_file(path)
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -131,6 +125,7 @@ def read_weights(folder: Path, *, mean: bool = False) -> dict[str, torch.Tensor]
 def read_state(folder: Path) -> dict[str, Any]:
     """The training state of a checkpoint folder: tensors, numbers, strings and containers, nothing else."""
     path = folder / "state.pt"
+    check_file(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on a file that is refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -150,10 +145,6 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         f"{path}: missing, truncated or not a checkpoint of this program ({first_line(error)}); "
         f"remove {path.parent} to go on from the checkpoint before it"
     )
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _write(path: Path, content: bytes) -> None:

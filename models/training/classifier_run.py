@@ -10,11 +10,10 @@ from typing import Literal
 import torch
 
 from models.config_json import Flat, Hidden
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.code_shape import CodeShape
 from models.networks.token_classifier import TokenClassifier
 from models.networks.vit import ViTConfig
-from models.training.checkpoint import first_line
 from models.training.config import RunConfig, StageConfig
 from models.training.prior_run import CodeInfo
 

@@ -16,11 +16,10 @@ from torch.nn import functional as F
 from models.data.loader import Loader
 from models.data.source import Source
 from models.data.transforms import Transform
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.token_classifier import TokenClassifier
 from models.networks.vit import load_mae
 from models.pretrained.mae import mae_weights
-from models.training.checkpoint import first_line
 from models.training.classifier_run import ClassifierRun, rebuild_classifier
 from models.training.engine import BuildTask
 from models.training.prior_data import (

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from models.config_json import Flat, Hidden
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.concept_dit import ConceptDiT, ConceptDiTConfig
 from models.networks.vit import ConceptEncoder, ConceptEncoderConfig
 from models.priors.diffusion import DDPMConfig, FlowConfig
@@ -21,7 +21,6 @@ from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.config import QuantizerConfig
 from models.tokenizers.latent_space import LatentSpace, SpaceConfig
 from models.tokenizers.tokenizer import build_quantizer
-from models.training.checkpoint import first_line
 from models.training.config import RunConfig, StageConfig, check_positive
 
 _FEATURES = "quantizer.table.features"

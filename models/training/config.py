@@ -8,6 +8,8 @@ from typing import Literal
 
 from models.config_json import Flat, Hidden
 
+_MOST_SAMPLES = 1 << 20  # that a batch is put together of before anything else is asked
+
 
 def check_positive(config: object, *names: str) -> None:
     """Raise a ValueError that names the first of these fields that is not above 0."""
@@ -15,6 +17,13 @@ def check_positive(config: object, *names: str) -> None:
         if not getattr(config, name) > 0:
             kind = "at least 1" if isinstance(getattr(config, name), int) else "more than 0"
             raise ValueError(f"{name}: expected {kind}, got {getattr(config, name)}")
+
+
+def check_not_negative(config: object, *names: str) -> None:
+    """Raise a ValueError that names the first of these fields that is below 0, infinite or no number."""
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{name}: expected at least 0, got {getattr(config, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +46,9 @@ class OptimizerConfig:
         check_positive(self, "lr")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a number in (0, 1], got {self.layer_decay}")
-        for name in ("warmup_steps", "schedule_start", "final_lr", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        check_not_negative(self, "lr", "warmup_steps", "schedule_start", "final_lr", "weight_decay", "eps")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: expected numbers from 0 on below 1, got {self.betas}")
         if self.max_grad_norm is not None:
             check_positive(self, "max_grad_norm")
         if self.schedule == "exponential" and not self.final_lr > 0:
@@ -75,6 +84,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch_size", "accumulate")
+        if self.batch_size > _MOST_SAMPLES:
+            raise ValueError(f"batch_size: expected at most {_MOST_SAMPLES}, got {self.batch_size}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: expected a divisor of batch_size {self.batch_size}, got {self.accumulate}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

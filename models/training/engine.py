@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,11 +20,10 @@ from torch import nn
 
 from models.config_json import differing_fields
 from models.data.loader import Loader
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.training.checkpoint import (
     checkpoint_steps,
     find_checkpoint,
-    first_line,
     read_state,
     read_weights,
     save_checkpoint,
@@ -74,11 +74,12 @@ def train_run(
     # said out loud, because only then several processes on CPUs find each other
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     run_dir = Path(out)
-    made = not run_dir.exists()
+    there = set(run_dir.iterdir()) if run_dir.is_dir() else None
     with _locked(run_dir, enabled=accelerator.is_main_process), ExitStack() as undo:
-        if made and accelerator.is_main_process:
-            undo.callback(_remove_unstarted, run_dir)  # what fails before its first checkpoint leaves nothing
-        return _Training(config, build, accelerator, run_dir, progress).run(_resume_step(config, run_dir, resume))
+        training = _Training(config, build, accelerator, run_dir, progress)
+        if accelerator.is_main_process:
+            undo.callback(lambda: None if training.started else _remove(run_dir, there))
+        return training.run(_resume_step(config, run_dir, resume))
 
 
 class _Training:
@@ -93,6 +94,7 @@ class _Training:
             accelerator.num_processes,
         )
         self._parallel = Parallel(config.parallel, self._world)
+        self.started = False  # what fails before its first step leaves nothing
 
     def run(self, done: int | None) -> TrainResult:
         config = self._config
@@ -178,7 +180,9 @@ class _Training:
                 try:
                     values = stepper.step(batch, step - begin)
                 except NotFiniteLossError as error:
+                    self.started = True
                     raise self._failed(error, stepper, step) from error
+                self.started = True
                 whole.stop()
                 last = step == begin + stage.steps
                 looks = last or step % config.val_every == 0
@@ -281,10 +285,14 @@ def _locked(run_dir: Path, *, enabled: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_unstarted(run_dir: Path) -> None:
-    """Remove a folder that a training made and failed in before its first checkpoint."""
-    if [item.name for item in run_dir.iterdir()] == [_LOCK]:
-        (run_dir / _LOCK).unlink()
+def _remove(run_dir: Path, there: set[Path] | None) -> None:
+    """Remove what was not there before; None if there was no folder."""
+    for path in set(run_dir.iterdir()) - (there or set()):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if there is None:
         run_dir.rmdir()
 
 

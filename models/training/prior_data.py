@@ -20,10 +20,9 @@ from models.data.codes import CodeSource, Manifest
 from models.data.sample import Sample
 from models.data.source import open_source
 from models.data.transforms import Arrays, DrawView
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.code_embedding import CodeVectors
 from models.tokenizers.fingerprint import fingerprint
-from models.training.checkpoint import first_line
 from models.training.prior_run import CodeInfo, PriorRun
 from models.training.runs import load_codec, load_prior_config
 

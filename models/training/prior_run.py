@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from models.config_json import Flat, Hidden
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.code_shape import CodeShape
 from models.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from models.priors.concept import ConceptConfig, ConceptPrior
@@ -19,7 +19,6 @@ from models.priors.diffusion import DiffusionConfig, DiffusionPrior
 from models.priors.grouped import GroupedConfig, GroupedPrior
 from models.priors.masked import MaskedConfig, MaskedPrior
 from models.priors.video import VideoConfig, VideoPrior
-from models.training.checkpoint import first_line
 from models.training.config import RunConfig, StageConfig
 
 PriorConfig = AutoregressiveConfig | MaskedConfig | GroupedConfig | VideoConfig | DiffusionConfig | ConceptConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.config_json import parse
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.token_classifier import TokenClassifier
 from models.tokenizers import Tokenizer
 from models.tokenizers.codec import Codec
@@ -18,7 +18,7 @@ from models.tokenizers.latent_space import (
     PatchSpaceConfig,
     TokenizerSpace,
 )
-from models.training.checkpoint import find_checkpoint, first_line, read_config, read_weights
+from models.training.checkpoint import find_checkpoint, read_config, read_weights
 from models.training.classifier_run import ClassifierRun, rebuild_classifier
 from models.training.concept_run import ConceptRun, rebuild_concepts
 from models.training.prior_run import Prior, PriorRun, rebuild_prior

@@ -7,7 +7,7 @@ state of a training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -127,9 +127,12 @@ class Stepper:
 
     def load_opponents(self, state: dict[str, Any]) -> None:
         """Weights of all players but the model, as far as the state has them."""
+        weights = state.get("modules", {})
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"modules: expected weights by name, got {type(weights).__name__}")
         for name, module in self._modules.items():
-            if name in state.get("modules", {}):
-                module.load_state_dict(state["modules"][name])
+            if name in weights:
+                module.load_state_dict(weights[name])
 
     def _turn(self, player: str, module: nn.Module, parts: list[Batch], step: int) -> dict[str, torch.Tensor]:
         optimizer, sums = self._optimizers[player], dict[str, torch.Tensor]()

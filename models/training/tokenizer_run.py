@@ -12,12 +12,11 @@ import torch
 import tyro
 
 from models.config_json import Flat, Hidden
-from models.errors import UserError
+from models.errors import UserError, first_line
 from models.networks.discriminators import DiscriminatorConfig, PatchGANConfig
 from models.tokenizers import Tokenizer, build_tokenizer
 from models.tokenizers.config import Network, QuantizerConfig, SemanticsConfig
-from models.training.checkpoint import first_line
-from models.training.config import RunConfig, StageConfig, check_positive
+from models.training.config import RunConfig, StageConfig, check_not_negative, check_positive
 
 _FEATURES = "quantizer.table.features"
 
@@ -52,9 +51,7 @@ class TokenizerLossConfig:
             raise ValueError(f"disc_start: expected None or at least 1, got {self.disc_start}")
         if self.disc_warmup < 0:
             raise ValueError(f"disc_warmup: expected at least 0, got {self.disc_warmup}")
-        for field in dataclasses.fields(self):
-            if field.name.endswith("_weight") and getattr(self, field.name) < 0:
-                raise ValueError(f"{field.name}: expected at least 0, got {getattr(self, field.name)}")
+        check_not_negative(self, *(f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,8 @@ def tokenizer_tasks(config: TokenizerRun) -> BuildTask:
     ) -> TokenizerTask:
         network, quantizer = config.parts(number)
         stage, patch_size = config.stages[number], network.downsample
+        if stage.image_size % patch_size:
+            raise UserError(f"image_size: expected a multiple of {patch_size} pixels, got {stage.image_size}")
 
         def crops(size: int) -> Iterator[Batch]:
             return training_crops(config, size, stage.batch_size * (stage.image_size // size) ** 2)
