@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from vqkernels._core.arguments import Count, Integer, Positive, Size, checked
-from vqkernels._core.checks import check_data, check_floating
+from vqkernels._core.checks import check_data, check_floating, is_number
 from vqkernels._core.shown import shown
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, ResidualStack, SideBySide
@@ -177,8 +178,10 @@ def _limits(
     if isinstance(given, torch.Tensor):
         check_floating(name, given)
         check_data(name, given)
-    limits = torch.ones(()) if given is None else torch.as_tensor(given)
-    if limits.shape not in ((), (dim,)) or not bool((limits > 0).all() & limits.isfinite().all()):
+    # not as a tensor: a module may be built without data
+    values: Any = given.tolist() if isinstance(given, torch.Tensor) else given
+    limits = list(values) if isinstance(values, Sequence) else [1.0 if values is None else values] * dim
+    if len(limits) != dim or not all(is_number(limit) and 0 < limit < math.inf for limit in limits):
         raise ValueError(f"{name}: expected a positive number, or one for each of {dim}, got {shown(given)}")
     return given
 
