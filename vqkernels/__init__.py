@@ -2,7 +2,8 @@
 
 Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_code`, :func:`quantize`,
 :func:`gather_codes`, :func:`estimate_gradient`, :func:`code_stats`, :func:`ema_update_`,
-:func:`soft_assignment_entropy`, :func:`kmeans`. Modules: :class:`VectorQuantizer` and its codebook parts;
+:func:`soft_assignment_entropy`, :func:`kmeans`, :func:`residual_kmeans`, :func:`balanced_codes`,
+:func:`semantic_ids`. Modules: :class:`VectorQuantizer` and its codebook parts;
 :class:`VectorQuantize`, the drop-in for the class of that name; :func:`replace_quantizers` swaps the quantizers of
 other libraries inside a model. Estimator: :class:`KMeans`.
 ``python -m vqkernels.info`` tells what is built and which backend serves which op.
@@ -14,7 +15,16 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from vqkernels._core.backend import Choice, explain, use_backend
-from vqkernels.kmeans import KMeans, KMeansResult, kmeans
+from vqkernels.kmeans import (
+    KMeans,
+    KMeansResult,
+    ResidualKMeansResult,
+    SemanticIds,
+    balanced_codes,
+    kmeans,
+    residual_kmeans,
+    semantic_ids,
+)
 from vqkernels.nn import (
     Ema,
     Frozen,
@@ -59,14 +69,17 @@ __all__ = [
     "Quantized",
     "QuantizerOutput",
     "Regularizer",
+    "ResidualKMeansResult",
     "ResidualQuantizer",
     "SemanticClustering",
+    "SemanticIds",
     "SoftEntropy",
     "TopCodes",
     "Usage",
     "VectorQuantize",
     "VectorQuantizer",
     "__version__",
+    "balanced_codes",
     "code_range",
     "code_stats",
     "ema_update_",
@@ -79,6 +92,8 @@ __all__ = [
     "quantize",
     "reanchor_",
     "replace_quantizers",
+    "residual_kmeans",
+    "semantic_ids",
     "semantic_reanchor_",
     "soft_assignment_entropy",
     "top_codes",

@@ -21,6 +21,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "cosine": {"metric": "cosine", "weight": True},
     "empty-clusters": {"init": torch.cat([torch.full((30, 4), 1e3), torch.zeros(10, 4)])},
 }
+LEVELS: dict[str, Any] = {"max_share": 1.0, "max_iter": 2, "tol": 0.0}
 SHARES = {2: (157, 243), 4: (7, 0, 350, 43)}
 
 
@@ -65,6 +66,7 @@ def worker(rank: int, world: int, folder: str) -> None:
     x, options = problem("plus-plus")
     mine = x.split(SHARES[world])[rank]
     results["batches"] = vqkernels.kmeans(mine, 40, group=dist.group.WORLD, batch_size=16, max_iter=3)
+    results["levels"] = vqkernels.residual_kmeans(mine, [6, 5], group=dist.group.WORLD, **LEVELS)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -91,6 +93,12 @@ def test_processes_equal_one(world: int, tmp_path: Path) -> None:
         if name == "empty-clusters":
             assert told[0][3] > 30
             assert told[-1][3] == 0
+    levels = vqkernels.residual_kmeans(problem("plus-plus")[0], [6, 5], **LEVELS)
+    assert_bitwise_equal(torch.cat([results["levels"].indices for results in everybody]), levels.indices)
+    for results in everybody:
+        for got, want in zip(results["levels"].centroids, levels.centroids, strict=True):
+            assert_bitwise_equal(got, want)
+        assert results["levels"].inertia == levels.inertia
     for results in everybody:
         assert_bitwise_equal(results["batches"].centroids, everybody[0]["batches"].centroids)
         assert results["batches"].history == everybody[0]["batches"].history

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 
 from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, OneOf, Size, checked
+from vqkernels.kmeans.balanced import MaxShare, balanced
 from vqkernels.kmeans.data import Data, check_weight
 from vqkernels.kmeans.lloyd import Callback, KMeansResult, State, lloyd
 from vqkernels.kmeans.minibatch import minibatches
@@ -33,6 +34,7 @@ def kmeans(
     seed: Integer = 0,
     weight: Any = None,  # [N]
     batch_size: Size | None = None,
+    max_share: MaxShare | None = None,
     callback: Callback | None = None,
     progress: bool = False,
     group: Any = None,
@@ -41,7 +43,8 @@ def kmeans(
     """Cluster vectors with Lloyd's algorithm, exact in every assignment, without an N x K matrix.
 
     Each iteration is ``indices = nearest_code(x, centroids)`` followed by the mean of every cluster. The
-    labels of a result are ``nearest_code(x, result.centroids, metric=metric).indices``.
+    labels of a result are ``nearest_code(x, result.centroids, metric=metric).indices``; with ``max_share`` those of
+    :func:`vqkernels.balanced_codes`.
 
     Args:
         x: vectors ``[N, D]``, any floating point dtype: a tensor or NumPy array; or rows on disk, read once per
@@ -64,6 +67,9 @@ def kmeans(
         weight: ``[N]``, at least 0; a row counts ``weight`` times, a row of weight 0 is left out.
         batch_size: None for Lloyd's algorithm. Else centroids move after every so many rows (of each process), to
             the mean of all rows they were ever given; rows in memory are shuffled once, others come as they are.
+        max_share: most rows of a cluster, in even shares N / K: with 1 all sizes are equal, up to rounding. Rows are
+            then held in memory, and each iteration assigns them as :func:`vqkernels.balanced_codes` does: at the
+            least summed distance under that bound, or at most 2 % more. Not with ``weight`` or ``batch_size``.
         callback: called as ``callback(iteration, inertia, moved, empty)`` after every pass: the summed distance,
             the number of rows that changed their cluster, and of clusters without a row.
         progress: report the same on standard error, with rows per second and the time left at most.
@@ -97,6 +103,8 @@ def kmeans(
     check_arguments(num_clusters, metric, max_iter, tol, seed, batch_size, n_init)
     init = given_init(init)
     check_group(group)
+    if max_share is not None:
+        _refuse(max_share, weight=weight, batch_size=batch_size)
     source, weight = open_source(x), None if weight is None else check_weight("weight", weight)
     if batch_size is not None and isinstance(source, HeldRows):
         source, weight = _shuffled(source, weight, seed)
@@ -108,6 +116,9 @@ def kmeans(
         centroids = start(data, num_clusters, init, seed)
         with Progress(data.total, max_iter, shown=progress and data.processes.rank == 0) as bar:
             callbacks: list[Callback] = [bar] if callback is None else [callback, bar]
+            if max_share is not None:
+                first = State(centroids)
+                return balanced(data, first, max_share, max_iter=max_iter, tol=tol, callbacks=callbacks)
             if batch_size is None:
                 return lloyd(data, State(centroids), max_iter=max_iter, tol=tol, callbacks=callbacks)
             return minibatches(data, centroids, batch_size, max_iter=max_iter, tol=tol, callbacks=callbacks)
@@ -129,6 +140,12 @@ def check_arguments(
     """Raise for what is out of range."""
     if seed > _HIGHEST_SEED - (n_init - 1):
         raise ValueError(f"seed: expected n_init seeds of 64 bits from it on, got {seed} and n_init={n_init}")
+
+
+def _refuse(max_share: float, **others: object) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(f"{name}: expected None with max_share={max_share:g}, got {type(value).__name__}")
 
 
 def _shuffled(source: HeldRows, weight: torch.Tensor | None, seed: int) -> tuple[HeldRows, torch.Tensor | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -44,12 +45,13 @@ def lloyd(
     tol: float,
     callbacks: Sequence[Callback] = (),
     on_state: Callable[[State], Any] | None = None,
+    assign: Callable[[torch.Tensor], Totals] | None = None,
 ) -> KMeansResult:
-    """Iterate from a state; ``on_state`` is told every new one."""
-    last = LastPass(data)
+    """Iterate from a state; ``on_state`` is told every new one, ``assign`` makes a pass of another kind."""
+    assign = partial(tally, data, last=LastPass(data)) if assign is None else assign
     while True:
         centroids, iteration = state.centroids, len(state.history)
-        found = tally(data, centroids, last)
+        found = assign(centroids)
         history = (*state.history, found.inertia)
         empty = int((found.count == 0).sum())
         for callback in callbacks:

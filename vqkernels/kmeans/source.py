@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ _HELD = 1 << 24  # numbers in a chunk of a tensor in memory
 _READ = 1 << 21  # numbers in a chunk that is read
 
 
+@runtime_checkable
 class Source(Protocol):
     """Rows that can be gone through any number of times, in the same order."""
 
@@ -48,7 +49,7 @@ def open_source(x: Any) -> Source:
             expected = f"a folder, or a file ending in {' or '.join(SUFFIXES)}"
             raise ValueError(f"x: expected {expected}, got {shown(str(x))}")
         return FileRows(find_files(Path(x)))
-    if isinstance(x, (HeldRows, MappedRows, FileRows, BatchRows)):
+    if isinstance(x, Source):
         return x
     if isinstance(x, Iterable) and not isinstance(x, Iterator):
         return BatchRows(x)
