@@ -235,7 +235,7 @@ RECIPES = {
     ),
     f"{_VQ}.residual_sim_vq.ResidualSimVQ": Recipe(
         f"{_VQ}.residual_sim_vq:ResidualSimVQ",
-        _given(dim=1, heads=1, rotation_trick=True),
+        {**_given(heads=1, rotation_trick=True), "dim": lambda module: module.layers[0].codebook.shape[1]},
     ),
     f"{_VQ}.random_projection_quantizer.RandomProjectionQuantizer": Recipe(
         f"{_VQ}.random_projection_quantizer:RandomProjectionQuantizer",
