@@ -15,6 +15,7 @@ from vqkernels._core.checks import check_data, check_floating
 from vqkernels._core.random import uniform_at
 from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import LONGEST
+from vqkernels._core.wide import compared
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.source import Source, tensor_of
 from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
@@ -184,7 +185,7 @@ def usable(
     if weight is not None:
         keep &= weight > 0
     if metric == "cosine":
-        wide = rows.double()
+        wide = compared(rows.double(), metric)
         norm = canonical_norm(wide)
         keep &= (norm > 0) & norm.isfinite()
         rows = (wide / norm[:, None]).to(torch.float64 if rows.dtype == torch.float64 else torch.float32)

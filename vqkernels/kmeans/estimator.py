@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, OneOf, Size, checked
+from vqkernels._core.wide import compared
 from vqkernels.kmeans.api import METRICS, kmeans
 from vqkernels.kmeans.arrays import as_source, as_weight, in_kind_of
 from vqkernels.kmeans.data import Data
@@ -204,8 +205,10 @@ class KMeans:
     def _distances(self, rows: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:  # [n, D], [K, D] -> [n, K]
         wide = rows.double()
         if self.metric == "cosine":
-            unit = torch.nn.functional.normalize(wide, dim=1)
-            distance = 1 - unit @ torch.nn.functional.normalize(centers, dim=1).T
+            wide = compared(wide, "cosine")
+            norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+            unit = wide / norm.where(norm > 0, 1)
+            distance: torch.Tensor = 1 - unit @ torch.nn.functional.normalize(centers, dim=1).T
         else:
             distance = torch.cdist(wide, centers, compute_mode="donot_use_mm_for_euclid_dist")
         return distance.to(rows.dtype)

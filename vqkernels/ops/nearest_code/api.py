@@ -14,6 +14,7 @@ from vqkernels._core.checks import (
     check_same_device,
     check_vectors,
 )
+from vqkernels._core.wide import compared, told
 from vqkernels.ops.nearest_code.op import nearest_code_op
 
 
@@ -51,7 +52,9 @@ def nearest_code(
     Numerics:
         The choice is that of the float64 evaluation of the inputs as given: same indices and same distance bits
         on every backend and thread count. A vector with a non-finite entry gets index 0 and distance NaN. A code
-        with a non-finite entry is never chosen unless there is no other.
+        with a non-finite entry is never chosen unless there is no other. The cosine of float64 vectors is right at
+        any length; squared distances from all codes beyond float64 give index 0 and distance inf, a dot product
+        beyond it index 0 and distance NaN.
 
     Raises:
         TypeError: if a tensor is not floating point.
@@ -72,6 +75,7 @@ def nearest_code(
     check_vectors(x, codebook)
     check_same_device(x=x, codebook=codebook)
     grouped = codebook if codebook.dim() == 3 else codebook[None]
-    rows = x.reshape(-1, grouped.shape[0], grouped.shape[2])
-    indices, distance = nearest_code_op(rows.detach(), grouped.detach(), metric, backend)
+    rows, grouped = x.detach().reshape(-1, grouped.shape[0], grouped.shape[2]), grouped.detach()
+    indices, distance = nearest_code_op(compared(rows, metric), compared(grouped, metric), metric, backend)
+    distance = told(distance[..., None], rows, grouped, indices[..., None], metric)
     return NearestCode(indices.reshape(x.shape[:-1]), distance.reshape(x.shape[:-1]))

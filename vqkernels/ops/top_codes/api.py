@@ -15,6 +15,7 @@ from vqkernels._core.checks import (
     check_same_device,
     check_vectors,
 )
+from vqkernels._core.wide import compared, told
 from vqkernels.ops.top_codes.op import top_codes_op
 
 MOST = 1024
@@ -57,7 +58,9 @@ def top_codes(
         The order is that of the float64 evaluation of the inputs as given: same indices and same distance bits on
         every backend and thread count; ``m=1`` is :func:`vqkernels.nearest_code`. Codes with a non-finite entry
         come last, in the order of their indices, at distance NaN. A vector with a non-finite entry gets index 0
-        and distance NaN in all M places.
+        and distance NaN in all M places. The cosine of float64 vectors is right at any length. Finite codes whose
+        squared distance is beyond float64 come after the others by their indices, at distance inf; where a dot
+        product is beyond it, all M places have index 0 and distance NaN.
 
     Raises:
         TypeError: if a tensor is not floating point, or ``m`` not an integer.
@@ -81,7 +84,8 @@ def top_codes(
     check_same_device(x=x, codebook=codebook)
     check_integer("m", m, 1, min(codebook.shape[-2], MOST), "min(K, 1024)")
     grouped = codebook if codebook.dim() == 3 else codebook[None]
-    rows = x.reshape(-1, grouped.shape[0], grouped.shape[2])
-    indices, distance = top_codes_op(rows.detach(), grouped.detach(), m, metric, backend)
+    rows, grouped = x.detach().reshape(-1, grouped.shape[0], grouped.shape[2]), grouped.detach()
+    indices, distance = top_codes_op(compared(rows, metric), compared(grouped, metric), m, metric, backend)
+    distance = told(distance, rows, grouped, indices, metric)
     shape = (*x.shape[:-1], m)
     return TopCodes(indices.reshape(shape), distance.reshape(shape))
