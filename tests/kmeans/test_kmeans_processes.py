@@ -18,6 +18,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "plus-plus": {},
     "random": {"init": "random", "batch": True},
     "hierarchical": {"init": "hierarchical"},
+    "magnitudes": {"magnitudes": True, "weight": True},
     "cosine": {"metric": "cosine", "weight": True},
     "empty-clusters": {"init": torch.cat([torch.full((30, 4), 1e3), torch.zeros(10, 4)])},
 }
@@ -30,6 +31,8 @@ def problem(name: str) -> tuple[torch.Tensor, dict[str, Any]]:
     x = torch.randn(400, 4, generator=generator) + 3
     x[::9, 1] = torch.inf
     options: dict[str, Any] = {"max_iter": 8, "tol": 0.0, **PROBLEMS[name]}
+    if options.pop("magnitudes", False):
+        x *= 2.0 ** torch.randint(-40, 58, (400, 1), generator=generator)
     if options.get("weight"):
         options["weight"] = torch.rand(400, generator=generator) + 0.5
     return x, options

@@ -16,11 +16,10 @@ from vqkernels._core.random import uniform_at
 from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import LONGEST
 from vqkernels._core.wide import compared
+from vqkernels.kmeans.bands import Bands, magnitudes, places_of
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.source import Source, tensor_of
 from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
-from vqkernels.ops.code_range import code_range, joint_range
-from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.nearest_code import NearestCode, nearest_code
 
 _PIECE = 1 << 15  # numbers
@@ -57,7 +56,8 @@ class Data:
         self._survey()
 
     def _survey(self) -> None:
-        within = torch.tensor([-1022, -1022, 0, 0])
+        places = places_of(torch.zeros(0, dtype=torch.float64)).expand(2, -1)  # of rows by their weight, of weights
+        local = 0
         shape = torch.zeros(2, dtype=torch.int64)  # dimension, and whether any row is float64
         squares = exact_bins(torch.zeros(0, dtype=torch.float64))
         self.device = torch.device("cpu")
@@ -67,24 +67,24 @@ class Data:
                 raise ValueError(f"x: expected rows of {int(shape[0])} numbers in every batch, got {rows.shape[1]}")
             self.device = rows.device
             shape = torch.maximum(shape, torch.tensor([rows.shape[1], rows.dtype == torch.float64]))
-            nowhere = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
-            of_chunk = code_range(rows, nowhere, weight=chunk.weight, backend=self.backend).cpu()
-            within = joint_range(torch.stack([within, of_chunk]))
+            local += len(rows)
+            mass = torch.ones(1, dtype=torch.float64) if chunk.weight is None else chunk.weight.double()
+            of_chunk = [places_of(magnitudes(rows, chunk.weight)).cpu(), places_of(mass).cpu()]
+            places = torch.maximum(places, torch.stack(of_chunk))
             squares += exact_bins(weighted(by_pieces(squared_lengths, rows), chunk.weight)).cpu()
-        local = int(within[2])
         lengths = self.processes.of_each(local, self.device)
         left_out = self.processes.of_each(self.seen - local, self.device)
-        largest = torch.cat([within[:2], shape]).to(self.device)
-        self.processes.largest_(largest)
+        own, shape, places = int(shape[0]), shape.to(self.device), places.to(self.device)
+        self.processes.largest_(shape, places)
         squares = squares.to(self.device)
         self.processes.add_(squares)
         self.squares = rounded_sum(squares)  # weighted sum of squared lengths
         self.first, self.total, self.left_out = sum(lengths[: self.processes.rank]), sum(lengths), sum(left_out)
-        self.within = torch.cat([largest[:2], largest.new_tensor([self.total, 0])])
-        self.dim = int(largest[2])
-        if local and shape[0] != self.dim:
-            raise ValueError(f"x: expected rows of {self.dim} numbers as elsewhere, got {int(shape[0])}")
-        self.dtype = torch.float64 if largest[3] else torch.float32
+        self.bands, self.mass_bands = (Bands(each, self.total) for each in places)
+        if local and own != shape[0]:
+            raise ValueError(f"x: expected rows of {int(shape[0])} numbers as elsewhere, got {own}")
+        self.dim = int(shape[0])
+        self.dtype = torch.float64 if shape[1] else torch.float32
         self.count = local
         if self._held is not None:
             self._held = [chunk._replace(first=chunk.first + self.first) for chunk in self._held]
@@ -117,11 +117,6 @@ class Data:
 
     def nearest(self, rows: torch.Tensor, centroids: torch.Tensor) -> NearestCode:
         return nearest_code(rows, centroids, metric=self.metric, backend=self.backend)
-
-    def stats(self, chunk: Chunk, indices: torch.Tensor, num_codes: int) -> CodeStats:  # [n] -> [K], [K, D] int64
-        return code_stats(
-            chunk.rows, indices, num_codes, weight=chunk.weight, within=self.within, backend=self.backend
-        )
 
     def sample(self, wanted: int, seed: int) -> Chunk:
         """Rows drawn uniformly without replacement, in random order, on every process; all, if there are no more."""

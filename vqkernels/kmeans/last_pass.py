@@ -35,7 +35,8 @@ class LastPass:
 
     def __init__(self, data: Data) -> None:
         self.centroids: torch.Tensor | None = None  # [K, D] that all rows were assigned to
-        self.sums: tuple[torch.Tensor, torch.Tensor] | None = None  # [K], [K, D] int64 of the clusters
+        # of the clusters: rows, weights and totals, [K], [bands, K, 1], [bands, K, D] int64
+        self.sums: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self.first = data.first
         # label, and bits of the distance; -1 in both is no cluster, and not a number
         held = data.count if data.source.in_memory else 0

@@ -6,9 +6,9 @@ them draw the same seeds without another word.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -67,13 +67,18 @@ def start(data: Data, num_clusters: int, init: str | torch.Tensor, seed: int) ->
     while True:
         sample = data.sample(size, seed)
         # squared distance between unit vectors is twice the cosine distance, and exactly 0 for equal ones
-        pool = _Pool(sample.rows, sample.weight, data.backend)
+        pool = _Pool(sample.rows, _small(sample.weight), data.backend)
         generator = torch.Generator().manual_seed(seed)
         rows = _DRAW[init](pool, num_clusters, generator)
         if len(rows) == num_clusters:
             return rows.float()
         if len(sample.rows) == data.total:
-            raise too_many(num_clusters, len(rows), "distinct")
+            # rows that are closer than float32 distances tell have not been drawn
+            every = torch.cat([rows, sample.rows])
+            distinct = every[_first_of_each(every)]
+            if len(distinct) < num_clusters:
+                raise too_many(num_clusters, len(distinct), "distinct")
+            return distinct[:num_clusters].float()
         size *= 8
 
 
@@ -163,7 +168,7 @@ def _accepted(
 
 def _hierarchical(pool: _Pool, wanted: int, generator: torch.Generator) -> torch.Tensor:  # [<= wanted, D]
     """About sqrt(K) clusters, then in each one, by k-means++, as many seeds as its share of the weight."""
-    coarse = _plus_plus(pool, isqrt(wanted - 1) + 1, generator).float()
+    coarse = _plus_plus(pool, math.isqrt(wanted - 1) + 1, generator).float()
     for _ in range(_COARSE_ITERATIONS):
         count, total = code_stats(
             pool.rows, pool.assign(coarse).indices, len(coarse), weight=pool.weight, backend=pool.backend
@@ -181,6 +186,11 @@ def _hierarchical(pool: _Pool, wanted: int, generator: torch.Generator) -> torch
     )
     # a cluster may have fewer distinct rows than its share
     return seeds if len(seeds) == wanted else _plus_plus(pool, wanted, generator, seeds)
+
+
+def _small(weight: torch.Tensor | None) -> torch.Tensor | None:  # [n] -> [n] float64
+    """Weights up to 1 in the same proportions: float32 then holds what they sum."""
+    return None if weight is None else weight.double() * 2.0 ** -math.frexp(float(weight.max()))[1]
 
 
 def _shares(mass: torch.Tensor, wanted: int) -> list[int]:  # [k]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,7 +10,6 @@ from vqkernels.kmeans.data import Chunk, Data
 from vqkernels.kmeans.last_pass import LastPass, reassign
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.sums import exact_bins, rounded_sum, weighted
-from vqkernels.ops.code_stats import CodeStats
 from vqkernels.ops.nearest_code import NearestCode
 
 _LAST = (1 << 32) - 1
@@ -56,8 +55,9 @@ class Tally:
 
     def __init__(self, data: Data, num_clusters: int, farthest: Farthest | None = None) -> None:
         self.data, self.num_clusters = data, num_clusters
-        self.count = torch.zeros(num_clusters, dtype=torch.int64, device=data.device)
-        self.total = torch.zeros(num_clusters, data.dim, dtype=torch.int64, device=data.device)
+        self.count = torch.zeros(num_clusters, dtype=torch.int64, device=data.device)  # rows
+        self.mass = data.mass_bands.zeros(num_clusters, 1, data.device)  # their weights, if they have any
+        self.total = data.bands.zeros(num_clusters, data.dim, data.device)
         self.bins = exact_bins(torch.zeros(0, dtype=torch.float64, device=data.device))
         self.moved = torch.zeros(1, dtype=torch.int64, device=data.device)
         self.farthest = farthest or Farthest(num_clusters, data)
@@ -70,34 +70,37 @@ class Tally:
 
     def put(self, chunk: Chunk, indices: torch.Tensor, sign: int = 1) -> None:  # [n], -1: nowhere
         """Put rows into clusters, or with sign -1 take them out."""
-        stats = self.data.stats(chunk, indices, self.num_clusters)
-        self.count += sign * stats.count
-        self.total += sign * stats.total
+        data = self.data
+        options: dict[str, Any] = {"sign": sign, "backend": data.backend}
+        data.bands.add_(self.count, self.total, chunk.rows, indices, chunk.weight, **options)
+        if chunk.weight is not None:
+            data.mass_bands.add_(self.count, self.mass, chunk.weight[:, None], indices, None, **options)
 
     def reduce(self) -> Tally:
         """Make the sums those of all processes, with one all-reduce."""
-        self.data.processes.add_(self.count, self.total, self.bins, self.moved)
+        self.data.processes.add_(self.count, self.mass, self.total, self.bins, self.moved)
         return self
 
     def include(self, part: Tally) -> None:
         """Add other sums; what is farthest is the other's already."""
         self.count += part.count
+        self.mass += part.mass
         self.total += part.total
         self.bins += part.bins
         self.moved += part.moved
 
     def totals(self) -> Totals:
-        count, total = CodeStats(self.count, self.total).rounded(
-            self.data.within, weighted=self.data.weight is not None, dtype=torch.float64
-        )
-        return Totals(count, total, rounded_sum(self.bins), int(self.moved), self.farthest)
+        data, count = self.data, self.count.double()
+        if data.weight is not None:
+            count = data.mass_bands.rounded(self.mass)[:, 0]
+        return Totals(count, data.bands.rounded(self.total), rounded_sum(self.bins), int(self.moved), self.farthest)
 
 
 def tally(data: Data, centroids: torch.Tensor, last: LastPass) -> Totals:  # [K, D]
     """Assign all rows to their nearest centroids and add them up; what it found becomes the last pass."""
     sums = Tally(data, len(centroids))
     if last.sums is not None:
-        sums.count, sums.total = last.sums
+        sums.count, sums.mass, sums.total = last.sums
     changed = last.changed(centroids)
     for chunk in data.chunks():
         before = last.read(chunk)
@@ -111,7 +114,7 @@ def tally(data: Data, centroids: torch.Tensor, last: LastPass) -> Totals:  # [K,
             moves = found.indices != before.indices
             sums.put(chunk, torch.where(moves, found.indices, -1))
             sums.put(chunk, torch.where(moves, before.indices, -1), sign=-1)
-    last.centroids, last.sums = centroids, (sums.count.clone(), sums.total.clone())
+    last.centroids, last.sums = centroids, (sums.count.clone(), sums.mass.clone(), sums.total.clone())
     return sums.reduce().totals()
 
 
