@@ -18,6 +18,7 @@ import torch
 from cuda_emulator import Emulator, compile_emulated
 
 from vqkernels import NearestCode, explain, nearest_code
+from vqkernels._core.wide import compared, told
 from vqkernels.ops.nearest_code import cuda
 from vqkernels.testing import PROBLEMS, assert_bitwise_equal, call_on, lookup_problem
 
@@ -37,9 +38,23 @@ def on_device(x: torch.Tensor, codebook: torch.Tensor, metric: str = "l2") -> Ne
     return found
 
 
+def as_called(kernel: Lookup) -> Lookup:
+    """A kernel with what the public function does about float64 vectors before and after it."""
+
+    def lookup(x: torch.Tensor, codebook: torch.Tensor, metric: str = "l2", **options: int) -> NearestCode:
+        grouped = codebook if codebook.dim() == 3 else codebook[None]
+        found = kernel(compared(x, metric), compared(codebook, metric), metric, **options)
+        rows = x.reshape(-1, len(grouped), grouped.shape[2])
+        indices, distance = (part.reshape(*rows.shape[:2], 1) for part in found)
+        distance = told(distance, rows, grouped, indices, metric)
+        return NearestCode(found.indices, distance.reshape(found.distance.shape))
+
+    return lookup
+
+
 @pytest.fixture(params=["emulated", pytest.param("device", marks=pytest.mark.gpu)])
 def lookup(request: pytest.FixtureRequest) -> Lookup:
-    return request.getfixturevalue("emulator").nearest_code if request.param == "emulated" else on_device
+    return as_called(request.getfixturevalue("emulator").nearest_code) if request.param == "emulated" else on_device
 
 
 def check(lookup: Lookup, x: torch.Tensor, codebook: torch.Tensor, metric: str = "l2", **options: int) -> None:

@@ -42,9 +42,18 @@ def all_keys(rows: Array, codes: Array, metric: str) -> Array:  # [N, D], [K, D]
     return np.where(row_usable[:, None], key, np.nan)
 
 
+def near_one(vectors: np.ndarray) -> np.ndarray:  # [n, D]
+    """The vectors times powers of two, which a cosine does not see."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
+    return np.ldexp(vectors, -np.frexp(np.where(np.isfinite(largest), largest, 0.0))[1])
+
+
 def truth(x: torch.Tensor, codebook: torch.Tensor, m: int, metric: str) -> TopCodes:  # [N, D], [K, D]
     """The M lowest of all keys in order."""
     rows, codes = x.double().numpy(), codebook.double().numpy()
+    finite = np.isfinite(rows).all(axis=1)[:, None], np.isfinite(codes).all(axis=1)
+    if metric == "cosine":
+        rows, codes = near_one(rows), near_one(codes)
     with np.errstate(all="ignore"):
         key = all_keys(rows, codes, metric)
         indices = np.argsort(key, axis=1, kind="stable")[:, :m]
@@ -57,7 +66,8 @@ def truth(x: torch.Tensor, codebook: torch.Tensor, m: int, metric: str) -> TopCo
                 square += rows[:, d] ** 2
             norm = np.sqrt(square)[:, None]
             distance = np.where(norm > 0, np.maximum(1.0 + key / norm, 0.0), 1.0)
-        distance = np.where(np.isfinite(key), distance, np.nan).astype(np.float32)
+        beyond = np.where((metric == "l2") & finite[0] & finite[1][indices], np.inf, np.nan)
+        distance = np.where(np.isfinite(key), distance, beyond).astype(np.float32)
     return TopCodes(torch.from_numpy(indices), torch.from_numpy(distance))
 
 
