@@ -30,6 +30,7 @@ from models import (
     import_checkpoint,
     replace_tokens,
     sample,
+    train_classifier,
     train_prior,
     train_tokenizer,
     visualize,
@@ -115,8 +116,8 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def started(name: str, arguments: list[str]) -> int:
     """The exit code of a command."""
-    if name in ("train_tokenizer", "train_prior", "demo"):
-        main = {"train_tokenizer": train_tokenizer, "train_prior": train_prior, "demo": demo}[name].main
+    if name in WHOLE:
+        main = WHOLE[name].main
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [name, *arguments])
             return ended(lambda: command.run(main))
@@ -131,6 +132,13 @@ def ended(call: Callable[[], int]) -> int:
         return -1 if end.code is None else int(end.code)
 
 
+# whose main() is all of it
+WHOLE: dict[str, Any] = {
+    "demo": demo,
+    "train_classifier": train_classifier,
+    "train_prior": train_prior,
+    "train_tokenizer": train_tokenizer,
+}
 COMMANDS: dict[str, Any] = {
     "evaluate": evaluate,
     "extract_codes": extract_codes,
@@ -261,6 +269,7 @@ RESUME = "train_tokenizer learned --out run --resume"
 EVALUATE = "evaluate run --size 16 --metrics psnr"
 CODES = "extract_codes run --out new"
 PRIOR = "train_prior tiny_prior --out new"
+CLASSIFIER = "train_classifier token_classifier_pocket --out new"
 SAMPLE = "sample prior run --out new --count 1"
 
 CASES: dict[str, Case] = {
@@ -471,6 +480,21 @@ CASES: dict[str, Case] = {
             "--start run": "run",
         }.items()
     },
+    **{
+        f"{CLASSIFIER} {options}": Case(f"{CLASSIFIER} {options}", words)
+        for options, words in {
+            "--data nowhere": "data",
+            "--data codes:nowhere": "nowhere",
+            "--data codes:codes": "classes",
+            "--data codes:other --tokenizer nowhere": "nowhere",
+            "--data codes:other --tokenizer run": "tokenizer",
+            "--data codes:other --start run": "run",
+            "--data codes:other --label-smoothing nan": "label_smoothing",
+        }.items()
+    },
+    "train_classifier: manifest deep": Case(
+        f"{CLASSIFIER} --data codes:other", "manifest.json", write("other/train/manifest.json", DEEP)
+    ),
     "train_prior: codes of another tokenizer": Case(f"{PRIOR} --data codes:other --tokenizer run", "tokenizer"),
     **{
         f"{SAMPLE} {options}": Case(f"{SAMPLE} {options}", words)
@@ -573,7 +597,13 @@ CASES: dict[str, Case] = {
 
 
 # what others of its kind stand for
-_RARE = re.compile(r"(config|manifest|asked|settings) (list|text|empty|bytes)$|^evaluate: weights of")
+_RARE = re.compile(
+    r"(config|manifest|asked|settings) (list|text|empty|bytes|cut)$"
+    r"|^(evaluate|extract_codes).* null$"
+    r"|^evaluate: weights of"
+    r"|^train_prior: shard of (an offset below|a shape|a type)"
+    r"|^(sample|visualize|replace_tokens|evaluate|extract_codes) .*(workers|seed|batch-size|steps|save-every)"
+)
 
 
 @pytest.mark.parametrize(
