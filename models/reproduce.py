@@ -176,13 +176,9 @@ def reproduce(claim: Claim, options: ReproduceConfig, console: Console) -> dict[
                 values[variant.name].setdefault(metric, []).append(float("nan") if value is None else value)
     merged = {name: "; ".join(dict.fromkeys(stamp[name] for stamp in stamps)) for name in stamps[0]}
     result = result_of(claim, options.scale, seeds, values, merged)
-    _write(results_folder(options.out, options.scale) / f"{claim.name}.json", result)
+    suffix = "" if options.scale == "pocket" else "-paper"
+    _write(options.out / "results" / f"{claim.name}{suffix}.json", result)
     return result
-
-
-def results_folder(out: Path, scale: Scale) -> Path:
-    """Where results of a scale are kept."""
-    return out / "results" if scale == "pocket" else out / "results_paper"
 
 
 def _measured(measure: Callable[[Made], Mapping[str, float]], workshop: Workshop, run: Run) -> dict[str, Any]:
@@ -286,12 +282,10 @@ def main() -> None:
         console.print(f"{claim.name}", highlight=False)
         results.append(reproduce(claim, options, console))
         show(results[-1], console)
-        write_page(results_folder(options.out, options.scale), options.out / "claims.html", tuple(CLAIMS))
+        write_page(options.out / "results", options.out / "claims.html", tuple(CLAIMS))
     if options.publish:
-        publish(results_folder(options.out, options.scale), RESULTS, tuple(CLAIMS))
-    console.print(
-        f"\n{options.out / 'claims.html'}: {len(read_results(results_folder(options.out, options.scale)))} claims"
-    )
+        publish(options.out / "results", RESULTS, tuple(CLAIMS))
+    console.print(f"\n{options.out / 'claims.html'}: {len(read_results(options.out / 'results'))} claims")
 
 
 if __name__ == "__main__":

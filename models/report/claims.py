@@ -84,12 +84,13 @@ def write_page(folder: Path, path: Path, order: Sequence[str] = ()) -> None:
 
 def readme_table(results: Sequence[Result]) -> str:
     """A line a claim: what was measured, with how many seeds, what is not equal, and the verdict."""
-    lines = ["| claim | what the paper says | checks on two cores | verdict |", "|---|---|---|---|"]
+    lines = ["| claim | what the paper says | checks | verdict |", "|---|---|---|---|"]
     for result in results:
         checks = "; ".join(f"{check['says']}: {_gap(check)}" for check in result["checks"])
+        scale = "two cores" if result["scale"] == "pocket" else "paper scale"
         seeds = f"{len(result['seeds'])} seeds" if len(result["seeds"]) > 1 else "1 seed"
         unequal = f" Not equal: {result['unequal']}." if result["unequal"] else ""
-        told = f"{checks} ({seeds}).{unequal}".replace("|", "\\|")
+        told = f"{checks} ({scale}, {seeds}).{unequal}".replace("|", "\\|")
         says = f"{result['says']} ({result['system']}, {result['place']})".replace("|", "\\|")
         lines.append(f"| `{result['claim']}` | {says} | {told} | {verdict(result)} |")
     return "\n".join(lines)
