@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, capsys: pytest.C
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "save_result", interrupted)
+        patch.setattr(command, "save_results", interrupted)
         assert main([str(rows), "--k", "5", "--out", str(out), "--quiet"]) == 130
     capsys.readouterr()
     assert main([str(rows), "--k", "6", "--out", str(out), "--quiet", "--resume"]) == 2

@@ -122,7 +122,7 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "texts": ("npy", npy(GOOD.replace("<f4", "<U4")), "numbers of type '<U4'"),
     "objects": ("npy", npy(GOOD.replace("<f4", "|O")), "numbers of type '|O'"),
     "fields": ("npy", npy(GOOD.replace("'<f4'", "[('a', '<f4')]")), "no header that says descr"),
-    "the other byte order": ("npy", npy(GOOD.replace("<f4", ">f4")), "numbers of type '>f4'"),
+    "whole numbers": ("npy", npy(GOOD.replace("<f4", "<i4")), "numbers of type '<i4'"),
     "a later format": ("npy", npy(GOOD).replace(b"NUMPY\x01", b"NUMPY\x09"), "begins like none"),
     "no length": ("safetensors", b"\x00\x01", "not a readable .safetensors file"),
     "a long header": ("safetensors", b"\xff" * 20, "where 12 are left"),

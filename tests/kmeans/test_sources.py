@@ -46,6 +46,11 @@ def columns(rows: torch.Tensor, folder: Path) -> Path:
     return folder / "columns.npy"
 
 
+def other_order(rows: torch.Tensor, folder: Path) -> Path:
+    np.save(folder / "other.npy", rows.numpy().astype(">f4"))
+    return folder / "other.npy"
+
+
 def shards(rows: torch.Tensor, folder: Path) -> Path:
     for number, part in enumerate(rows.split([300, 1, 399])):
         path = folder / f"part{number}"
@@ -62,6 +67,7 @@ KINDS: dict[str, Callable[[torch.Tensor, Path], Any]] = {
     "memmap": memmap,
     "file": lambda rows, folder: Path(memmap(rows, folder).filename or ""),
     "columns": columns,
+    "the other byte order": other_order,
     "map of columns": lambda rows, folder: np.load(columns(rows, folder), mmap_mode="r"),
     "shards": shards,
     "batches": lambda rows, _: Again(rows),
@@ -229,3 +235,15 @@ def test_exact_sum_is_rounded_once(values: np.ndarray) -> None:
 
 def test_exact_sum_of_infinities_is_infinite() -> None:
     assert exact_sum(torch.tensor([1.0, torch.inf, 2.0], dtype=torch.float64)) == math.inf
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", [">f2", ">f4", ">f8", "g"])
+def test_floats_of_any_kind_and_byte_order_are_read(kind: str, order: Any, tmp_path: Path) -> None:
+    """Oracle: NumPy."""
+    rows = np.random.default_rng(0).standard_normal((20, 3)).astype(kind)
+    np.save(tmp_path / "rows.npy", np.asarray(rows, order=order))
+    (file,) = sources.find_files(tmp_path)
+    wanted = torch.from_numpy(rows.astype({">f2": "f2", ">f4": "f4"}.get(kind, "f8")))
+    assert_bitwise_equal(file.read(0, 20), wanted)
+    assert_bitwise_equal(file.part(3, 11).read(2, 7), wanted[5:10])

@@ -15,12 +15,22 @@ import torch
 import torch.distributed as dist
 
 from vqkernels.kmeans.api import METRICS, check_arguments
-from vqkernels.kmeans.checkpoint import load_state, plot, save_result, save_state, summary_path
+from vqkernels.kmeans.balanced import balanced
+from vqkernels.kmeans.checkpoint import (
+    load_init,
+    load_state,
+    plot,
+    save_labels,
+    save_results,
+    save_state,
+    summary_path,
+)
 from vqkernels.kmeans.data import Data
 from vqkernels.kmeans.files import RowsFile
 from vqkernels.kmeans.lloyd import KMeansResult, State, lloyd
 from vqkernels.kmeans.processes import Processes
 from vqkernels.kmeans.progress import Progress
+from vqkernels.kmeans.residual import Left, labels_of
 from vqkernels.kmeans.seeding import INITS, start, too_many
 from vqkernels.kmeans.source import FileRows, find_files
 
@@ -32,8 +42,12 @@ FEATURES is a .npy or .safetensors file of rows [N, D], or a folder of them. Row
 float32 to hold their squared distances, are left out and counted. Started by torchrun, every process takes an equal
 part of the rows; the result is the same bits.
 
-A checkpoint is written after each iteration; a run that was killed goes on with --resume, to the same bits. At the
-end FILE holds the centroids, FILE.json the summary that is also printed, FILE.png the inertia over iterations.
+A checkpoint is written after each iteration; a run that was killed goes on with --resume, to the same bits (not with
+--balanced, which holds the rows in memory and starts over). At the end FILE holds the centroids, FILE.json the
+summary that is also printed, FILE.png the inertia over iterations.
+
+With --levels L every level clusters what the ones before left of the rows. FILE then holds centroids [L, K, D] (.npy)
+or centroids.0, centroids.1, ... [K, D] (.safetensors), and the summary has a list with an entry for each level.
 """
 
 
@@ -68,6 +82,13 @@ def _run(args: argparse.Namespace, processes: Processes) -> None:
         raise ValueError(f"--out: expected a name ending in .npy or .safetensors, got {args.out!r}")
     if not out.parent.is_dir() or (out.exists() and not out.is_file()):
         raise ValueError(f"--out: expected a file in an existing folder, got {args.out!r}")
+    labels_out = None if args.labels is None else Path(args.labels)
+    if labels_out is not None and (labels_out.suffix != ".npy" or not labels_out.parent.is_dir()):
+        raise ValueError(f"--labels: expected a name ending in .npy in an existing folder, got {args.labels!r}")
+    if args.levels < 1 or (args.levels > 1 and args.metric != "l2"):
+        raise ValueError(f"--levels: expected 1 or, with the metric l2, more, got {args.levels} with {args.metric}")
+    if args.balanced is not None and (args.resume or not args.balanced >= 1):
+        raise ValueError(f"--balanced: expected a number >= 1, and no --resume, got {args.balanced:g}")
     checkpoint = out.with_name(out.name + ".checkpoint")
     if args.resume and not checkpoint.exists() and out.exists() and summary_path(out).exists():
         say(f"{out} is finished; nothing to resume")
@@ -76,41 +97,57 @@ def _run(args: argparse.Namespace, processes: Processes) -> None:
         raise ValueError(f"{checkpoint}: a run was cut off here; go on with --resume, or delete this file")
     check_arguments(args.k, args.metric, args.max_iter, args.tol, args.seed)
     files = find_files(Path(args.features), args.key)
-    source = FileRows(share(files, processes.rank, processes.size), args.device)
-    data = Data(source, None, args.metric, None, processes)
-    if data.left_out:
-        say(f"{args.features}: left out {data.left_out} rows that are {_LEFT_OUT[args.metric]}")
-    if args.k > data.total:
-        raise too_many(args.k, data.total, "usable")
+    init = args.init if args.init in INITS else load_init(Path(args.init), args.levels)
+    left = Left(FileRows(share(files, processes.rank, processes.size), args.device))
     chosen = {"k": args.k, "metric": args.metric, "init": args.init, "seed": args.seed, "tol": args.tol}
-    run = {**chosen, "rows": data.total, "dim": data.dim}
-    result = _iterate(args, data, checkpoint, run)
+    results, checkpoints = [], []
+    for level in range(args.levels):
+        data = Data(left, None, args.metric, None, processes)
+        if data.left_out and not level:
+            say(f"{args.features}: left out {data.left_out} rows that are {_LEFT_OUT[args.metric]}")
+        if args.k > data.total:
+            raise too_many(args.k, data.total, "usable")
+        run = {**chosen, "rows": data.total, "dim": data.dim}
+        checkpoints.append(checkpoint.with_name(checkpoint.name + (f".{level}" if level else "")))
+        begin = init if isinstance(init, str) else init[level].to(data.device)
+        results.append(_iterate(args, data, begin, checkpoints[-1], run | ({"level": level} if level else {})))
+        if labels_out is not None or level < args.levels - 1:
+            found = results[-1].centroids
+            options = {"metric": args.metric, "max_share": args.balanced, "group": processes.group}
+            left = left.less(found, labels_of(left, found, **options))
+    if labels_out is not None:
+        save_labels(labels_out, left.labels, sum(file.rows for file in files), processes)
     if processes.rank:
         return
     seconds = time.perf_counter() - began
-    summary = _summary(args, data, result, run, seconds, processes.size)
-    save_result(out, result, summary)
-    if reason := plot(out.with_name(out.name + ".png"), result.history):
+    summary = _summary(args, data, results, run, seconds, processes.size)
+    save_results(out, results, summary)
+    if reason := plot(out.with_name(out.name + ".png"), [result.history for result in results]):
         say(f"no plot: {reason}")
-    checkpoint.unlink(missing_ok=True)
+    for path in checkpoints:
+        path.unlink(missing_ok=True)
     if not args.quiet:
         sys.stdout.write(json.dumps(summary) + "\n")
 
 
-def _iterate(args: argparse.Namespace, data: Data, checkpoint: Path, run: dict[str, Any]) -> KMeansResult:
+def _iterate(
+    args: argparse.Namespace, data: Data, init: str | torch.Tensor, checkpoint: Path, run: dict[str, Any]
+) -> KMeansResult:
     first = data.processes.rank == 0
 
     def keep(state: State) -> None:
-        if first:
+        if first and args.balanced is None:
             save_state(checkpoint, state, run)
 
     if args.resume and checkpoint.exists():
         state = load_state(checkpoint, run)
         state = state._replace(centroids=state.centroids.to(data.device))
     else:
-        state = State(start(data, args.k, args.init, args.seed))
+        state = State(start(data, args.k, init, args.seed))
         keep(state)
     with Progress(data.total, args.max_iter, shown=first and not args.quiet, done=len(state.history)) as bar:
+        if args.balanced is not None:
+            return balanced(data, state, args.balanced, max_iter=args.max_iter, tol=args.tol, callbacks=[bar])
         return lloyd(data, state, max_iter=args.max_iter, tol=args.tol, callbacks=[bar], on_state=keep)
 
 
@@ -128,17 +165,29 @@ def share(files: Sequence[RowsFile], rank: int, processes: int) -> tuple[RowsFil
 
 
 def _summary(
-    args: argparse.Namespace, data: Data, result: KMeansResult, run: dict[str, Any], seconds: float, processes: int
+    args: argparse.Namespace,
+    data: Data,
+    results: Sequence[KMeansResult],
+    run: dict[str, Any],
+    seconds: float,
+    processes: int,
 ) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {
+        "iterations": [result.iterations for result in results],
+        "inertia": [result.inertia for result in results],
+        "empty": [int((result.count == 0).sum()) for result in results],
+        "history": [result.history for result in results],
+        "sizes": [[int(result.count.min()), int(result.count.max())] for result in results],
+    }
     return {
         "features": args.features,
         "out": args.out,
         **run,
         "left_out": data.left_out,
-        "iterations": result.iterations,
-        "inertia": result.inertia,
-        "empty": int((result.count == 0).sum()),
-        "history": result.history,
+        "levels": args.levels,
+        "balanced": args.balanced,
+        "labels": args.labels,
+        **{name: values if args.levels > 1 else values[0] for name, values in found.items()},
         "seconds": round(seconds, 3),
         "processes": processes,
         "device": args.device,
@@ -168,7 +217,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--k", type=int, required=True, help="number of centroids")
     parser.add_argument("--out", metavar="FILE", required=True, help="where to: FILE.safetensors or FILE.npy")
     parser.add_argument("--metric", choices=METRICS, default="l2", help="default %(default)s")
-    parser.add_argument("--init", choices=INITS, default="k-means++", help="default %(default)s")
+    parser.add_argument(
+        "--levels", type=int, default=1, metavar="L", help="k-means in L levels (default %(default)s)"
+    )
+    parser.add_argument(
+        "--balanced",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SHARE",
+        help="bound the rows of a cluster to SHARE (by itself 1) times the even share",
+    )
+    parser.add_argument("--labels", metavar="OUT", help="write the cluster of every row, -1 if left out, to OUT.npy")
+    parser.add_argument(
+        "--init",
+        metavar="INIT",
+        default="k-means++",
+        help=f"{', '.join(INITS)}, or a file with the centroids to start from (default %(default)s)",
+    )
     parser.add_argument("--max-iter", type=int, default=25, help="most iterations (default %(default)s)")
     parser.add_argument("--tol", type=float, default=1e-4, help="when to stop before (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")

@@ -13,10 +13,15 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
+import numpy as np
 import torch
 
 SUFFIXES = (".npy", ".safetensors")
 _NPY = {"<f4": torch.float32, "<f8": torch.float64, "<f2": torch.float16}
+# what torch has no number for is converted when it is read
+_CONVERTED = {">f4": torch.float32, ">f8": torch.float64, ">f2": torch.float16}
+if np.dtype(np.longdouble).itemsize > 8:
+    _CONVERTED[np.dtype(np.longdouble).str] = torch.float64
 # what a header of format 1, 2 or 3 says of rows of numbers: a Python literal, not worth a parser of Python
 _NPY_MAGIC = b"\x93NUMPY"
 _NPY_ENTRIES = {
@@ -35,6 +40,11 @@ class _Layout(NamedTuple):
     shape: tuple[int, ...]
     offset: int  # of its first number in the file, in bytes
     columns: bool = False  # its columns lie together, not its rows
+    stored: np.dtype[Any] | None = None  # of a number in the file, where it is not that of ``dtype``
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize if self.stored is None else self.stored.itemsize
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class RowsFile:
     dim: int
     offset: int  # of the first row, in bytes
     column: int | None = None  # bytes from one column to the next, where columns lie together
+    stored: np.dtype[Any] | None = None  # of a number in the file, where it is not that of ``dtype``
 
     def part(self, start: int, stop: int) -> RowsFile:
         """Some of the rows, as if they were the file."""
@@ -64,11 +75,19 @@ class RowsFile:
             return columns.T.contiguous()
 
     def _place(self, row: int) -> int:
-        return self.offset + row * self.dtype.itemsize * (self.dim if self.column is None else 1)
+        itemsize = self.dtype.itemsize if self.stored is None else self.stored.itemsize
+        return self.offset + row * itemsize * (self.dim if self.column is None else 1)
 
     def _fill(self, file: FileIO, place: int, numbers: torch.Tensor) -> None:
+        if self.stored is None:
+            self._read_into(file, place, memoryview(numbers.view(torch.uint8).numpy().data).cast("B"))
+        else:
+            given = np.empty(tuple(numbers.shape), dtype=self.stored)
+            self._read_into(file, place, memoryview(given.view(np.uint8).data).cast("B"))
+            numbers.numpy()[...] = given
+
+    def _read_into(self, file: FileIO, place: int, view: memoryview) -> None:
         file.seek(place)
-        view = memoryview(numbers.view(torch.uint8).numpy().data).cast("B")
         while view:
             if not (got := file.readinto(view)):
                 raise ValueError(f"{self.path}: expected {self.rows} rows, but the file ends before")
@@ -94,13 +113,14 @@ def open_rows(path: Path, key: str | None = None) -> RowsFile:
         except ValueError as error:
             raise ValueError(f"{path}: not a readable {path.suffix} file of floating point rows ({error})") from error
         size = os.fstat(file.fileno()).st_size
-    dtype, shape, offset, columns = layout
+    dtype, shape, offset, columns, stored = layout
     if len(shape) != 2 or shape[1] < 1:
         raise ValueError(f"{path}: expected rows [N, D], got shape {list(shape)}")
-    needed = offset + math.prod(shape) * dtype.itemsize
+    needed = offset + math.prod(shape) * layout.itemsize
     if size < needed:
         raise ValueError(f"{path}: expected {needed} bytes for shape {list(shape)}, got {size}")
-    return RowsFile(path, dtype, shape[0], shape[1], offset, shape[0] * dtype.itemsize if columns else None)
+    column = shape[0] * layout.itemsize if columns else None
+    return RowsFile(path, dtype, shape[0], shape[1], offset, column, stored)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -110,6 +130,12 @@ def read_metadata(path: Path) -> dict[str, str]:
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: expected texts in its header, got none")
     return metadata
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of the tensors in a ``.safetensors`` file."""
+    with path.open("rb") as file:
+        return [name for name in _json_header(file) if name != "__metadata__"]
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -154,8 +180,9 @@ def _npy_layout(file: BinaryIO) -> _Layout:
     if absent:
         raise ValueError(f"no header that says {' and '.join(absent)} of numbers")
     descr, order, sizes = (match.group(1) for match in found.values() if match is not None)
-    dtype = _of_kind(_NPY, descr)
-    return _Layout(dtype, tuple(int(size) for size in sizes.split(",") if size.strip()), file.tell(), order == "True")
+    dtype, stored = _of_kind(_NPY | _CONVERTED, descr), np.dtype(descr) if descr in _CONVERTED else None
+    shape = tuple(int(size) for size in sizes.split(",") if size.strip())
+    return _Layout(dtype, shape, file.tell(), order == "True", stored)
 
 
 def _safetensors_layout(file: BinaryIO, key: str | None) -> _Layout:

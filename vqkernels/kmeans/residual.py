@@ -84,7 +84,7 @@ def residual_kmeans(
     starts = [init] * len(num_clusters) if isinstance(init, str) else list(init)
     if len(starts) != len(num_clusters):
         raise ValueError(f"init: expected centroids for {len(num_clusters)} levels, got {len(starts)}")
-    left = _Left(open_source(x))
+    left = Left(open_source(x))
     counts, inertia = [], []
     for size, begin in zip(num_clusters, starts, strict=True):
         found = kmeans(
@@ -101,15 +101,15 @@ def residual_kmeans(
             group=group,
             backend=backend,
         )
-        labels = _labels(left, found.centroids, max_share, group, backend)
-        left = _Left(left.source, (*left.centroids, found.centroids), (*left.labels, labels))
+        labels = labels_of(left, found.centroids, max_share=max_share, group=group, backend=backend)
+        left = left.less(found.centroids, labels)
         counts.append(found.count)
         inertia.append(found.inertia)
     return ResidualKMeansResult(left.centroids, torch.stack(left.labels, dim=1), tuple(counts), tuple(inertia))
 
 
 @dataclass(frozen=True)
-class _Left:
+class Left:
     """Rows of a source, less the centroids of some levels; NaN for those left out."""
 
     source: Source
@@ -119,6 +119,10 @@ class _Left:
     @property
     def in_memory(self) -> bool:
         return self.source.in_memory
+
+    def less(self, centroids: torch.Tensor, labels: torch.Tensor) -> Left:  # [K, D], [N]
+        """What another level leaves."""
+        return Left(self.source, (*self.centroids, centroids), (*self.labels, labels))
 
     def chunks(self) -> Iterator[torch.Tensor]:
         start = 0
@@ -131,16 +135,23 @@ class _Left:
             start = stop
 
 
-def _labels(
-    left: _Left, centroids: torch.Tensor, max_share: float | None, group: Any, backend: str | None
-) -> torch.Tensor:
-    """The clusters ``[N]`` of a level; -1 for a row left out."""
+def labels_of(
+    left: Left,
+    centroids: torch.Tensor,  # [K, D]
+    *,
+    metric: str = "l2",
+    max_share: float | None = None,
+    group: Any = None,
+    backend: str | None = None,
+) -> torch.Tensor:  # [N] int64
+    """The clusters of all rows of this process in a result of k-means; -1 for a row left out."""
     if max_share is not None:
         rows = torch.cat([centroids.new_empty(0, centroids.shape[1]), *left.chunks()])
-        return balanced_codes(rows, centroids, max_share=max_share, group=group, backend=backend).indices
+        found = balanced_codes(rows, centroids, max_share=max_share, metric=metric, group=group, backend=backend)
+        return found.indices
     parts = [torch.empty(0, dtype=torch.int64, device=centroids.device)]
     for rows in left.chunks():
-        kept = kept_rows(rows, "l2")
+        kept = kept_rows(rows, metric)
         parts.append(torch.full((len(rows),), -1, device=rows.device))
-        parts[-1][kept] = nearest_code(rows[kept], centroids, backend=backend).indices
+        parts[-1][kept] = nearest_code(rows[kept], centroids, metric=metric, backend=backend).indices
     return torch.cat(parts)

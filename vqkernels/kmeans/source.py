@@ -24,7 +24,8 @@ _READ = 1 << 21  # numbers in a chunk that is read
 class Source(Protocol):
     """Rows that can be gone through any number of times, in the same order."""
 
-    in_memory: bool
+    @property
+    def in_memory(self) -> bool: ...
 
     def chunks(self) -> Iterator[torch.Tensor]:  # [n, D] each
         ...
