@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, Size, checked
+from vqkernels._core.checks import check_tensor, each_of
 from vqkernels.kmeans.api import kmeans
 from vqkernels.kmeans.balanced import MaxShare, balanced_codes, kept_rows
 from vqkernels.kmeans.source import Source, open_source
@@ -81,7 +83,7 @@ def residual_kmeans(
     """
     if not num_clusters:
         raise ValueError("num_clusters: expected one number for each level, got none")
-    starts = [init] * len(num_clusters) if isinstance(init, str) else list(init)
+    starts = [init] * len(num_clusters) if isinstance(init, str) else _each(init)
     if len(starts) != len(num_clusters):
         raise ValueError(f"init: expected centroids for {len(num_clusters)} levels, got {len(starts)}")
     left = Left(open_source(x))
@@ -106,6 +108,15 @@ def residual_kmeans(
         counts.append(found.count)
         inertia.append(found.inertia)
     return ResidualKMeansResult(left.centroids, torch.stack(left.labels, dim=1), tuple(counts), tuple(inertia))
+
+
+def _each(init: Any) -> list[Any]:
+    """What each level starts from."""
+    if isinstance(init, torch.Tensor):
+        check_tensor("init", init)
+    if isinstance(init, (torch.Tensor, np.ndarray)) and init.ndim > 0:
+        return list(init)
+    return list(each_of("init", init))
 
 
 @dataclass(frozen=True)
