@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.claims.claim import Claim
 from models.claims.lc_replacement import LC_REPLACEMENT
 from models.claims.lc_transfer import LC_TRANSFER
-from models.claims.lc_utilization import LC_UTILIZATION
+from models.claims.lc_utilization import LC_CODEBOOK, LC_UTILIZATION
 from models.claims.mgvq import MGVQ_GROUPS, NESTED_MASKING
 from models.claims.priors import DEPTH_HEAD, KV_CACHE, LATENT_DIFFUSION, NAR_STEPS, SGC_VIDEO
 from models.claims.semanticist import CONCEPT_PREFIX
@@ -24,6 +24,7 @@ CLAIMS: dict[str, Claim] = {
         SEQGAN_TWO_PHASE,
         ENTROPY_USAGE,
         SEMANTIC_UNIQUENESS,
+        LC_CODEBOOK,
         KV_CACHE,
         NAR_STEPS,
         DEPTH_HEAD,

@@ -36,13 +36,14 @@ def _sweep() -> tuple[Variant, ...]:
 
 
 _ABLATIONS = (
-    Variant(name="LC 1024, patches", run=lc(1024, features="patches")),
-    Variant(name="LC 1024, drawn", run=lc(1024, features_pick="sample")),
-    Variant(name="LC 1024, random", run=lc(1024, features="random", init="published")),
-    Variant(name="LC 1024, tuned", run=lc(1024, tuned=True)),
-    Variant(name="LC 1024, published start", run=lc(1024, init="published")),
-    Variant(name="LC 1024, D' 4", run=lc(1024, code_dim=4)),
-    Variant(name="LC 1024, D' 32", run=lc(1024, code_dim=32)),
+    Variant(name="as it is", run=lc(1024)),
+    Variant(name="patches", run=lc(1024, features="patches")),
+    Variant(name="drawn", run=lc(1024, features_pick="sample")),
+    Variant(name="random", run=lc(1024, features="random", init="published")),
+    Variant(name="tuned", run=lc(1024, tuned=True)),
+    Variant(name="published start", run=lc(1024, init="published")),
+    Variant(name="D' 4", run=lc(1024, code_dim=4)),
+    Variant(name="D' 32", run=lc(1024, code_dim=32)),
 )
 
 
@@ -81,7 +82,7 @@ LC_UTILIZATION = Claim(
     name="lc-utilization",
     title="A frozen codebook stays in use as it grows",
     system="VQGAN-LC",
-    place="Tables 2, 6, 7, 9, 10",
+    place="Tables 2 and 7",
     says="Codes that are features of a pretrained network behind a trained projector stay in use at any size, where "
     "codes trained by gradient or running mean fall out of use, and they reconstruct better.",
     published="used with 16,384 / 100,000 codes: FC 11.2 / 1.9 %, EMA 83.2 / 24.2 %, LC 99.9 / 99.9 %; "
@@ -90,7 +91,7 @@ LC_UTILIZATION = Claim(
         form="Patch tokenizers on photographs, whole photographs held out; use of codes counted over the training "
         "photographs (66,000 tokens). LC's codes are k-means centres of EfficientNet-Lite0's features (the paper: "
         "CLIP), its projector starts matched to the encoder.",
-        variants=(*_sweep(), *_ABLATIONS),
+        variants=_sweep(),
         measure=photographs,
         metrics=_METRICS,
         checks=(
@@ -110,12 +111,6 @@ LC_UTILIZATION = Claim(
                 low=("FC 4096", "psnr"),
                 margin=0.4,
             ),
-            Check(
-                says="LC uses more of 1024 codes made of features than of random numbers, points",
-                high=("LC 1024", "usage"),
-                low=("LC 1024, random", "usage"),
-                margin=20,
-            ),
         ),
         chart=Chart(
             x="codes",
@@ -126,7 +121,51 @@ LC_UTILIZATION = Claim(
                 for name in ("LC", "FC", "EMA", "CVQ")
             ),
         ),
-        minutes=7,
+        minutes=5,
     ),
     paper=_paper(),
+)
+
+LC_CODEBOOK = Claim(
+    name="lc-codebook",
+    title="What a frozen codebook has to be made of",
+    system="VQGAN-LC",
+    place="Tables 6, 9, 10",
+    says="Frozen codes must be features, centres or samples of them, not random numbers; it is the projector that "
+    "keeps them in use, tuned codes are no better; the number of dimensions matters little.",
+    published="used: random 5.4, features drawn 99.8, centres 99.9 %; static without projector 3.9 %, tuned 99.1 %; "
+    "PSNR 23.5 to 23.9 dB with 8 to 512 dimensions",
+    pocket=Trial(
+        form="VQGAN-LC with 1024 codes, as in lc-utilization, with one thing changed at a time: features of patches "
+        "in place of EfficientNet's, drawn and not clustered, random; codes that are trained, too; the projector's "
+        "published start; 4 and 32 dimensions in place of 8.",
+        variants=_ABLATIONS,
+        measure=photographs,
+        metrics=_METRICS,
+        checks=(
+            Check(
+                says="codes used: features above random, points",
+                high=("as it is", "usage"),
+                low=("random", "usage"),
+                margin=20,
+            ),
+            Check(
+                says="PSNR: features above random, dB", high=("as it is", "psnr"), low=("random", "psnr"), margin=1.0
+            ),
+            Check(
+                says="codes used: drawn against clustered, 20 points allowed",
+                high=("drawn", "usage"),
+                low=("as it is", "usage"),
+                margin=-20.0,
+            ),
+            Check(
+                says="PSNR: not tuned against tuned, 0.3 dB allowed",
+                high=("as it is", "psnr"),
+                low=("tuned", "psnr"),
+                margin=-0.3,
+            ),
+        ),
+        chart=Chart(y="usage"),
+        minutes=4,
+    ),
 )
