@@ -40,6 +40,7 @@ _ABLATIONS = (
     Variant(name="patches", run=lc(1024, features="patches")),
     Variant(name="drawn", run=lc(1024, features_pick="sample")),
     Variant(name="random", run=lc(1024, features="random", init="published")),
+    Variant(name="static", run=lc(1024, features="patches", feature_dim=8, projector="none", init="published")),
     Variant(name="tuned", run=lc(1024, tuned=True)),
     Variant(name="published start", run=lc(1024, init="published")),
     Variant(name="D' 4", run=lc(1024, code_dim=4)),
@@ -137,8 +138,8 @@ LC_CODEBOOK = Claim(
     "PSNR 23.5 to 23.9 dB with 8 to 512 dimensions",
     pocket=Trial(
         form="VQGAN-LC with 1024 codes, as in lc-utilization, with one thing changed at a time: features of patches "
-        "in place of EfficientNet's, drawn and not clustered, random; codes that are trained, too; the projector's "
-        "published start; 4 and 32 dimensions in place of 8.",
+        "in place of EfficientNet's, drawn and not clustered, random; patches without a projector (static); codes "
+        "that are trained, too; the projector's published start; 4 and 32 dimensions in place of 8.",
         variants=_ABLATIONS,
         measure=photographs,
         metrics=_METRICS,
