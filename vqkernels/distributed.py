@@ -7,6 +7,8 @@ batch holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,18 +21,33 @@ from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
 
 _RANK_BITS = 16  # those at the end of a key that are zero
+ALONE = "alone"
+_members: Any = None  # who is talked to: a group, None for the default one, or ALONE
+
+
+@contextmanager
+def among(members: Any) -> Iterator[None]:
+    """Talk to the processes of another group than the default one, or, with :data:`ALONE`, to nobody."""
+    global _members
+    before, _members = _members, members
+    try:
+        yield
+    finally:
+        _members = before
 
 
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes; ``(0, 1)`` without a process group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
+    if _members is not ALONE and dist.is_available() and dist.is_initialized():
+        return dist.get_rank(_members), dist.get_world_size(_members)
     return 0, 1
 
 
 def everybody() -> Any:
     """The group of all processes; None if this one is alone."""
-    return None if world()[1] == 1 else dist.group.WORLD
+    if world()[1] == 1:
+        return None
+    return dist.group.WORLD if _members is None else _members
 
 
 def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -42,7 +59,7 @@ def sum_of_all(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if world()[1] == 1:
         return tensors
     integers = [t if t.dtype == torch.int64 else t.contiguous().view(torch.int32).long() for t in tensors]
-    dist.all_reduce(fused := torch.cat([t.reshape(-1) for t in integers]))
+    dist.all_reduce(fused := torch.cat([t.reshape(-1) for t in integers]), group=_members)
     sums = [part.view_as(t) for part, t in zip(fused.split([t.numel() for t in tensors]), tensors, strict=True)]
     return tuple(
         total if t.dtype == torch.int64 else total.int().view(torch.float32)
@@ -56,7 +73,7 @@ def of_the_first(tensor: torch.Tensor) -> torch.Tensor:
     if processes == 1:
         return tensor
     # nobody else has anything but zero
-    dist.all_reduce(sent := tensor.clone() if rank == 0 else torch.zeros_like(tensor))
+    dist.all_reduce(sent := tensor.clone() if rank == 0 else torch.zeros_like(tensor), group=_members)
     return sent
 
 
@@ -66,19 +83,22 @@ def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     The gradient is that of the sum of all processes' losses: right where gradients are averaged over processes, as
     DistributedDataParallel does.
     """
-    return tensor if world()[1] == 1 else _SumWithGradient.apply(tensor)  # type: ignore[no-untyped-call]
+    return tensor if world()[1] == 1 else _SumWithGradient.apply(tensor, _members)  # type: ignore[no-untyped-call]
 
 
 class _SumWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: object, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor, members: Any) -> torch.Tensor:
+        ctx.members = members
         summed = tensor.clone()
-        dist.all_reduce(summed)
+        dist.all_reduce(summed, group=members)
         return summed
 
     @staticmethod
-    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
-        return _SumWithGradient.forward(ctx, gradient)
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        summed = gradient.clone()
+        dist.all_reduce(summed, group=ctx.members)
+        return summed, None
 
 
 def stats_of_all(
@@ -132,7 +152,7 @@ def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]
 def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Elementwise maxima of int64 tensors over all processes, with one all-reduce."""
     fused = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(fused, op=dist.ReduceOp.MAX)
+    dist.all_reduce(fused, op=dist.ReduceOp.MAX, group=_members)
     return [part.view_as(t) for part, t in zip(fused.split([t.numel() for t in tensors]), tensors, strict=True)]
 
 

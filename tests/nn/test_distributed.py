@@ -35,11 +35,11 @@ COLLECTIVES = {"learned": 1, "ema": 2, "ema-revived": 2, "online-closest": 2, "o
 COLLECTIVES |= {"nested": 2, "residual": 4}
 
 
-def build(kind: str) -> torch.nn.Module:
+def build(kind: str, **options: Any) -> torch.nn.Module:
     torch.manual_seed(3)
     if kind in ("nested", "residual"):
         return compose(kind, 4, 16)
-    quantizer = vqkernels.VectorQuantizer(4, 16, groups=2, codebook=KINDS[kind], usage_window=4)
+    quantizer = vqkernels.VectorQuantizer(4, 16, groups=2, codebook=KINDS[kind], usage_window=4, **options)
     if kind.startswith("ema"):
         quantizer.table.assign_(torch.randint(-4, 5, (2, 16, 2)) + 0.5)  # no vector
     return quantizer
@@ -74,9 +74,29 @@ def worker(rank: int, folder: str) -> None:
         for step in range(STEPS):
             quantizer(*batch(step, rank))
         result[kind] = {"state": quantizer.state_dict(), "calls": calls / STEPS}
+    calls = 0
+    result["alone"] = train_alone(rank)
+    assert calls == 0
     result["trained"] = {kind: train_in_parallel(kind, rank) for kind in COLLECTIVES}
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def train_alone(rank: int) -> dict[str, Any]:
+    """What rank 0 trains without rank 1: one quantizer that asks nobody, and one in a group of its own."""
+    groups = [dist.new_group([member]) for member in range(2)]
+    if rank:
+        with pytest.raises(TypeError, match="group: expected None or a torch.distributed process group, got"):
+            build("ema-revived", group=groups[0])
+        return {}
+    trained = {}
+    for name, options in {"alone": {"synchronize": False}, "group": {"group": groups[0]}}.items():
+        quantizer = build("ema-revived", **options)
+        quantizer.fit_codebook(torch.cat([batch(step, 0)[0] for step in range(STEPS)]), max_iter=2)
+        for step in range(STEPS):
+            quantizer(*batch(step, 0))
+        trained[name] = quantizer.state_dict()
+    return trained
 
 
 def train_in_parallel(kind: str, rank: int) -> dict[str, torch.Tensor]:
@@ -116,6 +136,18 @@ def test_two_processes_do_what_one_does_with_both_batches(kind: str, results: li
         quantizer(*map(torch.cat, zip(batch(step, 0), batch(step, 1), strict=True)))
     for name, tensor in quantizer.state_dict().items():
         assert_bitwise_equal(results[0][kind]["state"][name], tensor)
+
+
+@pytest.mark.multiproc
+@pytest.mark.parametrize("name", ["alone", "group"])
+def test_one_process_trains_by_itself(name: str, results: list[dict[str, Any]]) -> None:
+    """Oracle: the same where there is no other process."""
+    quantizer = build("ema-revived")
+    quantizer.fit_codebook(torch.cat([batch(step, 0)[0] for step in range(STEPS)]), max_iter=2)
+    for step in range(STEPS):
+        quantizer(*batch(step, 0))
+    for key, tensor in quantizer.state_dict().items():
+        assert_bitwise_equal(results[0]["alone"][name][key], tensor)
 
 
 @pytest.mark.multiproc

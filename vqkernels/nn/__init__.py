@@ -11,7 +11,8 @@ from vqkernels.nn.config import (
     Regularizer,
     SemanticClustering,
 )
-from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
+from vqkernels.nn.output import QuantizerOutput
+from vqkernels.nn.quantizer import VectorQuantizer
 from vqkernels.nn.regularizers import (
     IBQ_ENTROPY,
     LFQ_ENTROPY,

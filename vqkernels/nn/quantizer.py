@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -19,14 +19,17 @@ from vqkernels._core.checks import (
     check_size,
     each_of,
 )
-from vqkernels._core.random import random_uniform
 from vqkernels._core.recomputation import Past
 from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
-from vqkernels.distributed import sum_of_all
+from vqkernels.distributed import ALONE, among, sum_of_all
+from vqkernels.kmeans.processes import check_group
 from vqkernels.nn.build import build_codebook
 from vqkernels.nn.codebook import advance_, next_seed, unit
 from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer, check_keep_probs
+from vqkernels.nn.nested import kept_groups
+from vqkernels.nn.output import QuantizerOutput
+from vqkernels.nn.partly_frozen import PartlyFrozen
 from vqkernels.nn.rows import kept_rows, label, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.nn.usage import Usage, UsageStatistics
@@ -36,17 +39,7 @@ from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 NESTED_SCOPES = ("entry", "batch")
 
 
-class QuantizerOutput(NamedTuple):
-    """Result of :meth:`VectorQuantizer.forward`."""
-
-    quantized: torch.Tensor  # like x
-    indices: torch.Tensor  # [...] or [..., G] int64
-    loss: torch.Tensor  # [] float32
-    # the unweighted terms: "commitment", "codebook" if codes are trained, and those of the regularizers
-    losses: dict[str, torch.Tensor]
-
-
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(PartlyFrozen):
     """Replace vectors by their nearest codes and train the codebook along.
 
     Equivalent, for the default arguments, to the quantizer of VQ-VAE (van den Oord et al. 2017)::
@@ -82,6 +75,8 @@ class VectorQuantizer(nn.Module):
             in MGVQ's released code.
         channels_first: vectors along dimension 1, ``[B, dim, ...]``, instead of along the last one.
         usage_window: training steps over which :meth:`usage` looks back.
+        group: process group that trains it together, instead of the default one.
+        synchronize: False for a quantizer that this process trains by itself, whatever processes there are.
         backend: a backend by name for every operation, or None.
 
     Numerics:
@@ -98,7 +93,7 @@ class VectorQuantizer(nn.Module):
         training resumed from it ends with the same bits.
 
     Distributed:
-        In training, statistics are summed over all processes of the default group, asked for at each step: in one
+        In training, statistics are summed over all processes of the group, asked for at each step: in one
         all-reduce where codes are counted only, in two where there are sums or anchors. Codebooks updated without
         gradients stay the same bits everywhere, and on any number of processes. Starting from the same state and
         averaging gradients is left to DistributedDataParallel or ``fully_shard``. A batch without any valid vector is
@@ -137,9 +132,13 @@ class VectorQuantizer(nn.Module):
         nested_scope: Annotated[str, OneOf(NESTED_SCOPES)] = "entry",
         channels_first: bool = False,
         usage_window: Size = 100,
+        group: Any = None,
+        synchronize: bool = True,
         backend: Backend = None,
     ) -> None:
         super().__init__()
+        check_group(group)
+        self.group, self.synchronize = group, synchronize
         width = dim if code_dim is None else code_dim
         if width % groups:
             raise ValueError(f"groups: expected a divisor of the code width {width}, got {groups}")
@@ -188,6 +187,16 @@ class VectorQuantizer(nn.Module):
         self.check_input("x", x)
         if not self.training:
             return self._step(x, mask, labels, moves=False)
+        if self.group is None and self.synchronize:
+            return self._train(x, mask, labels)
+        with among(self._members):
+            return self._train(x, mask, labels)
+
+    @property
+    def _members(self) -> Any:
+        return self.group if self.synchronize else ALONE
+
+    def _train(self, x: torch.Tensor, mask: torch.Tensor | None, labels: torch.Tensor | None) -> QuantizerOutput:
         self.table.begin()
         draws = [] if self.sampling_temperature is None and self.nested_keep_probs is None else [self.draws]
         return self._past.take(self._step, x, mask, labels, state=[*self.table.moving(), *draws])
@@ -197,14 +206,15 @@ class VectorQuantizer(nn.Module):
     ) -> QuantizerOutput:
         rows, usable, shape = self._rows(x, mask)
         given = () if labels is None else (self.table.labels(labels, shape),)
-        codebook = self.table.codes()
+        codebook = self._codes()
         if self.training and self.table.moving() and (self.regularizers or isinstance(self.gradient, FullCodebook)):
             # their backward needs the codes as they are now
             codebook = codebook.clone()
         indices = label(self._find(rows, codebook), usable, mask)
         taking_part = usable[:, None].expand_as(indices)
         if self.training and self.nested_keep_probs is not None:
-            kept = self._kept_groups(shape)
+            options = (self.nested_keep_probs, self.nested_scope, self.groups)
+            kept = kept_groups(shape, *options, next_seed(self.draws))
             indices, taking_part = indices.where(kept, -1), taking_part & kept
         codes = self._values(codebook, indices)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -242,7 +252,7 @@ class VectorQuantizer(nn.Module):
         """Indices of the nearest codes, as :meth:`forward` returns them; updates nothing in any mode."""
         self.check_input("x", x)
         rows, usable, shape = self._rows(x, mask)
-        indices = self.table.find(rows, self.table.codes())
+        indices = self.table.find(rows, self._codes())
         return self._shaped(label(indices, usable, mask), shape)
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:  # [...] or [..., G] -> [..., dim] or [B, dim, ...]
@@ -268,13 +278,13 @@ class VectorQuantizer(nn.Module):
         elif indices.dim() == 0 or indices.shape[-1] != self.groups:
             raise ValueError(f"indices: expected [..., G={self.groups}], got shape {shape_of(indices)}")
         rows = indices.reshape(-1, self.groups)
-        return self._output(self._values(self.table.codes(), rows), rows, indices.shape[:-1])
+        return self._output(self._values(self._codes(), rows), rows, indices.shape[:-1])
 
     @property
     @torch.no_grad()
     def codebook(self) -> torch.Tensor:  # [G, K, D]
         """The codes in effect, without gradient: projected if frozen, of unit length for ``metric="cosine"``."""
-        codes = self.table.codes().detach()
+        codes = self._codes().detach()
         return unit(codes) if self.metric == "cosine" else codes
 
     @torch.no_grad()
@@ -303,10 +313,11 @@ class VectorQuantizer(nn.Module):
             check_data("batches", batch)
             rows, usable, _ = self._rows(batch, None)
             parts.append(rows[usable])
-        (count,) = sum_of_all(torch.tensor(sum(map(len, parts)), device=device))
-        if not count:
-            raise ValueError("batches: expected at least one finite vector, got none")
-        self.table.fit(torch.cat(parts), max_iter=int(max_iter), seed=int(seed))
+        with among(self._members):
+            (count,) = sum_of_all(torch.tensor(sum(map(len, parts)), device=device))
+            if not count:
+                raise ValueError("batches: expected at least one finite vector, got none")
+            self.table.fit(torch.cat(parts), max_iter=int(max_iter), seed=int(seed))
 
     def usage(self) -> Usage:
         """How the codes are used: utilization, perplexity, dead codes; O(K), all processes together.
@@ -345,17 +356,6 @@ class VectorQuantizer(nn.Module):
             seed = next_seed(self.draws)
             return sample_codes(rows.float(), codebook.float(), self.metric, self.sampling_temperature, seed)[..., 0]
         return self.table.find(rows, codebook)
-
-    def _kept_groups(self, shape: torch.Size) -> torch.Tensor:  # [N, G] bool
-        """The first groups of every entry of the batch, or of all of them alike, as many as a draw says."""
-        assert self.nested_keep_probs is not None
-        ends = torch.tensor(self.nested_keep_probs, device=self.draws.device).cumsum(0)[:-1]
-        # the sign keeps these draws apart from those of codes
-        drawn = tuple(shape[:1]) if self.nested_scope == "entry" else (1,) * len(shape[:1])
-        uniform = random_uniform(-next_seed(self.draws), drawn, self.draws.device)
-        kept = torch.cat([torch.ones_like(uniform[..., None], dtype=torch.bool), uniform[..., None] >= ends], dim=-1)
-        entries = kept.reshape(*drawn, *(1 for _ in shape[1:]), self.groups)
-        return entries.expand(*shape, self.groups).reshape(-1, self.groups)
 
     def _differentiable(
         self, rows: torch.Tensor, codebook: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor

@@ -16,7 +16,8 @@ from vqkernels._core.recomputation import Past
 from vqkernels._core.shown import shape_of
 from vqkernels.nn.codebook import next_seed
 from vqkernels.nn.config import FullCodebook
-from vqkernels.nn.quantizer import QuantizerOutput, VectorQuantizer
+from vqkernels.nn.output import QuantizerOutput
+from vqkernels.nn.quantizer import VectorQuantizer
 from vqkernels.nn.rows import kept_rows, without_unusable
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 
@@ -163,6 +164,25 @@ class ResidualQuantizer(nn.Module):
             columns.append(stage.encode(residual, mask))
             residual = residual - stage.decode(columns[-1]).to(x.dtype)
         return torch.stack(columns, dim=self._stage_dim)
+
+    @torch.no_grad()
+    def fit_codebook(
+        self, batches: torch.Tensor | Iterable[torch.Tensor], *, max_iter: int = 25, seed: int = 0
+    ) -> None:
+        """Start the codebooks over from data, one stage after the other: each is fitted to what is left by then.
+
+        Args:
+            batches: as in :meth:`VectorQuantizer.fit_codebook`.
+            max_iter: as in :meth:`VectorQuantizer.fit_codebook`.
+            seed: as in :meth:`VectorQuantizer.fit_codebook`.
+
+        Raises:
+            ValueError: as in :meth:`VectorQuantizer.fit_codebook`.
+        """
+        left = [batches] if isinstance(batches, torch.Tensor) else list(each_of("batches", batches))
+        for stage in self._stages():
+            stage.fit_codebook(left, max_iter=max_iter, seed=seed)
+            left = [x - stage.decode(stage.encode(x)).to(x.dtype) for x in left]
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:  # [..., q] or [..., q, G]
         """The sum of the values of all stages, or of the first ``q``; -1 adds nothing.
