@@ -86,7 +86,7 @@ def train_alone(rank: int) -> dict[str, Any]:
     """What rank 0 trains without rank 1: one quantizer that asks nobody, and one in a group of its own."""
     groups = [dist.new_group([member]) for member in range(2)]
     if rank:
-        with pytest.raises(TypeError, match="group: expected None or a torch.distributed process group, got"):
+        with pytest.raises(TypeError, match=r"group: expected None or a torch\.distributed process group, got"):
             build("ema-revived", group=groups[0])
         return {}
     trained = {}
