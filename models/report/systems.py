@@ -1,0 +1,95 @@
+"""What the pocket recipes make of held-out images: the table and the pictures of models/README.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import torch
+
+from models.data.pixels import to_image
+from models.report.blocks import write_block
+
+MODELS = Path(__file__).parents[1]
+RESULTS = MODELS / "results" / "systems.json"
+PICTURES = MODELS.parent / "assets" / "systems.webp"
+README = MODELS / "README.md"
+_HEADER = (
+    "| recipe | codes | bits a token | tokens | PSNR (mean colour) | codes in use | perplexity | steps | minutes |"
+)
+
+
+class System(NamedTuple):
+    """A trained recipe and some of what it reconstructs. n images of S pixels."""
+
+    entry: dict[str, Any]  # of RESULTS
+    images: torch.Tensor  # [n, 3, S, S]
+    reconstructions: torch.Tensor  # [n, 3, S, S]
+
+
+def table(entries: Sequence[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [_HEADER, "|---|---|" + "---:|" * 7]
+    for entry in entries:
+        codes, bits, used, perplexity = "continuous", "", "", ""
+        if entry["codes"] is not None:
+            groups, num_codes, dim = entry["codes"]
+            codes = f"{num_codes} of {dim} dimensions" if groups == 1 else f"{groups} x {num_codes} of {dim}"
+            bits = f"{entry['bits_per_token']:.0f}"
+            used, perplexity = f"{entry['utilization']:.1%}", f"{entry['perplexity']:.0f}"
+        quality = f"{entry['psnr']:.2f} ({entry['psnr_mean_colour']:.2f})"
+        cells = (f"`{entry['recipe']}`", codes, bits, entry["tokens"], quality, used, perplexity, entry["steps"])
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {entry['minutes']:.1f} |")
+    return "\n".join(lines)
+
+
+def block(entries: Sequence[dict[str, Any]]) -> str:
+    """The table and what it is of, as models/README.md shows it."""
+    first = entries[0]
+    made = dict.fromkeys(f"{e['environment']['Processor']}, {e['environment']['vqkernels']}" for e in entries)
+    told = (
+        f"`python -m models.systems --record`: PSNR in dB of the mean error over {first['crops']} held-out crops of "
+        f"{first['image_size']} pixels, in brackets that of the mean colour of each crop; codes in use on these "
+        f"crops; minutes of training at the median rate of a step. {'; '.join(made)}."
+    )
+    return f"{table(entries)}\n\n{told}"
+
+
+def draw_systems(systems: Sequence[System], path: Path) -> None:
+    """Originals, and a row for what each system makes of them; data sets one below the other."""
+    ordered = sorted(systems, key=lambda system: system.entry["data"])
+    sets = [list(group) for _, group in groupby(ordered, key=lambda system: system.entry["data"])]
+    rows = [
+        row
+        for group in sets
+        for row in (
+            (f"held-out crops\n({group[0].entry['data'].split(':')[0]})", group[0].images),
+            *((f"{s.entry['recipe']}\n{s.entry['psnr']:.1f} dB", s.reconstructions) for s in group),
+        )
+    ]
+    columns = len(rows[0][1])
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(1.15 * columns + 2, 1.15 * len(rows)), squeeze=False, facecolor="white"
+    )
+    for line, (label, images) in zip(grid, rows, strict=True):
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(to_image(image), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    figure.subplots_adjust(left=0.2, right=0.995, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, pil_kwargs={"quality": 88})
+    plt.close(figure)
+
+
+def record(entries: Sequence[dict[str, Any]], systems: Sequence[System]) -> None:
+    """Write what models/README.md shows."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
+    draw_systems(systems, PICTURES)
+    write_block(README, "systems", block(entries))
