@@ -44,6 +44,7 @@ def suite(out: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.slow
 def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = suite(tmp_path)
     state = {name: step["state"] for name, step in found["steps"].items()}
@@ -234,6 +235,7 @@ def test_what_a_coarse_pass_leaves_undecided() -> None:
     assert found["tf32"]["candidates"] == found["fp16"]["candidates"]
 
 
+@pytest.mark.slow
 def test_the_rate_kernels_hold_what_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
     # oracle: the machine code, compiled for sm_90; per element and round four multiply-adds, or none
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

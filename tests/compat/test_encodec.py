@@ -335,7 +335,7 @@ def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> Non
     assert float(first["settled"]["layers.1._codebook.embed"].abs().max()) < 1e5
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "eager"])
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", [{}, {"codebook_dim": 4}], ids=str)
 def test_a_training_step_is_one_graph(compiler: str, options: dict[str, Any]) -> None:
     torch._dynamo.reset()  # graphs of other tests count against the limit of this one

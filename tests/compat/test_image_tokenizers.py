@@ -178,7 +178,13 @@ def test_a_training_step_never_asks_for_the_value_of_a_tensor(name: str) -> None
         assert indices.shape == (30,)
 
 
-@pytest.mark.parametrize("name", ["taming VectorQuantizer2", "taming EMAVectorQuantizer", "llamagen"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "taming EMAVectorQuantizer",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("taming VectorQuantizer2", "llamagen")),
+    ],
+)
 def test_one_graph_serves_every_batch_size(name: str) -> None:
     eager, compiled = (NEAREST[name]() for _ in range(2))
     compiled.load_state_dict(eager.state_dict())

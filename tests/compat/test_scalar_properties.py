@@ -97,9 +97,19 @@ MODULES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 
 
+# one of each kind of module by default
+GRAPHED = {("LFQ", True), ("FSQ", False), ("ResidualFSQ", True)}
+
+
 @pytest.mark.filterwarnings("ignore:orthogonal_rotation")
-@pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        pytest.param(name, training, marks=() if (name, training) in GRAPHED else pytest.mark.slow)
+        for name in MODULES
+        for training in (True, False)
+    ],
+)
 def test_compiles_to_one_graph(name: str, training: bool) -> None:
     options, shape = MODULES[name]
     module = getattr(adapters, name)(**options).train(training)

@@ -75,7 +75,7 @@ def worker(rank: int, world: int, folder: str) -> None:
 
 
 @pytest.mark.multiproc
-@pytest.mark.parametrize("world", SHARES)
+@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in SHARES if n != 2)])
 def test_processes_equal_one(world: int, tmp_path: Path) -> None:
     mp.spawn(worker, args=(world, str(tmp_path)), nprocs=world)
     everybody = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world)]

@@ -92,6 +92,7 @@ def test_runs_differ_in_the_quantizer_alone() -> None:
         assert config.quantizer.num_codes * config.quantizer.groups == 64
 
 
+@pytest.mark.slow
 def test_interrupted_demo_ends_with_the_same_numbers(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

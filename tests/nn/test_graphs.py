@@ -67,10 +67,18 @@ def test_a_question_is_noticed(question: Callable[[torch.Tensor], object]) -> No
     ("kind", "compiler"),
     [
         ("ema", "inductor"),
-        *((kind, "aot_eager") for kind in ("ema-revived", "online-closest", "online-drawn", "nested")),
+        *((kind, "aot_eager") for kind in ("ema-revived", "nested")),
         *(
             pytest.param(kind, "aot_eager", marks=pytest.mark.slow)
-            for kind in ("learned", "online-random", "frozen", "sampled", "residual")
+            for kind in (
+                "learned",
+                "online-closest",
+                "online-drawn",
+                "online-random",
+                "frozen",
+                "sampled",
+                "residual",
+            )
         ),
     ],
 )

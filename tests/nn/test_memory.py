@@ -42,7 +42,7 @@ KINDS = {
 @needs_extension
 @pytest.mark.parametrize(
     "kind",
-    [kind if kind in ("learned", "ema-revived") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+    [kind if kind == "ema-revived" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
 )
 def test_training_step_of_16384_vectors_with_100000_codes(kind: str) -> None:
     n, k, d = 16384, 100000, 8

@@ -55,7 +55,7 @@ def test_dtypes_mix(x_dtype: torch.dtype, codebook_dtype: torch.dtype, metric: s
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("groups", range(1, 17))
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 8, 16])
 def test_each_group_has_its_own_codebook(groups: int, metric: str, backend: str) -> None:
     x, codebook = lookup_problem("duplicates", 21, 40, 6, groups=groups)
     indices = check(x, codebook, metric, backend)
@@ -72,6 +72,7 @@ def test_a_million_times_longer_vector_does_not_blur_its_neighbours(metric: str,
     check(x, codebook, metric, backend)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("metric", METRICS)
 def test_large_codebook(metric: str, backend: str) -> None:
     check(*lookup_problem("gaussian", 12, 1 << 17, 4), metric, backend)

@@ -81,8 +81,8 @@ def test_covering_cases_cover() -> None:
 def test_sizes(n: int, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
     cases = [case for case in covering_cases() if case[0] == n]
-    if interpreted(backend):  # slow: every second K, the others at the next N
-        cases = cases[N.index(n) % 2 :: 2]
+    if interpreted(backend):  # slow: every fourth K, the others at the next N
+        cases = cases[N.index(n) % 4 :: 4]
     for _, k, d, metric, problem, (x_dtype, codebook_dtype) in cases:
         x, codebook = lookup_problem(problem, n, k, d, dtype=torch.float64)
         x, codebook = x.to(x_dtype), codebook.to(codebook_dtype)

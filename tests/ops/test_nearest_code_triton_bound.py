@@ -141,7 +141,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     ("shape", "d"),
     [
-        (shape, d)
+        pytest.param(shape, d, marks=pytest.mark.slow if d > 20 else ())
         for shape, dimensions in zip(SHAPES, ((6, 70), (20, 150), (6, 150)), strict=True)
         for d in dimensions
     ],

@@ -39,6 +39,7 @@ def test_lookup_of_4096_vectors_in_262144_codes() -> None:
 
 
 @needs_extension
+@pytest.mark.slow
 def test_lookup_of_16384_vectors_in_more_dimensions() -> None:
     n, k, d = 16384, 262144, 16
     budget = 8 * (n + k) * (d + 8) + FIXED
@@ -72,6 +73,7 @@ def test_the_64_nearest_of_262144_codes() -> None:
 
 
 @needs_extension
+@pytest.mark.slow
 def test_lookup_in_two_levels_of_262144_codes() -> None:
     n, k, d = 8192, 262144, 8
     # a copy of the inputs as given, the scan's, and eight numbers of bookkeeping per vector and per code
@@ -129,6 +131,7 @@ def test_entropy_of_8192_vectors_with_262144_codes() -> None:
 
 
 @needs_extension
+@pytest.mark.slow
 def test_entropy_of_131072_vectors_with_2048_codes() -> None:
     n, k, d = 131072, 2048, 4
     budget = entropy_budget(n, k, d)

@@ -348,6 +348,7 @@ def test_codebook_sizes(n: int, k: int, d: int, metric: str) -> None:
         check(x, codebook, temperature, metric, backend, weight=torch.arange(n) % 5 != 3)
 
 
+@pytest.mark.slow
 def test_a_long_codebook_interpreted() -> None:
     x, codebook = lookup_problem("gaussian", 5, 8192, 4)
     for temperature in (1e-2, 2.0):
