@@ -25,6 +25,7 @@ class MaskGITConvConfig:
     """Convolution-only encoder and decoder of SeQ-GAN, attention in the decoder by option."""
 
     kind: Hidden[Literal["maskgit_conv"]] = "maskgit_conv"
+    patch_size: int = 1  # pixels per side that the first level sees as one; published: 1
     base_channels: int = 128  # channels at full resolution
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channel factor of each level
     res_blocks: int = 2  # residual blocks per level and at the end of the encoder, the start of the decoder
@@ -37,6 +38,8 @@ class MaskGITConvConfig:
             raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
         if min(self.multipliers, default=0) < 1:
             raise ValueError(f"multipliers: expected one or more from 1 on, got {self.multipliers}")
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: expected at least 1, got {self.patch_size}")
         if self.res_blocks < 1:
             raise ValueError(f"res_blocks: expected at least 1, got {self.res_blocks}")
         if self.attention_pairs and len(self.windows) != len(self.multipliers):
@@ -46,12 +49,12 @@ class MaskGITConvConfig:
     @property
     def downsample(self) -> int:
         """Pixels per side of one token."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.multipliers) - 1)
 
 
 def maskgit_conv_pocket() -> MaskGITConvConfig:
-    """8 x 8 pixels a token with 0.6 M weights, for two cores."""
-    return MaskGITConvConfig(base_channels=32, multipliers=(1, 1, 2, 2), res_blocks=1, windows=(8, 8, 4, 4))
+    """8 x 8 pixels a token with 1.5 M weights, the full resolution folded into channels, for two cores."""
+    return MaskGITConvConfig(patch_size=4, base_channels=64, multipliers=(1, 2), res_blocks=1, windows=(8, 4))
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -115,7 +118,8 @@ class MaskGITConvEncoder(nn.Module):
         self.gradient_checkpointing = False
         self.downsample = config.downsample
         widths = [config.base_channels * factor for factor in config.multipliers]
-        self.input = nn.Conv2d(3, config.base_channels, 3, padding=1, bias=False)
+        self.patch_size = config.patch_size
+        self.input = nn.Conv2d(3 * config.patch_size**2, config.base_channels, 3, padding=1, bias=False)
         before = [config.base_channels, *widths]
         levels = [_blocks(before[level], out, config.res_blocks) for level, out in enumerate(widths)]
         self.levels = nn.ModuleList(levels)
@@ -124,7 +128,7 @@ class MaskGITConvEncoder(nn.Module):
         self.output = nn.Conv2d(widths[-1], width, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
-        x = self.input(images)  # [B, C, H, W]
+        x = self.input(F.pixel_unshuffle(images, self.patch_size))  # [B, C, H/p, W/p]
         for number, level in enumerate(self.levels):
             x = self._run(level, F.avg_pool2d(x, 2) if number else x)  # [B, C, h, w], halved between levels
         x = self._run(self.middle, x)  # [B, C, h, w]
@@ -171,7 +175,8 @@ class MaskGITConvDecoder(nn.Module):
         levels = [DecoderLevel(before[level], out, config, level) for level, out in enumerate(widths)]
         self.levels = nn.ModuleList(reversed(levels))
         self.norm = norm(widths[0])
-        self.output = nn.Conv2d(widths[0], 3, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.output = nn.Conv2d(widths[0], 3 * config.patch_size**2, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:  # [B, D, h, w] -> [B, 3, H, W]
         x = self.input(z)  # [B, C, h, w]
@@ -179,7 +184,7 @@ class MaskGITConvDecoder(nn.Module):
             x = run_block(block, x, checkpointing=self.gradient_checkpointing)  # [B, C, h, w]
         for level in self.levels:
             x = level(x, self.gradient_checkpointing)  # [B, C, H, W], doubled between levels
-        return self.output(F.silu(self.norm(x)))  # [B, 3, H, W]
+        return F.pixel_shuffle(self.output(F.silu(self.norm(x))), self.patch_size)  # [B, 3, H, W]
 
 
 def _blocks(channels: int, out_channels: int, number: int) -> nn.Sequential:

@@ -23,6 +23,7 @@ class VQGANConfig:
     """Convolutional VQGAN encoder and decoder, halving the map between levels."""
 
     kind: Hidden[Literal["vqgan"]] = "vqgan"
+    patch_size: int = 1  # pixels per side that the first level sees as one; published: 1
     base_channels: int = 128  # channels at full resolution
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channel factor of each level
     res_blocks: int = 2  # residual blocks per level (the decoder has one more)
@@ -35,6 +36,8 @@ class VQGANConfig:
             raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
         if min(self.multipliers, default=0) < 1:
             raise ValueError(f"multipliers: expected one or more from 1 on, got {self.multipliers}")
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: expected at least 1, got {self.patch_size}")
         if self.res_blocks < 1:
             raise ValueError(f"res_blocks: expected at least 1, got {self.res_blocks}")
         if self.latent_channels < 1:
@@ -51,7 +54,7 @@ class VQGANConfig:
     @property
     def downsample(self) -> int:
         """Pixels per side of one token."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.multipliers) - 1)
 
 
 def vqgan_f16() -> VQGANConfig:
@@ -65,9 +68,14 @@ def vqgan_f8() -> VQGANConfig:
 
 
 def vqgan_pocket() -> VQGANConfig:
-    """8 x 8 pixels a token with 1.1 M weights, for two cores."""
+    """8 x 8 pixels a token with 3.0 M weights, the full resolution folded into channels, for two cores."""
     return VQGANConfig(
-        base_channels=32, multipliers=(1, 1, 2, 2), res_blocks=1, attention_levels=(3,), latent_channels=64
+        patch_size=4,
+        base_channels=64,
+        multipliers=(1, 2),
+        res_blocks=1,
+        attention_levels=(1,),
+        latent_channels=64,
     )
 
 
@@ -141,7 +149,8 @@ class VQGANEncoder(nn.Module):
         self.gradient_checkpointing = False
         self.downsample = config.downsample
         widths = [config.base_channels * factor for factor in config.multipliers]
-        self.input = nn.Conv2d(3, config.base_channels, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.input = nn.Conv2d(3 * config.patch_size**2, config.base_channels, 3, padding=1)
         levels, channels = [], config.base_channels
         for level, out in enumerate(widths):
             layers = _level(channels, out, config.res_blocks, level in config.attention_levels)
@@ -156,7 +165,7 @@ class VQGANEncoder(nn.Module):
         self.to_code = nn.Conv2d(config.latent_channels, width, 1, groups=config.conv_groups)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
-        x = self.input(images)  # [B, C, H, W]
+        x = self.input(F.pixel_unshuffle(images, self.patch_size))  # [B, C, H/p, W/p]
         for layers in (*self.levels, self.middle):
             for layer in layers:
                 x = run_block(layer, x, checkpointing=self.gradient_checkpointing)  # [B, C, h, w]
@@ -184,14 +193,15 @@ class VQGANDecoder(nn.Module):
             channels = out
         self.levels = nn.Sequential(*levels)
         self.norm = norm(channels)
-        self.output = nn.Conv2d(channels, 3, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.output = nn.Conv2d(channels, 3 * config.patch_size**2, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:  # [B, D, h, w] -> [B, 3, H, W]
         x = self.input(self.from_code(z))  # [B, C, h, w]
         for layers in (self.middle, *self.levels):
             for layer in layers:
                 x = run_block(layer, x, checkpointing=self.gradient_checkpointing)  # [B, C, h, w]
-        return self.output(F.silu(self.norm(x)))  # [B, 3, H, W]
+        return F.pixel_shuffle(self.output(F.silu(self.norm(x))), self.patch_size)  # [B, 3, H, W]
 
 
 def _level(channels: int, out_channels: int, blocks: int, attention: bool) -> list[nn.Module]:

@@ -60,19 +60,19 @@ def seqgan_pocket() -> TokenizerRun:
     """
     first = TokenizerStage(
         name="semantic",
-        steps=250,
+        steps=400,
         batch_size=8,
         loss=TokenizerLossConfig(
             perceptual_weight=0.1,
             perceptual_alpha=1.0,
-            disc_start=200,
+            disc_start=300,
             disc_weight=0.01,
             disc_adaptive=False,
             disc_loss="logistic",
             disc=stylegan2_pocket(),
             r1_weight=1.0,
         ),
-        optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.99), final_lr=1e-4),
+        optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.99), warmup_steps=20, final_lr=1e-4),
     )
     quantizer = QuantizerConfig(
         codebook="learned",
@@ -84,7 +84,7 @@ def seqgan_pocket() -> TokenizerRun:
         entropy_weight=0.01,
         entropy_temperature=0.1,
     )
-    second = OptimizerConfig(lr=5e-4, betas=(0.5, 0.9))
+    second = OptimizerConfig(lr=2e-4, betas=(0.9, 0.99))
     return _phases("seqgan_pocket", maskgit_conv_pocket(), quantizer, first, second, steps=150, batch_size=8)
 
 
