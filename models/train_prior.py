@@ -59,6 +59,7 @@ def train_prior(
     metrics = result.metrics
     against = f", {metrics['val_unigram_ratio']:.2f} of the unigram's" if "val_unigram_ratio" in metrics else ""
     against += f" and {metrics['val_bigram_ratio']:.2f} of the bigram's" if against else ""
+    against += f", {metrics['val_gaussian_ratio']:.2f} of a Gaussian's" if "val_gaussian_ratio" in metrics else ""
     PartialState().print(  # once, however many processes there are
         f"{run_dir}: {result.step} steps, held-out loss {metrics['val_loss']:.4f}{against}"
     )

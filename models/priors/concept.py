@@ -66,6 +66,9 @@ class ConceptPrior(nn.Module):
             labels = drop_labels(labels, self.config.class_dropout, self.codes.num_classes, generator)
         condition = self.gpt(tokens[:, :-1], labels) + self.position  # [B, T, W]
         condition = condition.flatten(0, 1).repeat(self.config.repetitions, 1)  # [RBT, W]
-        targets = tokens.flatten(0, 1).repeat(self.config.repetitions, 1)  # [RBT, D]
-        terms = self.process.terms(lambda x, time: self.head(x, time, condition), targets, generator)
+        terms = self.process.terms(lambda x, time: self.head(x, time, condition), self.targets(tokens), generator)
         return {"loss": terms["loss"].mean()}
+
+    def targets(self, tokens: torch.Tensor) -> torch.Tensor:  # [B, T, D] -> [RBT, D]
+        """What the flow learns to make."""
+        return tokens.flatten(0, 1).repeat(self.config.repetitions, 1)

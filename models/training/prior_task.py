@@ -11,6 +11,8 @@ from torch import nn
 from models.data.source import Source
 from models.data.transforms import Transform
 from models.metrics.code_entropy import NeighbourCounts
+from models.priors.concept import ConceptPrior
+from models.priors.diffusion import DiffusionPrior
 from models.training.engine import BuildTask
 from models.training.prior_data import CheckedView, open_codes, scaled_latents, set_code_vectors
 from models.training.prior_run import Prior, PriorRun, build_prior
@@ -32,6 +34,7 @@ class PriorTask:
         shape = config.shape
         self.tokens = shape.length * shape.groups
         self._counts: list[NeighbourCounts] | None = None  # one of each group
+        self._moments: tuple[torch.Tensor, torch.Tensor] | None = None  # mean and variance of each channel
 
     def data(self, split: str) -> tuple[Source, Transform]:
         info = self._config.codes
@@ -44,11 +47,10 @@ class PriorTask:
         return Loss(terms.pop("loss"), terms)
 
     def look(self, batch: Batch) -> Look:
-        """Held-out loss; of codes also its ratio to what counting says of the same codes."""
+        """Held-out loss; its ratio to what counting says of the same codes, or the best Gaussian of the latents."""
         device = next(iter(batch.values())).device
         # the same noise and the same masks at every look
-        generator = torch.Generator(device).manual_seed(0)
-        terms = self.model(*self._inputs(batch), generator)
+        terms = self.model(*self._inputs(batch), torch.Generator(device).manual_seed(0))
         values = {f"val_{name}": float(value) for name, value in terms.items()}
         if "nll" in terms:
             unigram, bigram = self._counted(batch["codes"].cpu().numpy())
@@ -56,6 +58,9 @@ class PriorTask:
                 "val_unigram_ratio": values["val_nll"] / unigram,
                 "val_bigram_ratio": values["val_nll"] / bigram,
             }
+        if self._config.of_latents:
+            error = values.get("val_mse", values["val_loss"])
+            values["val_gaussian_ratio"] = error / self._gaussian_error(self._inputs(batch)[0])
         return Look(values, None)
 
     def statistics(self) -> dict[str, float]:
@@ -73,6 +78,22 @@ class PriorTask:
         if self._config.of_latents:
             return scaled_latents(self._config, batch["latents"]), labels
         return batch["codes"], labels
+
+    def _gaussian_error(self, values: torch.Tensor) -> float:
+        """The same error, at the same times and noise, of who knows mean and variance of each channel."""
+        assert isinstance(self.model, DiffusionPrior | ConceptPrior)
+        if self._moments is None:
+            source = open_codes(self._config.data, "train")
+            rows = np.concatenate([source.read(i).image for i in range(min(len(source), _COUNTED))])  # all views
+            latents = scaled_latents(self._config, torch.from_numpy(rows).float())
+            training = self.model.targets(latents).double()
+            over = [d for d in range(training.ndim) if d != 1]
+            self._moments = training.mean(over).to(values), training.var(over).to(values)  # [C], [C]
+        targets, process = self.model.targets(values), self.model.process
+        terms = process.terms(
+            process.gaussian(*self._moments), targets, torch.Generator(values.device).manual_seed(0)
+        )
+        return float(terms.get("mse", terms["loss"]).mean())
 
     def _counted(self, codes: np.ndarray) -> tuple[float, float]:
         """Nats per held-out code from its frequency in training, and from that of its pair with the one before."""

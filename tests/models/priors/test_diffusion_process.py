@@ -311,3 +311,23 @@ def test_visited_steps() -> None:
     assert kept_steps(1000, 200, "ddim")[:2] == [996, 991]
     assert kept_steps(1000, 200, "ddim")[-2:] == [6, 1]
     assert kept_steps(1000, 1, "ancestral") == [999]
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddpm", "learned"])
+def test_the_gaussian_baseline_errs_as_much_as_it_must(kind: str) -> None:
+    """Of a normal channel of deviation s: s pi / 2 for velocities, the mean of ks^2 / (ks^2 + 1 - k) for noise."""
+    generator = torch.Generator().manual_seed(0)
+    mean, deviation = torch.tensor([3.0, -1.0]), torch.tensor([0.5, 2.0])
+    clean = mean + deviation * torch.randn(200_000, 2, generator=generator)
+    if kind == "flow":
+        process, expected = Flow(FlowConfig()), deviation * math.pi / 2
+    else:
+        process = DDPM(DDPMConfig(learned_variance=kind == "learned"))
+        signal = process.kept[:, None] * deviation.square()  # [N, C]
+        expected = (signal / (signal + 1 - process.kept[:, None])).mean(0)
+    terms = process.terms(process.gaussian(mean, deviation.square()), clean, generator)
+    error = terms.get("mse", terms["loss"])
+    # five standard errors of the mean
+    assert float(error.mean()) == pytest.approx(
+        float(expected.mean()), abs=5 * float(error.std()) / len(error) ** 0.5
+    )
