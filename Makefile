@@ -2,7 +2,8 @@
 #
 #   make demo    train and compare tokenizers on real photographs -> runs/demo/report.html
 #   make test    the test suite (make test-slow: the long tests too; make test-kernels: under other kernels of torch)
-#   make systems every pocket recipe of models/, trained and scored -> runs/systems (resumable; half an hour)
+#   make systems    every pocket tokenizer of models/, trained and scored -> runs/systems (resumable; half an hour)
+#   make pipelines  every pocket prior, from data to samples -> runs/pipelines (resumable; half an hour)
 #   make bench   CPU lookup against faiss, torch and scikit-learn -> bench/results/
 #   make docs    the documentation -> site/index.html
 #   make lint    ruff, mypy, clang-format
@@ -20,13 +21,16 @@ BUILT := $(VENV)/.built
 KERNELS := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo systems test test-slow test-kernels bench docs lint format clean
+.PHONY: demo systems pipelines test test-slow test-kernels bench docs lint format clean
 
 demo: $(BUILT)
 	$(BIN)/python -m models.demo
 
 systems: $(BUILT)
 	$(BIN)/python -m models.systems
+
+pipelines: $(BUILT)
+	$(BIN)/python -m models.pipelines
 
 # a worker per core, each with whole files: what a file compiles, it compiles once
 test: $(BUILT)

@@ -1,4 +1,4 @@
-"""What the pocket recipes make of held-out images: the table and the pictures of models/README.md."""
+"""What the pocket recipes make: the tables and the pictures of models/README.md."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from models.report.blocks import write_block
 MODELS = Path(__file__).parents[1]
 RESULTS = MODELS / "results" / "systems.json"
 PICTURES = MODELS.parent / "assets" / "systems.webp"
+PRIOR_RESULTS = MODELS / "results" / "priors.json"
+PRIOR_PICTURES = MODELS.parent / "assets" / "priors.webp"
 README = MODELS / "README.md"
 _HEADER = (
     "| recipe | codes | bits a token | tokens | PSNR (mean colour) | codes in use | perplexity | steps | minutes |"
 )
+_RATIOS = ("val_unigram_ratio", "val_bigram_ratio", "val_gaussian_ratio")
 
 
 class System(NamedTuple):
@@ -47,14 +50,42 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def prior_table(entries: Sequence[dict[str, Any]]) -> str:
+    """Markdown; a ratio below 1 says that the prior knows more than what it is compared with."""
+    lines = [
+        "| prior | learns | held-out loss | of single codes | of pairs of codes | of a Gaussian | steps | minutes |",
+        "|---|---|" + "---:|" * 6,
+    ]
+    for entry in entries:
+        ratios = [f"{entry[name]:.2f}" if name in entry else "" for name in _RATIOS]
+        cells = (f"`{entry['recipe']}`", entry["of"], f"{entry['val_loss']:.3f}", *ratios, entry["steps"])
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {entry['minutes']:.1f} |")
+    return "\n".join(lines)
+
+
+def prior_block(entries: Sequence[dict[str, Any]]) -> str:
+    """The table and what it is of."""
+    told = (
+        "`python -m models.pipelines --record`, street scenes of 64 pixels: loss on held-out samples, in nats a code "
+        "or as squared error, and its ratio to that of counted codes, of counted pairs of neighbours, and of the "
+        f"best prediction for independent normal channels at the same times and noise. {_made(entries)}"
+    )
+    return f"{prior_table(entries)}\n\n{told}"
+
+
+def _made(entries: Sequence[dict[str, Any]]) -> str:
+    stamps = (entry["environment"] for entry in entries)
+    made = dict.fromkeys(f"{s['Processor']}, {s['Threads']} threads, {s['vqkernels']}" for s in stamps)
+    return f"Minutes of training at the median rate of a step. {'; '.join(made)}."
+
+
 def block(entries: Sequence[dict[str, Any]]) -> str:
     """The table and what it is of, as models/README.md shows it."""
     first = entries[0]
-    made = dict.fromkeys(f"{e['environment']['Processor']}, {e['environment']['vqkernels']}" for e in entries)
     told = (
         f"`python -m models.systems --record`: PSNR in dB of the mean error over {first['crops']} held-out crops of "
         f"{first['image_size']} pixels, in brackets that of the mean colour of each crop; codes in use on these "
-        f"crops; minutes of training at the median rate of a step. {'; '.join(made)}."
+        f"crops. {_made(entries)}"
     )
     return f"{table(entries)}\n\n{told}"
 
@@ -71,6 +102,11 @@ def draw_systems(systems: Sequence[System], path: Path) -> None:
             *((f"{s.entry['recipe']}\n{s.entry['psnr']:.1f} dB", s.reconstructions) for s in group),
         )
     ]
+    draw_rows(rows, path)
+
+
+def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: Path) -> None:
+    """A picture (.webp or .png) of rows of images [n, 3, S, S], each with its label."""
     columns = len(rows[0][1])
     figure, grid = plt.subplots(
         len(rows), columns, figsize=(1.15 * columns + 2, 1.15 * len(rows)), squeeze=False, facecolor="white"
@@ -93,3 +129,11 @@ def record(entries: Sequence[dict[str, Any]], systems: Sequence[System]) -> None
     RESULTS.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
     draw_systems(systems, PICTURES)
     write_block(README, "systems", block(entries))
+
+
+def record_priors(entries: Sequence[dict[str, Any]], rows: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Write what models/README.md shows of priors."""
+    PRIOR_RESULTS.parent.mkdir(exist_ok=True)
+    PRIOR_RESULTS.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
+    draw_rows(rows, PRIOR_PICTURES)
+    write_block(README, "priors", prior_block(entries))
