@@ -77,9 +77,14 @@ def run_system(name: str, folder: Path, *, seed: int = 0, progress: bool = True)
     return entry
 
 
+def image_size(config: TokenizerRun | ConceptRun) -> int:
+    """Pixels per side."""
+    return config.encoder.image_size if isinstance(config, ConceptRun) else config.stage.image_size
+
+
 def held_out(config: TokenizerRun | ConceptRun, count: int = CROPS) -> torch.Tensor:  # [count, 3, S, S]
     """Crops of the held-out side of a run's data, the same ones for every system on it."""
-    crop = Crop(size=config.stage.image_size)
+    crop = Crop(size=image_size(config))
     return Loader(open_source(config.data, "val"), crop, batch_size=count).batch(1)["image"]
 
 
@@ -102,7 +107,7 @@ def score(config: TokenizerRun | ConceptRun, folder: Path) -> dict[str, Any]:
     return {
         "data": config.data,
         "crops": len(images),
-        "image_size": config.stage.image_size,
+        "image_size": image_size(config),
         "tokens": tokens // len(images),
         "bits_per_token": subject.bits_per_token,
         "codes": None if codebook is None else list(codebook.shape),
