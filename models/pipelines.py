@@ -1,7 +1,8 @@
 """Every pocket prior, from data to samples: ``python -m models.pipelines [PRIOR ...]`` or ``make pipelines``.
 
-On embedded street scenes: a tokenizer, its codes (or latents, or codes of clips), a prior, samples. Killed at any
-point, the same command goes on where it stopped. ``--record`` writes the table and the pictures of models/README.md.
+On embedded street scenes, rendered once: a tokenizer, its codes (or latents, or codes of clips), a prior, samples.
+Killed at any point, the same command goes on where it stopped. ``--record`` writes the table and the pictures of
+models/README.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 
 from models import command, sample
+from models.claims.rendered import rendered
 from models.config_json import differing_fields
 from models.data.pixels import to_float
 from models.environment import environment
@@ -36,9 +38,8 @@ from models.training.prior_data import describe_data
 from models.training.run_log import read_metrics
 from models.training.runs import load_config
 
-_SCENES = "scenes:size=64x64"
+_SCENES = "classes:scenes:size=64x64,length=2048"  # the class is the weather
 _SHOWN = 8  # samples of the picture
-_SAMPLES = 4096  # images that codes are extracted of
 _CODES = 1024  # of a tokenizer, over all its groups
 
 
@@ -55,7 +56,7 @@ class Codes(NamedTuple):
 GRID = Codes("8x8 codes of 1024", "codes", "patch_fc")
 GROUPS = Codes("8x8 codes of 4 x 256", "codes_of_groups", "patch_groups")
 LATENTS = Codes("8x8 latents of 8 dimensions", "latents", "patch_fc", "latents")
-CLIPS = Codes("4 frames of 8x8 codes", "codes_of_clips", "patch_fc", data=f"{_SCENES},frames=4,length=512")
+CLIPS = Codes("4 frames of 8x8 codes", "codes_of_clips", "patch_fc", data="scenes:size=64x64,frames=4,length=256")
 PIPELINES: dict[str, Codes] = {
     "ar_pocket": GRID,
     "gpt_pocket": GRID,
@@ -93,8 +94,9 @@ def run_pipeline(name: str, codes: Codes, out: Path, *, progress: bool = True) -
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
     tokenizer, folder = out / codes.tokenizer, out / codes.folder
-    _train_tokenizer(codes.tokenizer, tokenizer, progress)
-    extract(tokenizer, folder, data=codes.data, kind=codes.kind, samples=_SAMPLES, progress=progress)
+    _train_tokenizer(codes.tokenizer, tokenizer, rendered(_SCENES, out / "data"), progress)
+    data = rendered(codes.data, out / "data")
+    extract(tokenizer, folder, data=data, kind=codes.kind, progress=progress)
     config = dataclasses.replace(PRIORS[name](), data=f"{codes.kind}:{folder}")
     if (out / name / "config.json").exists():
         _check_same(out / name, describe_data(config))
@@ -114,8 +116,8 @@ def run_pipeline(name: str, codes: Codes, out: Path, *, progress: bool = True) -
     return entry
 
 
-def _train_tokenizer(recipe: str, run_dir: Path, progress: bool) -> None:
-    config = dataclasses.replace(with_num_codes(TOKENIZERS[recipe](), _CODES), data=_SCENES)
+def _train_tokenizer(recipe: str, run_dir: Path, data: str, progress: bool) -> None:
+    config = dataclasses.replace(with_num_codes(TOKENIZERS[recipe](), _CODES), data=data)
     if (run_dir / "config.json").exists():
         _check_same(run_dir, config)
     train_tokenizer(config, out=run_dir, resume=True, progress=progress)

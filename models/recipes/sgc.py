@@ -14,7 +14,7 @@ from models.networks import vqgan as network
 from models.recipes.vqgan import PAPER, pocket, vqgan
 from models.tokenizers.config import QuantizerConfig, SemanticsConfig
 from models.training.config import OptimizerConfig
-from models.training.tokenizer_run import TokenizerRun
+from models.training.tokenizer_run import TokenizerRun, replace_stage
 
 
 def sgc() -> TokenizerRun:
@@ -57,8 +57,10 @@ def sgc_pocket() -> TokenizerRun:
         loss=SemanticLossConfig(scale=16.0, margin=0.2),
         on="codes_and_vectors",
     )
-    run = pocket("sgc_pocket", network.vqgan_pocket(), _semantic(512, 32))
-    return dataclasses.replace(run, semantics=semantics, data="scenes:size=64")
+    run = pocket("sgc_pocket", network.vqgan_pocket(), _semantic(512, 32), steps=400)
+    # scenes are drawn by a second process; without a discriminator: it would join after the last step
+    run = replace_stage(run, loss=dataclasses.replace(run.stage.loss, disc_start=None))
+    return dataclasses.replace(run, semantics=semantics, data="scenes:size=64", workers=1)
 
 
 def sgc_clusters() -> TokenizerRun:

@@ -20,9 +20,7 @@ PICTURES = MODELS.parent / "assets" / "systems.webp"
 PRIOR_RESULTS = MODELS / "results" / "priors.json"
 PRIOR_PICTURES = MODELS.parent / "assets" / "priors.webp"
 README = MODELS / "README.md"
-_HEADER = (
-    "| recipe | codes | bits a token | tokens | PSNR (mean colour) | codes in use | perplexity | steps | minutes |"
-)
+_HEADER = "| recipe | codes | bits a token | tokens | PSNR (baseline) | codes in use | perplexity | steps | minutes |"
 _RATIOS = ("val_unigram_ratio", "val_bigram_ratio", "val_gaussian_ratio")
 
 
@@ -44,7 +42,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
             codes = f"{num_codes} of {dim} dimensions" if groups == 1 else f"{groups} x {num_codes} of {dim}"
             bits = f"{entry['bits_per_token']:.0f}"
             used, perplexity = f"{entry['utilization']:.1%}", f"{entry['perplexity']:.0f}"
-        quality = f"{entry['psnr']:.2f} ({entry['psnr_mean_colour']:.2f})"
+        quality = f"{entry['psnr']:.2f} ({entry['psnr_baseline']:.2f})"
         cells = (f"`{entry['recipe']}`", codes, bits, entry["tokens"], quality, used, perplexity, entry["steps"])
         lines.append("| " + " | ".join(map(str, cells)) + f" | {entry['minutes']:.1f} |")
     return "\n".join(lines)
@@ -84,7 +82,8 @@ def block(entries: Sequence[dict[str, Any]]) -> str:
     first = entries[0]
     told = (
         f"`python -m models.systems --record`: PSNR in dB of the mean error over {first['crops']} held-out crops of "
-        f"{first['image_size']} pixels, in brackets that of the mean colour of each crop; codes in use on these "
+        f"{first['image_size']} pixels, in brackets that of the mean colour of each crop; of a diffusion decoder, "
+        "whose answers are samples and not means, that of what it makes of no token at all; codes in use on these "
         f"crops. {_made(entries)}"
     )
     return f"{table(entries)}\n\n{told}"

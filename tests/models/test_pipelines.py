@@ -18,7 +18,7 @@ from models.report.blocks import read_block
 from models.training.tokenizer_run import TokenizerRun, replace_stage
 
 Made = tuple[Path, dict]
-SCENES = "scenes:size=16x16,length=8"
+SCENES = "classes:scenes:size=16x16,length=16"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,6 @@ def made(tiny_config: TokenizerRun, tmp_path_factory: pytest.TempPathFactory) ->
         )
         patch.setitem(PRIORS, "ar_pocket", lambda: prior)
         patch.setattr(pipelines, "_SCENES", SCENES)
-        patch.setattr(pipelines, "_SAMPLES", 16)
         patch.setattr(pipelines, "_CODES", 16)
         codes = pipelines.GRID._replace(data=SCENES)
         return out, pipelines.run_pipeline("ar_pocket", codes, out, progress=False)
