@@ -65,9 +65,9 @@ def sgc_pocket() -> TokenizerRun:
 
 def sgc_clusters() -> TokenizerRun:
     """The same on photographs without labels: classes are clusters of EfficientNet's features."""
-    run = sgc_pocket()
+    run = replace_stage(sgc_pocket(), steps=600)
     semantics = dataclasses.replace(run.semantics, labels="clusters", num_classes=12)
-    return dataclasses.replace(run, recipe="sgc_clusters", semantics=semantics, data="embedded")
+    return dataclasses.replace(run, recipe="sgc_clusters", semantics=semantics, data="embedded", workers=0)
 
 
 def _semantic(num_codes: int, code_dim: int) -> QuantizerConfig:
