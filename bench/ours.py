@@ -15,8 +15,8 @@ _ARITHMETIC = {"triton": "fp16", "cuda": "fp32", "cpu": "fp32", "reference": "fp
 _GPU_BACKENDS = ("cuda", "triton")
 # what is no op itself -> the ops it is made of, the one that does most of its work first
 _MADE_OF = {
-    "kmeans": ("nearest_code", "code_stats", "code_range"),
-    "train_step": ("nearest_code", "gather_codes", "code_range", "code_stats", "ema_update_"),
+    "kmeans": ("nearest_code", "code_stats"),
+    "train_step": ("nearest_code", "gather_codes", "code_stats", "code_range", "ema_update_"),
 }
 
 

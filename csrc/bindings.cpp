@@ -177,22 +177,22 @@ PYBIND11_MODULE(_C, m) {
 
     m.def(
         "code_range",
-        [](address x, int x_type, address indices, address weight, std::int64_t n, std::int64_t g, std::int64_t d,
-           bool skip_nonfinite, int threads, address range) {
-            vqk::code_range({pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
-                             pointer<const double>(weight), n, g, d, skip_nonfinite, threads,
-                             pointer<vqk::CodeRange>(range)});
+        [](address x, int x_type, address indices, address weight, std::int64_t n, std::int64_t g, std::int64_t k,
+           std::int64_t d, bool skip_nonfinite, int threads, address range) {
+            return vqk::code_range({pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
+                                    pointer<const double>(weight), n, g, k, d, skip_nonfinite, threads},
+                                   pointer<vqk::CodeRange>(range));
         },
         release());
 
     m.def(
         "code_stats",
-        [](address x, int x_type, address indices, address weight, address range, std::int64_t n, std::int64_t g,
-           std::int64_t k, std::int64_t d, bool skip_nonfinite, int threads, bool as_integers, address count,
-           address total) {
-            return vqk::code_stats({pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
-                                    pointer<const double>(weight), pointer<const vqk::CodeRange>(range), n, g, k, d,
-                                    skip_nonfinite, threads, as_integers, pointer<void>(count),
+        [](address x, int x_type, address indices, address weight, std::int64_t n, std::int64_t g, std::int64_t k,
+           std::int64_t d, bool skip_nonfinite, int threads, address range, bool fixed, bool as_integers,
+           address count, address total) {
+            return vqk::code_stats({{pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
+                                     pointer<const double>(weight), n, g, k, d, skip_nonfinite, threads},
+                                    pointer<const vqk::CodeRange>(range), fixed, as_integers, pointer<void>(count),
                                     pointer<void>(total)});
         },
         release());

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from vqkernels._core.checks import check_flag, check_floating
 from vqkernels._core.shown import shape_of
-from vqkernels.ops.code_range import code_range, joint_range
+from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
 from vqkernels.ops.reanchor import Anchors
 
@@ -124,7 +124,7 @@ def stats_of_all(
     )
     if not synchronised or world()[1] == 1:
         return code_stats(x, indices, num_codes, groups=groups, backend=backend), anchors
-    anchors, within = elect(anchors, code_range(x, indices, groups=groups, backend=backend))
+    anchors, within = elect(anchors, code_range(x, indices, num_codes, groups=groups, backend=backend))
     stats = code_stats(x, indices, num_codes, groups=groups, within=within, backend=backend)
     count, total, vectors = sum_of_all(*stats, anchors.vectors)
     exact = CodeStats(count, total).rounded(within, dtype=torch.float64)
@@ -132,7 +132,7 @@ def stats_of_all(
     return CodeStats(exact.count.float(), exact.total.to(dtype)), Anchors(vectors, anchors.key)
 
 
-def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, 4] int64
+def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]:  # and [G, K, 4] int64
     """Keep each code's anchor on the process where its key is least (of equal keys, on the lowest rank).
 
     The vectors come back float32, zero on the other processes. The caller adds them up with :func:`sum_of_all`, in
@@ -143,10 +143,13 @@ def elect(anchors: Anchors, found: torch.Tensor) -> tuple[Anchors, torch.Tensor]
     assert processes <= 1 << _RANK_BITS
     # one integer sorts by key, then by rank; its complement sorts the other way
     bid = ~((_in_order(anchors.key.contiguous().view(torch.int64) >> _RANK_BITS) << _RANK_BITS) | rank)
-    best, of_each = _largest_of_all(bid, _in_own_slot(found))
+    best, exponents, of_each = _largest_of_all(bid, found[..., :2], _in_own_slot(found[:, 0, 2:]))
+    numbers = of_each.sum(dim=0)[:, None].expand(-1, found.shape[1], -1)
     key = (_in_order(~best >> _RANK_BITS) << _RANK_BITS).view(torch.float64)
     won = (bid == best) & key.isfinite()
-    return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), joint_range(of_each)
+    return Anchors(torch.where(won[..., None], anchors.vectors.float(), 0), key), torch.cat(
+        [exponents, numbers], dim=2
+    )
 
 
 def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -156,11 +159,11 @@ def _largest_of_all(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [part.view_as(t) for part, t in zip(fused.split([t.numel() for t in tensors]), tensors, strict=True)]
 
 
-def _in_own_slot(found: torch.Tensor) -> torch.Tensor:  # [G, 4] -> [processes, G, 4]
-    # the maximum over the processes then tells everybody the ranges of all
+def _in_own_slot(numbers: torch.Tensor) -> torch.Tensor:  # [...] int64 -> [processes, ...]
+    # the maximum over the processes then tells everybody those of all
     rank, processes = world()
-    slots = found.new_full((processes, *found.shape), torch.iinfo(torch.int64).min)
-    slots[rank] = found
+    slots = numbers.new_full((processes, *numbers.shape), torch.iinfo(torch.int64).min)
+    slots[rank] = numbers
     return slots
 
 

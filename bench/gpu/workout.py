@@ -97,7 +97,7 @@ def _stats(deterministic: bool, backend: str) -> Any:
 
 
 def _range(backend: str) -> Any:
-    return testing.call_on(backend, vqkernels.code_range, *_assigned())
+    return testing.call_on(backend, partial(vqkernels.code_range, num_codes=50), *_assigned())
 
 
 def _gather(backend: str) -> Any:

@@ -1,31 +1,22 @@
-// How large the addends of per-code sums are, and how many: what a fixed-point grid is chosen by.
+// How large the addends of the sum of each code are, and how many: what a fixed-point grid is chosen by.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
-#include "types.h"
+#include "cpu/code_rows.h"
 
 namespace vqk {
 
-// the numbers of one group, as they lie in memory
+// the numbers of one code, as they lie in memory
 struct CodeRange {
     std::int64_t exponent;         // the least e with |weight * x| < 2^e for all entries, at least -1022
     std::int64_t weight_exponent;  // the same for |weight|
-    std::int64_t vectors;          // how many take part
-    std::int64_t nonfinite;        // how many have an index, but an entry or a weight that is not finite
+    std::int64_t vectors;          // how many take part, in all codes of the group
+    std::int64_t nonfinite;        // how many have an index, but an entry or a weight that is not finite, in all codes
 };
 
-struct CodeRangeCall {
-    const void* x;  // [N, G, D]
-    DType x_type;
-    const std::int64_t* indices;  // [N, G]
-    const double* weight;         // [N, G] or null: 1
-    std::int64_t n, g, d;
-    bool skip_nonfinite;  // a vector that is not finite takes no part; else its finite entries do
-    int threads;
-    CodeRange* range;  // [G]
-};
-
-void code_range(const CodeRangeCall& call);
+// Returns an index outside [-1, K), if there is one; the ranges are then undefined.
+std::optional<std::int64_t> code_range(const CodeRows& rows, CodeRange* range /* [G, K] */);
 
 }  // namespace vqk

@@ -1,26 +1,14 @@
 // A stable counting sort of the rows by code, then every code's segment summed by one thread.
 #include "cpu/code_stats.h"
 
+#include <atomic>
 #include <limits>
-#include <utility>
 #include <vector>
 
-#include "cpu/finite_row.h"
 #include "cpu/fixed_point.h"
-#include "cpu/parallel.h"
 
 namespace vqk {
 namespace {
-
-// the rows of one group sorted by code, ascending within a code; those left out come first
-template <class Row>
-struct Segments {
-    std::vector<Row> start;  // [K + 2]
-    std::vector<Row> order;  // [N]
-
-    std::int64_t begin(std::int64_t code) const { return start[code + 1]; }
-    std::int64_t end(std::int64_t code) const { return start[code + 2]; }
-};
 
 // calls f(d) for d in [0, dim), eight at a time: fixed counts become straight vector code
 template <class F>
@@ -35,9 +23,9 @@ void for_entries(std::int64_t dim, F&& f) {
 // One code's sums in float64, in row order.
 class OrderedSum {
   public:
-    OrderedSum(const CodeStats& call, std::int64_t) : sum_(call.d) {}
+    explicit OrderedSum(const CodeRows& rows) : sum_(rows.d) {}
 
-    void clear() {
+    void start(const CodeRange&) {
         std::fill(sum_.begin(), sum_.end(), 0.0);
         count_ = 0;
     }
@@ -71,15 +59,13 @@ class OrderedSum {
 // One code's sums as multiples of 2^-shift.
 class FixedSum {
   public:
-    FixedSum(const CodeStats& call, std::int64_t g)
-        : weighted_(call.weight != nullptr),
-          shift_(fixed_point_shift(call.range[g].exponent, call.range[g].vectors)),
-          weight_shift_(weighted_ ? fixed_point_shift(call.range[g].weight_exponent, call.range[g].vectors) : 0),
-          entry_{power_of_two(shift_)},
-          weight_{power_of_two(weight_shift_)},
-          sum_(call.d) {}
+    explicit FixedSum(const CodeRows& rows) : weighted_(rows.weight != nullptr), sum_(rows.d) {}
 
-    void clear() {
+    void start(const CodeRange& range) {
+        shift_ = fixed_point_shift(range.exponent, range.vectors);
+        weight_shift_ = weighted_ ? fixed_point_shift(range.weight_exponent, range.vectors) : 0;
+        entry_.scale = power_of_two(shift_);
+        weight_.scale = power_of_two(weight_shift_);
         std::fill(sum_.begin(), sum_.end(), 0);
         lost_.clear();
         count_ = addends_ = 0;
@@ -131,102 +117,86 @@ class FixedSum {
     std::int64_t count_of() const { return weighted_ ? multiple(count_) : std::int64_t(addends_); }
 
     bool weighted_;
-    std::int64_t shift_, weight_shift_;
-    FixedPoint entry_, weight_;
+    std::int64_t shift_ = 0, weight_shift_ = 0;
+    FixedPoint entry_{1}, weight_{1};
     std::uint64_t count_ = 0, addends_ = 0;
     std::vector<std::uint64_t> sum_;
     std::vector<std::int64_t> lost_;
 };
 
 template <class Input>
-bool finite_row(const CodeStats& call, const Input* row, std::int64_t at) {
-    if (call.weight == nullptr) return std::isfinite(largest_magnitude(row, call.d));
-    return std::isfinite(call.weight[at]) && std::isfinite(largest_magnitude(row, call.d, call.weight[at]));
+bool finite_row(const CodeRows& rows, const Input* row, std::int64_t at) {
+    if (rows.weight == nullptr) return std::isfinite(largest_magnitude(row, rows.d));
+    return std::isfinite(rows.weight[at]) && std::isfinite(largest_magnitude(row, rows.d, rows.weight[at]));
 }
 
-// a row that the range knows to be finite need not be looked at again
-bool all_finite(const CodeStats& call, std::int64_t g) {
-    return call.range != nullptr && call.range[g].nonfinite == 0;
-}
-
-// sorts the rows of a group; returns an index out of range, if there is one
-template <class Row, class Input>
-std::optional<std::int64_t> sort_rows(const CodeStats& call, const Input* x, std::int64_t g,
-                                      Segments<Row>& segments) {
-    const std::int64_t* indices = call.indices + g;
-    std::int64_t step = call.g;
-    std::vector<std::int64_t> finite;
-    if (call.skip_nonfinite && !all_finite(call, g)) {
-        finite.resize(call.n);
-        for (std::int64_t n = 0; n < call.n; ++n) {
-            const std::int64_t at = n * call.g + g, index = call.indices[at];
-            finite[n] = index < 0 || index >= call.k || finite_row(call, x + at * call.d, at) ? index : -1;
-        }
-        indices = finite.data();
-        step = 1;
-    }
-    std::vector<Row> next(call.k + 2, 0);
-    for (std::int64_t n = 0; n < call.n; ++n) {
-        const std::int64_t index = indices[n * step];
-        if (index < -1 || index >= call.k) return index;
-        ++next[index + 1];
-    }
-    Row before = 0;
-    for (Row& bin : next) before += std::exchange(bin, before);
-    segments.start = next;
-    segments.order.resize(call.n);
-    for (std::int64_t n = 0; n < call.n; ++n) segments.order[next[indices[n * step] + 1]++] = Row(n);
-    return std::nullopt;
-}
-
+// `vectors` is how many take part, where there is no range that tells; returns how many were found not to be finite
 template <class Sum, class Row, class Input, class Count, class Total>
-void sum_segments(const CodeStats& call, const Input* x, std::int64_t g, const Segments<Row>& segments, Count* count,
-                  Total* total) {
-    const bool look = !call.skip_nonfinite && !all_finite(call, g);
-    constexpr std::int64_t chunk = 256;
-    const double work = double(segments.order.size() + call.k) * double(call.d);
-    parallel_for((call.k + chunk - 1) / chunk, useful_threads(call.threads, work), [&](std::int64_t c) {
-        Sum sum(call, g);
-        for (std::int64_t code = c * chunk; code < std::min(call.k, (c + 1) * chunk); ++code) {
-            Total* of_code = total + (g * call.k + code) * call.d;
+std::int64_t sum_segments(const CodeStats& call, const Input* x, std::int64_t g, const Segments<Row>& segments,
+                          std::int64_t vectors, Count* count, Total* total) {
+    const CodeRows& rows = call.rows;
+    std::atomic<std::int64_t> nonfinite{0};
+    for_codes(rows, segments, [&](std::int64_t begin, std::int64_t end) {
+        Sum sum(rows);
+        for (std::int64_t code = begin; code < end; ++code) {
+            const std::int64_t slot = g * rows.k + code;
             if (segments.begin(code) == segments.end(code)) {
-                count[g * call.k + code] = 0;
-                std::fill_n(of_code, call.d, Total(0));
+                count[slot] = 0;
+                std::fill_n(total + slot * rows.d, rows.d, Total(0));
                 continue;
             }
-            sum.clear();
+            Largest found;
+            if (call.range == nullptr || call.range[slot].nonfinite != 0) {
+                // the rows of a code then lie in the cache
+                found = largest_of_code(rows, x, g, segments, code);
+                nonfinite += found.nonfinite;
+            }
+            sum.start(call.range ? call.range[slot]
+                                 : CodeRange{exponent_above(found.entry), exponent_above(found.weight), vectors, 0});
             for (std::int64_t i = segments.begin(code); i < segments.end(code); ++i) {
-                const std::int64_t at = std::int64_t(segments.order[i]) * call.g + g;
-                const Input* row = x + at * call.d;
-                if (look && !finite_row(call, row, at)) {
-                    sum.add_nonfinite(row, call.weight ? call.weight[at] : 1.0);
-                } else if (call.weight) {
-                    sum.add(row, call.weight[at]);
+                const std::int64_t at = std::int64_t(segments.order[i]) * rows.g + g;
+                const Input* row = x + at * rows.d;
+                if (found.nonfinite != 0 && !finite_row(rows, row, at)) {
+                    if (!rows.skip_nonfinite) sum.add_nonfinite(row, rows.weight ? rows.weight[at] : 1.0);
+                } else if (rows.weight) {
+                    sum.add(row, rows.weight[at]);
                 } else {
                     sum.add(row);
                 }
             }
-            sum.write(count + g * call.k + code, of_code);
+            sum.write(count + slot, total + slot * rows.d);
         }
     });
+    return nonfinite;
+}
+
+template <class Sum, class Row, class Input, class Count, class Total>
+void sum_group(const CodeStats& call, const Input* x, std::int64_t g, const Segments<Row>& segments, Count* count,
+               Total* total) {
+    const std::int64_t vectors = segments.with_a_code();
+    const std::int64_t nonfinite = sum_segments<Sum>(call, x, g, segments, vectors, count, total);
+    // the grid is that of the vectors that take part; it is another one only where their number passes a power of two
+    if (call.fixed && call.range == nullptr && call.rows.skip_nonfinite &&
+        fixed_point_precision(vectors - nonfinite) != fixed_point_precision(vectors))
+        sum_segments<Sum>(call, x, g, segments, vectors - nonfinite, count, total);
 }
 
 template <class Row, class Input>
 std::optional<std::int64_t> run(const CodeStats& call) {
     using Total = std::conditional_t<std::is_same_v<Input, double>, double, float>;
-    const auto* x = static_cast<const Input*>(call.x);
-    for (std::int64_t g = 0; g < call.g; ++g) {
+    const auto* x = static_cast<const Input*>(call.rows.x);
+    for (std::int64_t g = 0; g < call.rows.g; ++g) {
         Segments<Row> segments;
-        if (const auto bad = sort_rows(call, x, g, segments)) return bad;
+        if (const auto bad = sort_rows(call.rows, g, segments)) return bad;
         if (call.as_integers) {
-            sum_segments<FixedSum>(call, x, g, segments, static_cast<std::int64_t*>(call.count),
-                                   static_cast<std::int64_t*>(call.total));
-        } else if (call.range) {
-            sum_segments<FixedSum>(call, x, g, segments, static_cast<float*>(call.count),
-                                   static_cast<Total*>(call.total));
+            sum_group<FixedSum>(call, x, g, segments, static_cast<std::int64_t*>(call.count),
+                                static_cast<std::int64_t*>(call.total));
+        } else if (call.fixed) {
+            sum_group<FixedSum>(call, x, g, segments, static_cast<float*>(call.count),
+                                static_cast<Total*>(call.total));
         } else {
-            sum_segments<OrderedSum>(call, x, g, segments, static_cast<float*>(call.count),
-                                     static_cast<Total*>(call.total));
+            sum_group<OrderedSum>(call, x, g, segments, static_cast<float*>(call.count),
+                                  static_cast<Total*>(call.total));
         }
     }
     return std::nullopt;
@@ -236,11 +206,10 @@ std::optional<std::int64_t> run(const CodeStats& call) {
 
 std::optional<std::int64_t> code_stats(const CodeStats& call) {
     std::optional<std::int64_t> bad;
-    with_dtype(call.x_type, [&](auto* tag) {
-        using Input = std::remove_cv_t<std::remove_pointer_t<decltype(tag)>>;
-        // half the memory for the sort, unless there are too many rows
-        bad = call.n <= std::numeric_limits<std::uint32_t>::max() ? run<std::uint32_t, Input>(call)
-                                                                  : run<std::int64_t, Input>(call);
+    with_row_type(call.rows, [&](auto* row, auto* entry) {
+        using Row = std::remove_pointer_t<decltype(row)>;
+        using Input = std::remove_cv_t<std::remove_pointer_t<decltype(entry)>>;
+        bad = run<Row, Input>(call);
     });
     return bad;
 }

@@ -24,12 +24,17 @@ inline std::int64_t exponent_above(double value) {
     return (double_bits(value) >> 52 & 0x7ff) - 1022;
 }
 
-// s such that `addends` numbers below 2^exponent, as multiples of 2^-s, have a sum below 2^62 and are below 2^51
-// each; ops/code_range/README.md has the reasons
+// bits of a multiple: 51, or as many fewer as keep the sum of `addends` multiples below 2^62; ops/code_range/README.md
+// has the reasons
+inline std::int64_t fixed_point_precision(std::int64_t addends) {
+    const double others = double(std::max<std::int64_t>(addends - 1, 0));
+    const std::int64_t headroom = std::max<std::int64_t>(exponent_above(others), 0);
+    return std::min<std::int64_t>(62 - headroom, 51);
+}
+
+// s such that numbers below 2^exponent, as multiples of 2^-s, have this precision
 inline std::int64_t fixed_point_shift(std::int64_t exponent, std::int64_t addends) {
-    std::int64_t headroom = 0;  // bits of addends - 1
-    for (std::int64_t rest = addends - 1; rest > 0; rest >>= 1) ++headroom;
-    return std::min<std::int64_t>(std::min<std::int64_t>(62 - headroom, 51) - exponent, 1000);
+    return std::min<std::int64_t>(fixed_point_precision(addends) - exponent, 1000);
 }
 
 inline double power_of_two(std::int64_t exponent) {

@@ -198,8 +198,7 @@ def test_the_compiled_backend_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> N
     quantized.sum().backward()
     step = vqkernels.code_stats(x, indices, 4)
     vqkernels.ema_update_(codebook, torch.ones(4), torch.ones(4, 3), *step, decay=0.9)
-    sums = ["code_range", "code_stats"]
-    assert called == ["nearest_code", "gather_codes", *sums, *sums, "ema_update"]
+    assert called == ["nearest_code", "gather_codes", "code_stats", "code_stats", "ema_update"]
     called.clear()
     nearest_code(x, codebook, backend="reference")
     with use_backend("reference"):

@@ -61,13 +61,14 @@ def assigned(pick: Pick) -> Arguments:
         "indices": torch.randint(-1, k, (*lead, *groups)),
         "groups": g,
         "weight": pick(None, torch.rand((*lead, *groups))),
+        "num_codes": 9,
     }
 
 
 def statistics(pick: Pick) -> Arguments:
     arguments = assigned(pick)
     within = vqkernels.code_range(**arguments) if pick(False, True) else None
-    return {**arguments, "num_codes": 9, "within": within, "deterministic": within is not None or pick(True, False)}
+    return {**arguments, "within": within, "deterministic": within is not None or pick(True, False)}
 
 
 def updated(pick: Pick) -> Arguments:

@@ -7,6 +7,7 @@ carried out by numpy, of which every bit must be met. The s comes from ``math.fr
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 
@@ -44,10 +45,10 @@ def truth(
         mass, index = factor[keep, g], codes[keep, g]
         addend = rows[keep, g] * mass[:, None]
         for values, out in ((mass, count[g]), (addend, total[g])):
-            s = 0 if weight is None and values is mass else shift_of(values, len(values))
-            integers = np.zeros(out.shape, dtype=np.int64)
-            np.add.at(integers, index, np.rint(values * 2.0**s).astype(np.int64))
-            out += integers * 2.0**-s
+            for code in np.unique(index):
+                own = values[index == code]
+                s = 0 if weight is None and values is mass else shift_of(own, len(values))
+                out[code] = np.rint(own * 2.0**s).astype(np.int64).sum(axis=0) * 2.0**-s
     sums = torch.from_numpy(total)
     return CodeStats(torch.from_numpy(count).float(), sums if x.dtype == torch.float64 else sums.float())
 
@@ -96,7 +97,8 @@ def test_error_of_a_sum(dtype: torch.dtype, deterministic: bool, backend: str) -
     roundoff = torch.finfo(dtype).eps / 2
     budget = roundoff * exact.abs() + n * 2.0**-53 * size  # the final rounding, and the sums of this test
     if deterministic:
-        budget += hits[:, None] * 2.0 ** -(shift_of(x.double().numpy(), n) + 1)
+        shifts = [shift_of(x[indices == code].double().numpy(), n) for code in range(k)]
+        budget += hits[:, None] * 2.0 ** -(torch.tensor(shifts)[:, None] + 1.0)
     else:
         # running sums of whole blocks are added and taken off again, each time rounded
         budget += 4 * n * roundoff * float(x.double().abs().sum(0).max())
@@ -115,15 +117,64 @@ def test_order_and_batches_do_not_matter(backend: str, order: list[int], cuts: l
     for actual, wanted in zip(sums(x[order], indices[order]), expected, strict=True):
         assert_bitwise_equal(actual, wanted)
 
-    within = code_range(x, indices, groups=2, backend=backend)
+    within = code_range(x, indices, 4, groups=2, backend=backend)
     bounds = [0, *sorted(cuts), 40]
     parts = [order[start:end] for start, end in pairwise(bounds)]
-    ranges = torch.stack([code_range(x[part], indices[part], groups=2, backend=backend) for part in parts])
-    assert_bitwise_equal(torch.cat([ranges[..., :2].amax(0), ranges[..., 2:].sum(0)], dim=1), within)
+    ranges = torch.stack([code_range(x[part], indices[part], 4, groups=2, backend=backend) for part in parts])
+    assert_bitwise_equal(torch.cat([ranges[..., :2].amax(0), ranges[..., 2:].sum(0)], dim=-1), within)
     batches = [sums(x[part], indices[part], within=within) for part in parts]
     joined = CodeStats(*(torch.stack(each).sum(0) for each in zip(*batches, strict=True)))
     for actual, wanted in zip(joined.rounded(within), expected, strict=True):
         assert_bitwise_equal(actual, wanted)
+
+
+@settings(max_examples=30)
+@given(
+    n=st.integers(1, 60),
+    k=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_a_code_has_the_digits_of_its_own_vectors(
+    backend: str, n: int, k: int, dtype: torch.dtype, weighted: bool, seed: int
+) -> None:
+    """Oracle: exact sums of fractions. Vectors of 2^-40 stand beside those of 2^62, weights too."""
+    torch.manual_seed(seed)
+    x = (torch.randn(n, 2).double() * 2.0 ** torch.randint(-40, 63, (n, 1))).to(dtype)
+    weight = torch.rand(n).double() * 2.0 ** torch.randint(-40, 56, (n,)) if weighted else None
+    indices = torch.randint(k, (n,))
+    result = code_stats(x, indices, k, weight=weight, backend=backend)
+    for code in range(k):
+        own = (indices == code).nonzero()[:, 0].tolist()
+        mass = [1 if weight is None else Fraction(float(weight[i])) for i in own]
+        counted = sum(mass, start=Fraction(0))
+        # each addend is off by half a unit of its last place, or in float64 by its rounding; then come two roundings
+        assert abs(Fraction(float(result.count[code])) - counted) <= Fraction(
+            len(own), 1 << 50
+        ) * counted + counted / (1 << 23)
+        for d in range(2):
+            addends = [Fraction(float(x[i, d])) * m for i, m in zip(own, mass, strict=True)]
+            exact = sum(addends, start=Fraction(0))
+            largest = max(
+                (abs(float(x[i, e]) * m) for i, m in zip(own, mass, strict=True) for e in range(2)), default=0
+            )
+            slack = Fraction(1, 1 << (50 if dtype == torch.float64 else 23)) * abs(exact)
+            error = abs(Fraction(float(result.total[code, d])) - exact)
+            assert error <= Fraction(len(own) + 1, 1 << 48) * Fraction(largest) + slack
+
+
+@pytest.mark.parametrize("huge", [1e13, 1e14, 2.0**62])
+def test_a_huge_vector_costs_other_codes_nothing(huge: float, backend: str) -> None:
+    """Oracle: the sums without it, of as many vectors."""
+    x, indices = torch.randn(300, 4), torch.randint(5, (300,))
+    spoiled = x.clone()
+    spoiled[7] *= huge
+    indices[7] = 5
+    got, want = (code_stats(rows, indices, 6, backend=backend) for rows in (spoiled, x))
+    assert_bitwise_equal(got.count, want.count)
+    assert_bitwise_equal(got.total[:5], want.total[:5])
+    assert_bitwise_equal(got.total[5], spoiled[7])
 
 
 def test_the_oracle_sees_a_wrong_grid() -> None:
@@ -138,14 +189,15 @@ def test_range_is_the_largest_of_what_takes_part(weighted: bool, backend: str) -
     x = torch.tensor([[3.0, -9.0], [1e30, 1.0], [torch.nan, 1.0], [0.0, 7.99], [torch.inf, 0.0]])
     weight = torch.tensor([0.5, 4.0, 1.0, 1.0, 1.0]) if weighted else None
     indices = torch.tensor([0, -1, 1, 1, -1])
-    found = code_range(x, indices, weight=weight, backend=backend)
-    assert found.tolist() == [3 if weighted else 4, 1, 2, 1]
-    assert code_range(x[:0], indices[:0], backend=backend).tolist() == [-1022, -1022, 0, 0]
+    found = code_range(x, indices, 3, weight=weight, backend=backend)
+    of_first = [3 if weighted else 4, 0 if weighted else 1]
+    assert found.tolist() == [[*of_first, 2, 1], [3, 1, 2, 1], [-1022, -1022, 2, 1]]
+    assert code_range(x[:0], indices[:0], 1, backend=backend).tolist() == [[-1022, -1022, 0, 0]]
 
 
 def test_weighted_sums_of_batches(backend: str) -> None:
     x, indices, weight = torch.randn(30, 3), torch.randint(0, 4, (30,)), torch.rand(30)
-    within = code_range(x, indices, weight=weight, backend=backend)
+    within = code_range(x, indices, 4, weight=weight, backend=backend)
     parts = [
         code_stats(x[part], indices[part], 4, weight=weight[part], within=within, backend=backend)
         for part in (slice(0, 11), slice(11, 30))
@@ -225,8 +277,9 @@ def test_result_carries_no_gradient(backend: str) -> None:
 def test_index_out_of_range(bad: int, backend: str) -> None:
     indices = torch.zeros(100, dtype=torch.int64)
     indices[57] = bad
-    with pytest.raises(IndexError, match=rf"indices: expected values in \[-1, 3\), got {bad}$"):
-        code_stats(torch.zeros(100, 2), indices, 3, backend=backend)
+    for call in (code_stats, code_range):
+        with pytest.raises(IndexError, match=rf"indices: expected values in \[-1, 3\), got {bad}$"):
+            call(torch.zeros(100, 2), indices, 3, backend=backend)
 
 
 @settings(max_examples=50)

@@ -49,12 +49,12 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
     "code_stats": [
         lambda: (X, INDICES, 7, None, None, True, True),
         lambda: (X.double(), INDICES, 7, torch.rand(12, 2), None, True, False),
-        lambda: (X, INDICES, 7, None, torch.tensor([[3, 1, 24, 0]] * 2), True, True),
+        lambda: (X, INDICES, 7, None, torch.tensor([[[3, 1, 24, 0]] * 7] * 2), True, True),
         lambda: (X, INDICES, 7, None, None, False, True),
     ],
     "code_range": [
-        lambda: (X, INDICES, None, True),
-        lambda: (X.half(), INDICES, torch.rand(12, 2), False),
+        lambda: (X, INDICES, 7, None, True),
+        lambda: (X.half(), INDICES, 7, torch.rand(12, 2), False),
     ],
     "gather_codes": [
         lambda: (CODEBOOK.clone().requires_grad_(), INDICES),

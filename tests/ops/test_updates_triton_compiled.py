@@ -34,8 +34,8 @@ def builds(capability: int) -> dict[str, KernelBuild]:
         "fast sums": build(add, {**sums, **floats}, D=8, BLOCK_D=8, FIXED=False, **options),
         "range": build(
             "code_range.triton_kernels:measure_rows",
-            {**rows, "found": "*i64"},
-            **{**options, "BLOCK_N": 128}, D=8, BLOCK_D=8,
+            {**rows, "exponents": "*i64", "numbers": "*i64", "num_codes": "i32"},
+            **options, D=8, BLOCK_D=8,
         ),
         "rounding": build(
             "code_stats.triton_kernels:round_sums",
@@ -43,7 +43,7 @@ def builds(capability: int) -> dict[str, KernelBuild]:
                 "grid": "*i64", **integers, "count_out": "*fp32", "total_out": "*fp32",
                 "num_codes": "i32", "num_entries": "i32",
             },
-            HAS_WEIGHT=False, BLOCK=1024,
+            D=8, HAS_WEIGHT=False, BLOCK=1024,
         ),
         "lost sums": build(
             "code_stats.triton_kernels:mark_lost",

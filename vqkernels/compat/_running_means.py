@@ -162,7 +162,7 @@ class RunningMeans(nn.Module):
         """The anchors that win among those of all processes."""
         if not (sync and self._synchronised()):
             return anchors
-        nothing = torch.zeros(self.num_codebooks, 4, dtype=torch.int64, device=anchors.key.device)
+        nothing = torch.zeros(self.num_codebooks, 1, 4, dtype=torch.int64, device=anchors.key.device)
         anchors, _ = elect(anchors, nothing)
         (vectors,) = sum_of_all(anchors.vectors)
         return Anchors(vectors, anchors.key)

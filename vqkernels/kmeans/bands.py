@@ -62,7 +62,7 @@ class Bands:
         band = self._of(magnitudes(x, weight)) if len(self) > 1 else None
         for number, of_band in enumerate(total):
             part = indices if band is None else torch.where(band == number, indices, -1)
-            within = self._within(number, total.device)
+            within = self._within(number, of_band)
             stats = code_stats(x, part, len(of_band), weight=weight, within=within, backend=backend)
             of_band.add_(stats.total, alpha=sign)
             if weight is None:
@@ -74,13 +74,14 @@ class Bands:
         nothing = torch.zeros_like(total[0, :, 0])
         for number in reversed(range(len(self))):
             sums = CodeStats(nothing, total[number])
-            exact += sums.rounded(self._within(number, total.device), dtype=torch.float64).total
+            exact += sums.rounded(self._within(number, total[number]), dtype=torch.float64).total
         return exact
 
     def _of(self, magnitude: torch.Tensor) -> torch.Tensor:  # [n] -> [n]
         tops = torch.tensor(self.tops, device=magnitude.device)
         return (exponent_above(magnitude)[:, None] <= tops).sum(dim=1) - 1
 
-    def _within(self, number: int, device: torch.device) -> torch.Tensor:  # [4]
+    def _within(self, number: int, of_band: torch.Tensor) -> torch.Tensor:  # [K, D] -> [K, 4]
         # the second number is for the sums of weights, which nobody asks for
-        return torch.tensor([self.tops[number], HIGHEST, self.vectors, 0], device=device)
+        within = torch.tensor([self.tops[number], HIGHEST, self.vectors, 0], device=of_band.device)
+        return within.expand(len(of_band), -1)

@@ -16,8 +16,9 @@ from vqkernels._core.checks import (
     check_size,
     check_tensor,
 )
+from vqkernels._core.powers import power_of_two
 from vqkernels._core.shown import shape_of
-from vqkernels.ops.code_stats.op import code_stats_op, fixed_point_shift, power_of_two
+from vqkernels.ops.code_stats.op import code_stats_op, fixed_point_shift
 
 
 class CodeStats(NamedTuple):
@@ -37,13 +38,13 @@ class CodeStats(NamedTuple):
         if self.count.dim() not in (1, 2):
             raise ValueError(f"count: expected [K] or [G, K], got shape {shape_of(self.count)}")
         check_shape("total", self.total, (*self.count.shape, *self.total.shape[-1:]), "count.shape + [D]")
-        _check_range(within, (*self.count.shape[:-1], 4), "[..., 4]")
+        _check_range(within, (*self.count.shape, 4), "count.shape + [4]")
         check_same_device(count=self.count, total=self.total, within=within)
         check_flag("weighted", weighted)
         check_floating_dtype("dtype", dtype)
         shift, weight_shift = fixed_point_shift(within)
-        total = self.total * power_of_two(-shift)[..., None, None]
-        count = self.count * power_of_two(-weight_shift)[..., None] if weighted else self.count.double()
+        total = self.total * power_of_two(-shift)[..., None]
+        count = self.count * power_of_two(-weight_shift) if weighted else self.count.double()
         return CodeStats(count.to(dtype), total.to(dtype))
 
 
@@ -84,8 +85,9 @@ def code_stats(
     Numerics:
         Every addend is rounded to a multiple of 2^-s, an error of at most 2^-(s+1), and multiples are added as
         integers: the same bits in any order, on any backend, thread count and number of processes. With M vectors
-        of a group that take part and 2^e above the largest ``|weight * x|``, s = min(62 - ceil(log2 M), 51) - e.
-        Counts without a weight are exact. A vector with a non-finite entry, or a non-finite weight, is left out.
+        of a group that take part and 2^e above the largest ``|weight * x|`` of a code's own vectors,
+        s = min(62 - ceil(log2 M), 51) - e: what other codes sum does not matter. Counts without a weight are exact. A
+        vector with a non-finite entry, or a non-finite weight, is left out.
 
     Raises:
         IndexError: if an index is outside ``[-1, num_codes)``.
@@ -104,19 +106,21 @@ def code_stats(
     deterministic = check_flag("deterministic", deterministic)
     check_size("num_codes", G=rows.shape[1], K=num_codes, D=rows.shape[2])
     if within is not None:
-        within = _check_within(within, x, groups, deterministic)
+        within = _check_within(within, x, groups, num_codes, deterministic)
     count, total = code_stats_op(rows, index, num_codes, weight, within, deterministic, True, backend)
     return CodeStats(count[0], total[0]) if groups is None else CodeStats(count, total)
 
 
-def _check_within(within: torch.Tensor, x: torch.Tensor, groups: int | None, deterministic: bool) -> torch.Tensor:
-    expected = (4,) if groups is None else (groups, 4)
-    _check_range(within, expected, "[4]" if groups is None else "[G, 4]")
+def _check_within(
+    within: torch.Tensor, x: torch.Tensor, groups: int | None, num_codes: int, deterministic: bool
+) -> torch.Tensor:
+    expected = (num_codes, 4) if groups is None else (groups, num_codes, 4)
+    _check_range(within, expected, "[K, 4]" if groups is None else "[G, K, 4]")
     if not deterministic:
         raise ValueError("within: expected None with deterministic=False, got a tensor")
     if within.device != x.device:
         raise ValueError(f"within: expected a tensor on {x.device}, got one on {within.device}")
-    return within.reshape(-1, 4)
+    return within.reshape(-1, num_codes, 4)
 
 
 def _check_range(within: torch.Tensor, expected: tuple[int, ...], legend: str) -> None:

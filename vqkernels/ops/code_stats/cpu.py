@@ -7,6 +7,9 @@ import torch
 from vqkernels._core.extension import DTYPE_CODES, cpu_unsupported_reasons, extension
 from vqkernels.ops.code_stats.op import result_dtypes
 
+# the vectors of a code are measured right before they are summed, while they are at hand
+MEASURES = True
+
 
 def unsupported_reasons(*args: object) -> list[str]:
     return cpu_unsupported_reasons(*args)
@@ -17,7 +20,8 @@ def run(
     indices: torch.Tensor,  # [N, G]
     num_codes: int,
     weight: torch.Tensor | None,  # [N, G]
-    grid: torch.Tensor | None,  # [G, 4]
+    grid: torch.Tensor | None,  # [G, K, 4]
+    deterministic: bool,
     as_integers: bool,
     skip_nonfinite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,13 +37,14 @@ def run(
         DTYPE_CODES[x.dtype],
         indices.data_ptr(),
         0 if factor is None else factor.data_ptr(),
-        0 if grid is None else grid.data_ptr(),
         n,
         g,
         num_codes,
         d,
         skip_nonfinite,
         torch.get_num_threads(),
+        0 if grid is None else grid.data_ptr(),
+        deterministic,
         as_integers,
         count.data_ptr(),
         total.data_ptr(),

@@ -21,16 +21,17 @@ def _code_stats(
     indices: torch.Tensor,  # [N, G] int64
     num_codes: int,
     weight: torch.Tensor | None,  # [N, G]
-    within: torch.Tensor | None,  # [G, 4] int64: results are the multiples on the grid of this range
+    within: torch.Tensor | None,  # [G, K, 4] int64: results are the multiples on the grid of this range
     deterministic: bool,
     skip_nonfinite: bool,  # False in a backward, where a NaN must stay visible
     backend: str | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [G, K] float32, [G, K, D] float32 or float64; both int64 with `within`
-    grid = within
-    if deterministic and within is None:
-        grid = code_range_op(x, indices, weight, skip_nonfinite, backend)
-    args = (x, indices, num_codes, weight, grid, within is not None, skip_nonfinite)
-    count, total = select("code_stats", backend, *args).run(*args)
+    args = (x, indices, num_codes, weight, within, deterministic, within is not None, skip_nonfinite)
+    chosen = select("code_stats", backend, *args)
+    if deterministic and within is None and not getattr(chosen, "MEASURES", False):
+        grid = code_range_op(x, indices, num_codes, weight, skip_nonfinite, backend)
+        args = (x, indices, num_codes, weight, grid, deterministic, False, skip_nonfinite)
+    count, total = chosen.run(*args)
     return count, total
 
 
@@ -41,16 +42,12 @@ def result_dtypes(x: torch.Tensor, as_integers: bool) -> tuple[torch.dtype, torc
     return torch.float32, torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def fixed_point_shift(grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [G, 4] -> [G], [G] int64
+def fixed_point_shift(grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., 4] -> [...], [...] int64
     """The s for which total and count are sums of multiples of ``2**-s``; README.md has the reasons."""
     exponent, weight_exponent, vectors, _ = grid.unbind(-1)
     headroom = torch.frexp((vectors - 1).clamp(min=0).double()).exponent
     precision = (62 - headroom).clamp(max=51)
     return (precision - exponent).clamp(max=1000), (precision - weight_exponent).clamp(max=1000)
-
-
-def power_of_two(exponent: torch.Tensor) -> torch.Tensor:  # int64 -> float64
-    return ((exponent + 1023) << 52).view(torch.float64)
 
 
 def _code_stats_fake(

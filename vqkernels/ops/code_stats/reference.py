@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from vqkernels._core.checks import check_index_values
-from vqkernels.ops.code_stats.op import fixed_point_shift, power_of_two, result_dtypes
+from vqkernels._core.powers import power_of_two
+from vqkernels.ops.code_stats.op import fixed_point_shift, result_dtypes
 
 
 def unsupported_reasons(*args: object) -> list[str]:
@@ -17,7 +18,8 @@ def run(
     indices: torch.Tensor,  # [N, G]
     num_codes: int,
     weight: torch.Tensor | None,  # [N, G]
-    grid: torch.Tensor | None,  # [G, 4]
+    grid: torch.Tensor | None,  # [G, K, 4]
+    deterministic: bool,
     as_integers: bool,
     skip_nonfinite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,15 +36,20 @@ def run(
     shift, weight_shift = fixed_point_shift(grid)
     if weight is None:
         weight_shift = torch.zeros_like(shift)
-    count = _sums(_multiples(factor, weight_shift), bins, num_codes)
-    total = _sums(_multiples(addends, shift[:, None]), bins, num_codes)
+    count = _sums(_multiples(factor, _of_each(weight_shift, bins)), bins, num_codes)
+    total = _sums(_multiples(addends, _of_each(shift, bins)[..., None]), bins, num_codes)
     if as_integers:
         return count, total
-    sums = total * power_of_two(-shift)[:, None, None]
+    sums = total * power_of_two(-shift)[..., None]
     if not skip_nonfinite:
         lost = _sums((~addends.isfinite()).long(), bins, num_codes) > 0
         sums = torch.where(lost, torch.nan, sums)
-    return (count * power_of_two(-weight_shift)[:, None]).to(of_count), sums.to(of_total)
+    return (count * power_of_two(-weight_shift)).to(of_count), sums.to(of_total)
+
+
+def _of_each(shift: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:  # [G, K], [N, G] -> [N, G]
+    """The shift of the code of each vector; any, for one that is left out."""
+    return torch.cat([shift, shift[:, :1]], dim=1).gather(1, bins.t()).t()
 
 
 def _multiples(values: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:  # [N, G, ...] float64 -> int64

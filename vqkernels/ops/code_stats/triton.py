@@ -28,14 +28,15 @@ def run(
     indices: torch.Tensor,  # [N, G]
     num_codes: int,
     weight: torch.Tensor | None,  # [N, G]
-    grid: torch.Tensor | None,  # [G, 4]
+    grid: torch.Tensor | None,  # [G, K, 4]
+    deterministic: bool,
     as_integers: bool,
     skip_nonfinite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     from vqkernels.ops.code_stats import triton_kernels as kernels
 
     check_index_values("indices", indices, num_codes)
-    (n, g, d), fixed, weighted = x.shape, grid is not None, weight is not None
+    (n, g, d), fixed, weighted = x.shape, deterministic, weight is not None
     of_count, of_total = result_dtypes(x, fixed)
     count = torch.zeros(g, num_codes, dtype=of_count, device=x.device)
     total = torch.zeros(g, num_codes, d, dtype=of_total, device=x.device)
@@ -59,7 +60,7 @@ def run(
             )
             block = 4096 if launch_target(x) == "interpreter" else 1024
             kernels.round_sums[(-(-num_codes * d // block), g)](
-                ranges, *sums, count, total, num_codes, num_codes * d, weighted, block
+                ranges, *sums, count, total, num_codes, num_codes * d, d, weighted, block
             )
         if n > 0 and not skip_nonfinite and not as_integers:
             kernels.mark_lost[blocks](

@@ -28,12 +28,10 @@ SIZES = [
 
 
 @triton.jit
-def _shifts(grid, group, HAS_WEIGHT: tl.constexpr):
-    """The shifts of total and count."""
-    vectors = tl.load(grid + group * 4 + 2)
-    shift = fixed_point_shift(tl.load(grid + group * 4), vectors)
-    weight_shift = fixed_point_shift(tl.load(grid + group * 4 + 1), vectors) if HAS_WEIGHT else 0 * shift
-    return shift, weight_shift
+def _shift(grid, code, mask, WEIGHT: tl.constexpr):
+    """The shift of the totals of some codes, or of their weights."""
+    vectors = tl.load(grid + code * 4 + 2, mask=mask, other=0)
+    return fixed_point_shift(tl.load(grid + code * 4 + WEIGHT, mask=mask, other=0), vectors)
 
 
 @triton.jit
@@ -63,7 +61,7 @@ def add_rows(
     x,  # [N, G, D]
     indices,  # [N, G]
     weight,  # [N, G]; not read unless HAS_WEIGHT
-    grid,  # [G, 4]; not read unless FIXED
+    grid,  # [G, K, 4]; not read unless FIXED
     count,  # [G, K] int64 or float32, in place
     total,  # [G, K, D] int64 or float32 or float64, in place
     num_rows,
@@ -111,14 +109,14 @@ def add_rows(
     factor = tl.full([BLOCK_N], 1.0, tl.float64)
     if HAS_WEIGHT:
         factor = widen(tl.load(weight + n * stride_wn + group * stride_wg, mask=taken, other=0.0))
-    scale = tl.full([], 1.0, tl.float64)
-    usable_factor = tl.where(taken & is_finite(factor), factor, 0.0)
+    mass = tl.where(taken & is_finite(factor), factor, 0.0)
+    scale = factor
     if FIXED:
-        shift, weight_shift = _shifts(grid, group, HAS_WEIGHT)
-        scale = power_of_two(shift)
-        mass = nearest_multiple(usable_factor, power_of_two(weight_shift))
-    else:
-        mass = usable_factor
+        scale = power_of_two(_shift(grid, group * num_codes + code, taken, 0))
+        if HAS_WEIGHT:
+            mass = nearest_multiple(mass, power_of_two(_shift(grid, group * num_codes + code, taken, 1)))
+        else:
+            mass = taken.to(tl.int64)
     mass = _ends(tl.cumsum(mass, axis=0), mass, first, last)
     tl.atomic_add(count + group * num_codes + code, mass.to(count.dtype.element_ty), mask=writes, sem="relaxed")
 
@@ -131,7 +129,7 @@ def add_rows(
             widen(tl.load(row + d[None, :] * stride_xd, mask=taken[:, None] & inside, other=0.0)) * factor[:, None]
         )
         if FIXED:
-            addend = nearest_multiple(tl.where(is_finite(value), value, 0.0), scale)
+            addend = nearest_multiple(tl.where(is_finite(value), value, 0.0), scale[:, None])
         else:
             addend = tl.where(is_finite(value), value, 0.0)
         ends = _ends(tl.cumsum(addend, axis=0), addend, first[:, None], last[:, None])
@@ -140,23 +138,26 @@ def add_rows(
 
 @triton.jit(do_not_specialize=SIZES)
 def round_sums(
-    grid,  # [G, 4]
+    grid,  # [G, K, 4]
     count,  # [G, K] int64
     total,  # [G, K, D] int64
     count_out,  # [G, K] float32 out
     total_out,  # [G, K, D] float32 or float64 out
     num_codes,
     num_entries,  # K * D
+    D: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     group = tl.program_id(1).to(tl.int64)
-    shift, weight_shift = _shifts(grid, group, HAS_WEIGHT)
     of_total, of_count = group * num_entries + at, group * num_codes + at
+    shift = _shift(grid, group * num_codes + at // D, at < num_entries, 0)
     sums = tl.load(total + of_total, mask=at < num_entries, other=0).to(tl.float64) * power_of_two(-shift)
     tl.store(total_out + of_total, sums.to(total_out.dtype.element_ty), mask=at < num_entries)
-    mass = tl.load(count + of_count, mask=at < num_codes, other=0).to(tl.float64) * power_of_two(-weight_shift)
+    mass = tl.load(count + of_count, mask=at < num_codes, other=0).to(tl.float64)
+    if HAS_WEIGHT:
+        mass *= power_of_two(-_shift(grid, of_count, at < num_codes, 1))
     tl.store(count_out + of_count, mass.to(tl.float32), mask=at < num_codes)
 
 
