@@ -61,13 +61,15 @@ def prior_table(entries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def prior_block(entries: Sequence[dict[str, Any]]) -> str:
-    """The table and what it is of."""
+def prior_block(entries: Sequence[dict[str, Any]], left: Sequence[str]) -> str:
+    """The table, what it is of, and the names of priors that are not in it."""
     told = (
         "`python -m models.pipelines --record`, street scenes of 64 pixels: loss on held-out samples, in nats a code "
         "or as squared error, and its ratio to that of counted codes, of counted pairs of neighbours, and of the "
         f"best prediction for independent normal channels at the same times and noise. {_made(entries)}"
     )
+    if left:
+        told += f" Not measured yet: {', '.join(f'`{name}`' for name in left)}."
     return f"{prior_table(entries)}\n\n{told}"
 
 
@@ -130,9 +132,11 @@ def record(entries: Sequence[dict[str, Any]], systems: Sequence[System]) -> None
     write_block(README, "systems", block(entries))
 
 
-def record_priors(entries: Sequence[dict[str, Any]], rows: Sequence[tuple[str, torch.Tensor]]) -> None:
+def record_priors(
+    entries: Sequence[dict[str, Any]], rows: Sequence[tuple[str, torch.Tensor]], left: Sequence[str]
+) -> None:
     """Write what models/README.md shows of priors."""
     PRIOR_RESULTS.parent.mkdir(exist_ok=True)
     PRIOR_RESULTS.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
     draw_rows(rows, PRIOR_PICTURES)
-    write_block(README, "priors", prior_block(entries))
+    write_block(README, "priors", prior_block(entries, left))

@@ -79,6 +79,8 @@ def test_wrong_names() -> None:
 
 def test_the_readme_shows_the_committed_results() -> None:
     entries = json.loads(report.PRIOR_RESULTS.read_text(encoding="utf-8"))
-    assert [entry["recipe"] for entry in entries] == list(pipelines.PIPELINES)
-    assert read_block(report.README, "priors") == report.prior_block(entries)
+    measured = [entry["recipe"] for entry in entries]
+    left = [name for name in pipelines.PIPELINES if name not in measured]
+    assert set(measured) <= set(pipelines.PIPELINES)
+    assert read_block(report.README, "priors") == report.prior_block(entries, left)
     assert all(value < 1 for entry in entries for name, value in entry.items() if name.endswith("_ratio"))
