@@ -75,7 +75,7 @@ def prior_block(entries: Sequence[dict[str, Any]], left: Sequence[str]) -> str:
 
 def _made(entries: Sequence[dict[str, Any]]) -> str:
     stamps = (entry["environment"] for entry in entries)
-    made = dict.fromkeys(f"{s['Processor']}, {s['Threads']} threads, {s['vqkernels']}" for s in stamps)
+    made = dict.fromkeys(f"{s['Processor']}, threads: {s['Threads']}, {s['vqkernels']}" for s in stamps)
     return f"Minutes of training at the median rate of a step. {'; '.join(made)}."
 
 
