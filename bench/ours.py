@@ -16,7 +16,7 @@ _GPU_BACKENDS = ("cuda", "triton")
 # what is no op itself -> the ops it is made of, the one that does most of its work first
 _MADE_OF = {
     "kmeans": ("nearest_code", "code_stats"),
-    "train_step": ("nearest_code", "gather_codes", "code_stats", "code_range", "ema_update_"),
+    "train_step": ("nearest_code", "gather_codes", "code_stats", "ema_update_"),
 }
 
 

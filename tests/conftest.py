@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import hypothesis
 import numpy as np
 import pytest
+import setuptools  # noqa: F401, torch.compile imports it, which fails once somebody has the distutils of the standard library
 import torch
 from torch.utils._device import _device_constructors
 

@@ -251,7 +251,7 @@ def line_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--classes", "0", "99"], r"classes: expected classes from 0 to \d+, got 99"),
         (["--steps", "5"], r"steps: expected none with a prior of the kind 'autoregressive'"),
         (["--temperature", "-1"], r"temperature: expected at least 0"),
-        (["--count", "0"], r"count, batch_size: expected at least 1, got 0 and 64"),
+        (["--count", "0"], r"count: expected at least 1, got 0"),
         (["--grid", "1", "2"], r"grid: expected at least the prior's \(4, 4\), got \(1, 2\)"),
     ],
 )
