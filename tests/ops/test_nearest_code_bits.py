@@ -173,6 +173,7 @@ def test_float64_dot_that_overflows_on_its_way(backend: str, isa: str, monkeypat
         assert_same_bits(look_up(x, codebook[order], "dot", backend), expected)
 
 
+@pytest.mark.slow_interpreted
 @each_variant
 @pytest.mark.parametrize(
     ("problem", "metric"),
