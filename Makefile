@@ -2,8 +2,8 @@
 #
 #   make demo    train and compare tokenizers on real photographs -> runs/demo/report.html
 #   make test    the test suite (make test-slow: the long tests too; make test-kernels: under other kernels of torch)
-#   make systems    every pocket tokenizer of models/, trained and scored -> runs/systems (resumable; half an hour)
-#   make pipelines  every pocket prior, from data to samples -> runs/pipelines (resumable; half an hour)
+#   make systems    every pocket tokenizer of models/, trained and scored -> runs/systems (resumable)
+#   make pipelines  every pocket prior, from data to samples -> runs/pipelines (resumable)
 #   make bench   CPU lookup against faiss, torch and scikit-learn -> bench/results/
 #   make docs    the documentation -> site/index.html
 #   make lint    ruff, mypy, clang-format

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="Triton is not installed")
 
 from bench.gpu.adversary import Adversary, adversary, share
 from bench.gpu.bounds import KERNELS

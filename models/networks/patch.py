@@ -19,7 +19,7 @@ from models.config_json import Hidden
 
 @dataclass(frozen=True, kw_only=True)
 class PatchConfig:
-    """Patch tokenizer: 8x8 pixels become one vector, two cores train it in half a minute."""
+    """Patch tokenizer: 8x8 pixels become one vector, for two cores."""
 
     kind: Hidden[Literal["patch"]] = "patch"
     patch_size: int = 8  # pixels per side of a patch

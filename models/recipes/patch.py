@@ -1,4 +1,4 @@
-"""The small tokenizer with five quantizers, and nothing else different: two cores train each in half a minute."""
+"""The small tokenizer with five quantizers, and nothing else different."""
 
 from __future__ import annotations
 

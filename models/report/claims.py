@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from models.errors import UserError
+from models.report.blocks import read_block, write_block
 from models.report.charts import Axis, Series, dot_chart, line_chart
 
 _HERE = Path(__file__).parent
@@ -101,16 +101,9 @@ def publish(source: Path, target: Path, order: Sequence[str] = (), readme: Path 
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*.json")):
         _write_changed(target / path.name, path.read_text(encoding="utf-8"))
-    _write_changed(readme, with_block(readme.read_text(encoding="utf-8"), readme_table(read_results(target, order))))
-
-
-def with_block(text: str, block: str) -> str:
-    """The text of a README with another table between its markers."""
-    begin, end = f"<!-- {BLOCK}:begin -->", f"<!-- {BLOCK}:end -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UserError(f"README: expected {begin} and then {end}, once each")
-    head, rest = text.split(begin)
-    return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+    table = readme_table(read_results(target, order))
+    if read_block(readme, BLOCK) != table:
+        write_block(readme, BLOCK, table)
 
 
 def _gap(check: Result) -> str:

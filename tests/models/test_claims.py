@@ -33,6 +33,7 @@ from models.claims.claim import (
 )
 from models.errors import UserError
 from models.report import claims as report
+from models.report.blocks import read_block
 from models.reproduce import ReproduceConfig, chosen, show
 from models.reproduce import reproduce as put_to_the_test
 from models.training.classifier_run import ClassifierRun
@@ -267,8 +268,7 @@ def test_priors_of_claims_build() -> None:
 
 def test_the_committed_results_are_what_the_readme_shows() -> None:
     results = report.read_results(report.RESULTS, tuple(CLAIMS))
-    text = report.README.read_text(encoding="utf-8")
-    assert report.with_block(text, report.readme_table(results)) == text
+    assert read_block(report.README, report.BLOCK) == report.readme_table(results)
     for result in results:
         claim = CLAIMS[result["claim"]]
         trial = claim.trial(result["scale"])

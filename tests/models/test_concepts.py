@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import import_library
 from torch.nn import functional as F
 
 from models.config_json import parse
@@ -121,7 +122,7 @@ def test_all_components_of_patches_lose_nothing_and_few_are_the_best_plane() -> 
 
 
 def test_latents_of_a_kl_autoencoder_are_those_of_diffusers(tmp_path: Path) -> None:
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = import_library("diffusers")
     torch.manual_seed(0)
     model = diffusers.AutoencoderKL(
         block_out_channels=(8, 8),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import import_library
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -36,7 +37,7 @@ SIZES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def taming() -> Any:
     """Encoder, decoder, convolutions and codes of taming-transformers with random weights."""
-    model = pytest.importorskip("taming.modules.diffusionmodules.model")
+    model = import_library("taming.modules.diffusionmodules.model")
     torch.manual_seed(0)
     parts = torch.nn.ModuleDict(
         {
@@ -117,7 +118,7 @@ def test_training_starts_from_an_imported_run_and_resumes_it(
 
 
 def test_a_vq_model_of_diffusers(tmp_path: Path) -> None:
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = import_library("diffusers")
     torch.manual_seed(0)
     model = diffusers.VQModel(
         block_out_channels=(32, 64),
