@@ -192,7 +192,10 @@ PYBIND11_MODULE(_C, m) {
            address count, address total) {
             return vqk::code_stats({{pointer<const void>(x), vqk::DType(x_type), pointer<const std::int64_t>(indices),
                                      pointer<const double>(weight), n, g, k, d, skip_nonfinite, threads},
-                                    pointer<const vqk::CodeRange>(range), fixed, as_integers, pointer<void>(count),
+                                    pointer<const vqk::CodeRange>(range),
+                                    fixed,
+                                    as_integers,
+                                    pointer<void>(count),
                                     pointer<void>(total)});
         },
         release());

@@ -13,7 +13,7 @@ struct CodeRange {
     std::int64_t exponent;         // the least e with |weight * x| < 2^e for all entries, at least -1022
     std::int64_t weight_exponent;  // the same for |weight|
     std::int64_t vectors;          // how many take part, in all codes of the group
-    std::int64_t nonfinite;        // how many have an index, but an entry or a weight that is not finite, in all codes
+    std::int64_t nonfinite;  // how many have an index, but an entry or a weight that is not finite, in all codes
 };
 
 // Returns an index outside [-1, K), if there is one; the ranges are then undefined.

@@ -17,8 +17,9 @@ struct CodeStats {
     void* total;             // [G, K, D] float, double for double x, or int64
 };
 
-// Fixed sums are the same bits in any order of the vectors and at any thread count; an entry that is not finite, if it
-// is not left out, makes its sum NaN. Returns an index outside [-1, K), if there is one; results are then undefined.
+// Fixed sums are the same bits in any order of the vectors and at any thread count; an entry that is not finite, if
+// it is not left out, makes its sum NaN. Returns an index outside [-1, K), if there is one; results are then
+// undefined.
 std::optional<std::int64_t> code_stats(const CodeStats& call);
 
 }  // namespace vqk

@@ -24,8 +24,8 @@ inline std::int64_t exponent_above(double value) {
     return (double_bits(value) >> 52 & 0x7ff) - 1022;
 }
 
-// bits of a multiple: 51, or as many fewer as keep the sum of `addends` multiples below 2^62; ops/code_range/README.md
-// has the reasons
+// bits of a multiple: 51, or as many fewer as keep the sum of `addends` multiples below 2^62;
+// ops/code_range/README.md has the reasons
 inline std::int64_t fixed_point_precision(std::int64_t addends) {
     const double others = double(std::max<std::int64_t>(addends - 1, 0));
     const std::int64_t headroom = std::max<std::int64_t>(exponent_above(others), 0);
