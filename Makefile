@@ -65,7 +65,8 @@ $(ENV): pyproject.toml Makefile
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) setuptools wheel pybind11 ninja
 	VQKERNELS_BUILD=none $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[models,bench,dev,docs]'
 	# compared with their adapters; torchaudio, torchvision and what else they ask for is not for quantizers
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps encodec==0.1.1 taming-transformers-rom1504==0.0.6
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		descript-audio-codec==1.0.0 encodec==0.1.1 moshi==0.2.13 open-magvit2==1.1 snac==1.2.1 speechtokenizer==1.0.1 taming-transformers-rom1504==0.0.6
 	touch $@
 
 # compiled in place, incrementally: ninja recompiles what changed

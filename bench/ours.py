@@ -15,6 +15,7 @@ _ARITHMETIC = {"triton": "fp16", "cuda": "fp32", "cpu": "fp32", "reference": "fp
 _GPU_BACKENDS = ("cuda", "triton")
 # what is no op itself -> the ops it is made of, the one that does most of its work first
 _MADE_OF = {
+    "clients": ("nearest_code",),
     "kmeans": ("nearest_code", "code_stats"),
     "train_step": ("nearest_code", "gather_codes", "code_stats", "ema_update_"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.case import OpCase
+from bench.clients.cases import CASES as CLIENTS
 from bench.kmeans.cases import CASES as KMEANS
 from bench.multilevel_nearest_code.cases import CASES as MULTILEVEL_NEAREST_CODE
 from bench.nearest_code.cases import CASES as NEAREST_CODE
@@ -16,6 +17,7 @@ OPS: dict[str, tuple[OpCase, ...]] = {
     "multilevel_nearest_code": MULTILEVEL_NEAREST_CODE,
     "soft_assignment_entropy": SOFT_ASSIGNMENT_ENTROPY,
     "train_step": TRAIN_STEP,
+    "clients": CLIENTS,
     "kmeans": KMEANS,
 }
 

@@ -24,18 +24,23 @@ def import_library(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name.partition('.')[0]} is not installed")
 
 
-def encodec(name: str) -> Any:
-    """A submodule of ``encodec.quantization``.
+def beside_empty(module: str, *packages: str) -> Any:
+    """A module of a library, beside empty packages of these names in the place of its own.
 
-    The package itself loads audio files and wants torchaudio for that; its quantizers do not, and are imported beside
-    an empty package of the same name.
+    They load and play audio, and want torchaudio and more for that; the quantizers in them do not.
     """
-    spec = importlib.util.find_spec("encodec") if "encodec" not in sys.modules else None
-    if spec is not None:
-        package = types.ModuleType("encodec")
-        package.__path__ = list(spec.submodule_search_locations or ())
-        sys.modules["encodec"] = package
-    return import_library(f"encodec.quantization.{name}")
+    for name in packages:
+        spec = importlib.util.find_spec(name) if name not in sys.modules else None
+        if spec is not None:
+            package = types.ModuleType(name)
+            package.__path__ = list(spec.submodule_search_locations or ())
+            sys.modules[name] = package
+    return import_library(module)
+
+
+def encodec(name: str) -> Any:
+    """A submodule of ``encodec.quantization``."""
+    return beside_empty(f"encodec.quantization.{name}", "encodec")
 
 
 def higgs_audio() -> Any:

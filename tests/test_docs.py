@@ -30,8 +30,9 @@ from models.claims.result import result_of
 
 ROOT = Path(__file__).parents[1]
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-# those of transformers are made when they are asked for
-LIBRARIES = ("diffusers", "encodec.quantization", "llamagen", "taming", "vector_quantize_pytorch")
+# classes that are made when they are asked for
+DERIVED = {f"vqkernels.compat.{library}" for library in ("dac", "moshi", "snac", "transformers")}
+LIBRARIES = ("diffusers", "encodec.quantization", "llamagen", "seed_voken", "taming", "vector_quantize_pytorch")
 # what a browser loads by itself; a link to follow is none
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)[^>]*\ssrc="?([^"\s>]+)|<link[^>]*\shref="?([^"\s>]+)|url\(["']?([^)"']+)"""
@@ -70,7 +71,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert public - set(shown) == set(), "docs/api has no entry for a public name"
     for name in shown:
         module, _, thing = name.rpartition(".")
-        importlib.import_module(name if name == "vqkernels.compat.transformers" else module)
+        importlib.import_module(name if name in DERIVED else module)
         assert hasattr(importlib.import_module(module), thing), name
 
 

@@ -35,6 +35,7 @@ from vqkernels.nn import (
     Regularizer,
     ResidualQuantizer,
     SemanticClustering,
+    Sinkhorn,
     Usage,
     VectorQuantizer,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "ResidualQuantizer",
     "SemanticClustering",
     "SemanticIds",
+    "Sinkhorn",
     "SoftEntropy",
     "TopCodes",
     "Usage",

@@ -10,11 +10,26 @@ import torch
 from needs import import_library
 from rounding import farthest, in_their_last_bits
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import vqkernels.compat.vector_quantize_pytorch as adapters
 from vqkernels.testing import assert_bitwise_equal, assert_within_budget
 
 originals = import_library("vector_quantize_pytorch")
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        self.size = max(self.size, *(part.numel() for part in tree_leaves(out) if isinstance(part, torch.Tensor)), 0)
+        return out
 
 
 class Outcome(NamedTuple):

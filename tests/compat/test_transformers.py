@@ -124,6 +124,37 @@ def test_trains_like_the_original(name: str) -> None:
     assert_trains_alike(theirs, ours, TRAINED[name])
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name not in TRAINED])
+def test_gradients_past_a_lookup_are_those_of_the_original(name: str) -> None:
+    """Of a whole model in training: these quantizers have no loss, and codes that no gradient reaches."""
+    found = []
+    for replaced in (False, True):
+        model = copy.deepcopy(ran(name).model).train()
+        assert not replaced or replace_quantizers(model).replaced
+        torch.manual_seed(0)
+        outputs = [value for value in CASES[name].run(model).values() if value.requires_grad]
+        if outputs:
+            torch.stack([value.square().mean() for value in outputs]).sum().backward()
+        found.append({path: parameter.grad for path, parameter in model.named_parameters()})
+    theirs, ours = found
+    for path, gradient in theirs.items():
+        assert (gradient is None) == (ours[path] is None), path
+        if gradient is not None:
+            assert_bitwise_equal(ours[path], gradient)
+
+
+def test_what_is_loaded_after_replacing_counts() -> None:
+    """Mimi keeps what it makes of its sums; nobody is to ask for it before."""
+    source = ran("MimiEuclideanCodebook").model
+    kind, config = kind_and_config("MimiEuclideanCodebook")
+    model = kind(config).eval()
+    replace_quantizers(model)
+    model.load_state_dict(source.state_dict())
+    with torch.no_grad():
+        codes = CASES["MimiEuclideanCodebook"].run(model)["codes"]
+    assert_bitwise_equal(codes, ran("MimiEuclideanCodebook").outputs["codes"])
+
+
 def test_what_is_not_as_the_library_builds_it_raises() -> None:
     original = ran("ChameleonVQVAEVectorQuantizer").model
     for change, message in (

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
 from hf_models import CASES, ask, drawn, ran, replaced_quantizer, set_codes, table
 from needs import import_library
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from pairs import Largest
 
 from vqkernels.testing import assert_bitwise_equal, assert_exact_lookup
 
@@ -107,19 +105,6 @@ def test_dac_finds_weights_that_accelerate_keeps_elsewhere() -> None:
     for got, expected in zip(module(x), want, strict=True):
         assert_bitwise_equal(got, expected)
     assert module.codebook.weight.is_meta
-
-
-class Largest(TorchDispatchMode):
-    """The size of the largest tensor that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 0
-
-    def __torch_dispatch__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        self.size = max(self.size, *(part.numel() for part in tree_leaves(out) if isinstance(part, torch.Tensor)), 0)
-        return out
 
 
 @each_name

@@ -71,6 +71,7 @@ def match(
     z: torch.Tensor,  # [B, D, ...]
     codebook: torch.Tensor,  # [K, D]
     *,
+    metric: str = "l2",
     normalize: bool = False,
 ) -> Match:
     """Find the nearest code of every vector of a map; with ``normalize``, of the vector scaled to unit length."""
@@ -80,7 +81,7 @@ def match(
     if normalize:
         rows = unit(rows)
     # a vector that is not finite has no nearest code: the first one, as in a lookup
-    indices = nearest_code(rows, codebook).indices.where(usable, 0)
+    indices = nearest_code(rows, codebook, metric=metric).indices.where(usable, 0)
     codes = gather_codes(codebook, indices).to(rows.dtype)
     return Match(rows, codes, indices, usable, shape, dtype)
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from vqkernels.compat import dac, moshi, snac, transformers
 from vqkernels.compat._running_means import recall_started
-from vqkernels.compat.transformers import CLASSES
 from vqkernels.distributed import world
 
 Read = Callable[[Any], Any]
@@ -175,6 +175,8 @@ _GUMBEL: dict[str, Read] = {
     "temp_init": attrgetter("temperature"),
 }
 
+_MAGVIT: dict[str, Read] = {"factorized_bits": lambda module: getattr(module, "factorized_bits", (9, 9))}
+
 # class of an original, by module and name -> its recipe
 RECIPES = {
     "diffusers.models.autoencoders.vae.VectorQuantizer": Recipe("diffusers:VectorQuantizer", _FILE, _REMAPPED),
@@ -251,12 +253,28 @@ RECIPES = {
 }
 # its place before diffusers 0.21
 RECIPES["diffusers.models.vae.VectorQuantizer"] = RECIPES["diffusers.models.autoencoders.vae.VectorQuantizer"]
+# its layers are its own, their codebook is encodec's
+_SPEECH = "speechtokenizer.quantization"
+RECIPES[f"{_SPEECH}.core_vq.EuclideanCodebook"] = RECIPES["encodec.quantization.core_vq.EuclideanCodebook"]
+# in the repository, in its later layout and, for LFQ, in its first one and in the package made of that
+for _root in ("src", "OpenImageTokenizer"):
+    RECIPES[f"{_root}.IBQ.modules.vqvae.quantize.IndexPropagationQuantize"] = Recipe(
+        "seed_voken:IndexPropagationQuantize", _FILE, _REMAPPED
+    )
+for _root in ("src.Open_MAGVIT2", "OpenImageTokenizer.Open_MAGVIT2", "taming", "open_magvit2.taming"):
+    RECIPES[f"{_root}.modules.vqvae.lookup_free_quantize.LFQ"] = Recipe("seed_voken:LFQ", _MAGVIT)
+_DERIVED = {"dac": dac.CLASSES, "moshi": moshi.CLASSES, "snac": snac.CLASSES, "transformers": transformers.CLASSES}
 RECIPES |= {
-    f"{original.module}.{name}": Recipe(f"transformers:{name}", derived=original.expected)
-    for name, original in CLASSES.items()
+    f"{original.module}.{name}": Recipe(f"{library}:{name}", derived=original.expected)
+    for library, classes in _DERIVED.items()
+    for name, original in classes.items()
 }
 # what looks like a quantizer and leaves everything to those inside
-AROUND = {f"{original.module}.{name}" for original in CLASSES.values() for name in original.around}
+AROUND = {name for classes in _DERIVED.values() for original in classes.values() for name in original.all_around}
+AROUND |= {
+    f"{_SPEECH}.{name}"
+    for name in ("core_vq.VectorQuantization", "core_vq.ResidualVectorQuantization", "vq.ResidualVectorQuantizer")
+}
 
 
 def recipe_for(module: nn.Module) -> Recipe | None:

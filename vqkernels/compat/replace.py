@@ -38,9 +38,10 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
     are not imported.
 
     Known are ``VectorQuantizer`` of diffusers (as in ``VQModel``), the quantizers of vector-quantize-pytorch except
-    ``FSP``, ``LatentQuantize`` and ``EvoLFQ``, those of encodec and of taming-transformers, that of LlamaGen, and
-    those of transformers that look for the nearest code: in Encodec, DAC, Mimi, X-Codec, Higgs Audio, WavTokenizer,
-    Chameleon, Emu3, GLM-Image, Janus and Apertus. ``vqkernels/compat/README.md`` lists what the adapters do
+    ``FSP``, ``LatentQuantize`` and ``EvoLFQ``, those of encodec and of taming-transformers, that of LlamaGen,
+    Open-MAGVIT2's ``LFQ`` and IBQ's ``IndexPropagationQuantize``, those of descript-audio-codec, SNAC, moshi and
+    SpeechTokenizer, and those of transformers that look for the nearest code: in Encodec, DAC, Mimi, X-Codec, Higgs
+    Audio, WavTokenizer, Chameleon, Emu3, GLM-Image, Janus and Apertus. ``vqkernels/compat/README.md`` lists what the adapters do
     differently.
 
     Args:
@@ -100,7 +101,7 @@ def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module | type
     submodule, _, name = recipe.adapter.partition(":")
     kind: type[nn.Module] = getattr(importlib.import_module(f"vqkernels.compat.{submodule}"), name)
     if recipe.derived:
-        if (absent := next((name for name in recipe.derived if not hasattr(original, name)), None)) is not None:
+        if (absent := next((name for name in recipe.derived if not _has(original, name)), None)) is not None:
             raise NotImplementedError(f"{what}, got one without {absent}")
         return kind
     options = {}
@@ -125,6 +126,11 @@ def _adapter(path: str, original: nn.Module, recipe: Recipe) -> nn.Module | type
             setattr(adapter, attribute, getattr(original, attribute))
     adapter.training = original.training
     return adapter
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    # a property is not asked: what it makes, it may keep
+    return hasattr(type(module), name) or hasattr(module, name)
 
 
 def _arguments(kind: type) -> set[str]:

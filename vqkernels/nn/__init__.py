@@ -10,6 +10,7 @@ from vqkernels.nn.config import (
     OnlineClustering,
     Regularizer,
     SemanticClustering,
+    Sinkhorn,
 )
 from vqkernels.nn.output import QuantizerOutput
 from vqkernels.nn.quantizer import VectorQuantizer
@@ -44,6 +45,7 @@ __all__ = [
     "ResidualQuantizer",
     "SemanticClustering",
     "SignEntropy",
+    "Sinkhorn",
     "Usage",
     "VectorQuantizer",
     "sign_entropy",

@@ -188,6 +188,31 @@ class FullCodebook:
         check_fields(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sinkhorn:
+    """In training, vectors spread evenly over the codes (SwAV; the RQ-VAEs of LC-Rec and of OptVQ).
+
+    A vector goes to the code with the largest entry in its row of the plan Q that entropic optimal transport makes
+    of the batch: rows that add up to 1, columns that add up to N / K, least ``sum Q (cost + epsilon log Q)``. The
+    cost is the distance, shifted and scaled to [-1, 1] over the batch as in LC-Rec. Q comes of so many of Sinkhorn's
+    iterations, rows and then columns, in float64. Evaluation and ``encode`` take the nearest code.
+
+    Time is that of ``iterations`` passes over the N x K costs of each group. Up to 2^24 of them are held in memory,
+    128 MB; of more, a million at a time, computed again in every pass. A vector that is masked or not finite is no
+    row. Each process spreads its own batch and sends nothing.
+
+    Args:
+        epsilon: a positive number: small ones keep to the distance and take more iterations. LC-Rec takes 0.003.
+        iterations: at least 1. LC-Rec takes 50.
+    """
+
+    epsilon: Positive = 0.003
+    iterations: Size = 50
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 class RegularizingLoss(Protocol):
     """What :class:`Regularizer` weights, for example :class:`vqkernels.nn.EntropyLoss`."""
 

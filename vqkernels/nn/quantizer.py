@@ -21,17 +21,26 @@ from vqkernels._core.checks import (
 )
 from vqkernels._core.recomputation import Past
 from vqkernels._core.shown import shape_of
-from vqkernels._core.usable import usable_rows
 from vqkernels.distributed import ALONE, among, sum_of_all
 from vqkernels.kmeans.processes import check_group
 from vqkernels.nn.build import build_codebook
 from vqkernels.nn.codebook import advance_, next_seed, unit
-from vqkernels.nn.config import CodebookConfig, FullCodebook, Learned, Regularizer, check_keep_probs
+from vqkernels.nn.config import (
+    CodebookConfig,
+    FullCodebook,
+    Learned,
+    Regularizer,
+    SemanticClustering,
+    Sinkhorn,
+    check_keep_probs,
+)
+from vqkernels.nn.layout import Layout
 from vqkernels.nn.nested import kept_groups
 from vqkernels.nn.output import QuantizerOutput
 from vqkernels.nn.partly_frozen import PartlyFrozen
-from vqkernels.nn.rows import kept_rows, label, masked_mean_square
+from vqkernels.nn.rows import label, masked_mean_square
 from vqkernels.nn.scores import sample_codes, soft_values
+from vqkernels.nn.sinkhorn import balanced_codes_of
 from vqkernels.nn.usage import Usage, UsageStatistics
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
@@ -39,7 +48,7 @@ from vqkernels.ops.quantize import GRADIENTS, estimate_gradient
 NESTED_SCOPES = ("entry", "batch")
 
 
-class VectorQuantizer(PartlyFrozen):
+class VectorQuantizer(PartlyFrozen, Layout):
     """Replace vectors by their nearest codes and train the codebook along.
 
     Equivalent, for the default arguments, to the quantizer of VQ-VAE (van den Oord et al. 2017)::
@@ -68,6 +77,7 @@ class VectorQuantizer(PartlyFrozen):
         regularizers: further losses, each a :class:`Regularizer`.
         sampling_temperature: in training, draw codes from ``softmax(-distance / sampling_temperature)``; None takes
             the nearest.
+        balance: in training, spread the vectors of a batch evenly over the codes; see :class:`Sinkhorn`.
         nested_keep_probs: probabilities of keeping the first 1, 2, ... G groups, drawn for every entry of a training
             batch, or as ``nested_scope`` says (MGVQ); the other groups have value 0 and index -1, no loss and no
             update. None keeps all.
@@ -128,6 +138,7 @@ class VectorQuantizer(PartlyFrozen):
         codebook_weight: float = 1.0,
         regularizers: Sequence[Regularizer] = (),
         sampling_temperature: Positive | None = None,
+        balance: Sinkhorn | None = None,
         nested_keep_probs: Sequence[Share] | None = None,
         nested_scope: Annotated[str, OneOf(NESTED_SCOPES)] = "entry",
         channels_first: bool = False,
@@ -151,7 +162,7 @@ class VectorQuantizer(PartlyFrozen):
         self.project_in = nn.Linear(dim, width) if width != dim else None
         self.project_out = nn.Linear(width, dim) if width != dim else None
         self.regularizers = tuple(part for part in regularizers if part.weight)
-        self.sampling_temperature = sampling_temperature
+        self.sampling_temperature, self.balance = sampling_temperature, balance
         self.nested_scope = nested_scope
         self.nested_keep_probs = None if nested_keep_probs is None else check_keep_probs(nested_keep_probs, groups)
         if sampling_temperature is not None or nested_keep_probs is not None:
@@ -161,6 +172,9 @@ class VectorQuantizer(PartlyFrozen):
         self._past = Past()
         if isinstance(gradient, FullCodebook) and not self.table.trained:
             raise ValueError("gradient: expected a codebook trained by gradient with FullCodebook, got another")
+        if balance is not None and (sampling_temperature is not None or isinstance(codebook, SemanticClustering)):
+            other = "SemanticClustering" if sampling_temperature is None else "sampling_temperature"
+            raise ValueError(f"balance: expected None with {other}, got Sinkhorn")
 
     def forward(
         self,
@@ -210,7 +224,7 @@ class VectorQuantizer(PartlyFrozen):
         if self.training and self.table.moving() and (self.regularizers or isinstance(self.gradient, FullCodebook)):
             # their backward needs the codes as they are now
             codebook = codebook.clone()
-        indices = label(self._find(rows, codebook), usable, mask)
+        indices = label(self._find(rows, codebook, usable), usable, mask)
         taking_part = usable[:, None].expand_as(indices)
         if self.training and self.nested_keep_probs is not None:
             options = (self.nested_keep_probs, self.nested_scope, self.groups)
@@ -333,28 +347,20 @@ class VectorQuantizer(PartlyFrozen):
             f"commitment_weight={self.commitment_weight}, codebook_weight={self.codebook_weight}"
         )
 
-    def _rows(
-        self, x: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:  # [N, G, D], [N] bool, the shape of the indices
-        """The vectors that are compared with codes, and which of them take part; the others are zero."""
-        x = x.movedim(1 if self.channels_first else -1, -1)
-        usable = kept_rows(usable_rows(x), mask)
-        # zeroed before anything is computed from them, so that no backward multiplies a NaN by zero
-        x = torch.where(usable[..., None], x, 0)
-        if self.project_in is not None:
-            x = self.project_in(x.to(self.project_in.weight.dtype))
-        return x.reshape(-1, self.groups, self.code_dim // self.groups), usable.reshape(-1), usable.shape
-
     def _values(self, codebook: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:  # [N, G] -> [N, G, D]
         codes = gather_codes(codebook, indices, backend=self.backend)
         codes = codes.to(torch.promote_types(codes.dtype, torch.float32))
         # not before the gather: only codes in use are worth scaling, forward and backward
         return unit(codes) if self.metric == "cosine" else codes
 
-    def _find(self, rows: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:  # [N, G, D] -> [N, G]
+    def _find(
+        self, rows: torch.Tensor, codebook: torch.Tensor, usable: torch.Tensor
+    ) -> torch.Tensor:  # [N, G, D], [G, K, D], [N] -> [N, G]
         if self.training and self.sampling_temperature is not None:
             seed = next_seed(self.draws)
             return sample_codes(rows.float(), codebook.float(), self.metric, self.sampling_temperature, seed)[..., 0]
+        if self.training and self.balance is not None:
+            return balanced_codes_of(rows, codebook, usable, self.metric, self.balance)
         return self.table.find(rows, codebook)
 
     def _differentiable(
@@ -383,18 +389,3 @@ class VectorQuantizer(PartlyFrozen):
             for part in self.regularizers:
                 losses[part.name] = part.loss(rows, compared, weight=taking_part, backend=self.backend)
         return losses
-
-    def _output(
-        self,
-        values: torch.Tensor,  # [N, G, D]
-        indices: torch.Tensor,  # [N, G]
-        shape: torch.Size,
-    ) -> torch.Tensor:  # [..., dim] or [B, dim, ...]
-        values = values.reshape(-1, self.code_dim)
-        if self.project_out is not None:
-            values = self.project_out(values.to(self.project_out.weight.dtype))
-            values = torch.where((indices >= 0).any(dim=1, keepdim=True), values, 0)
-        return values.reshape(*shape, self.dim).movedim(-1, 1 if self.channels_first else -1)
-
-    def _shaped(self, indices: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # [N, G] -> [...] or [..., G]
-        return indices.reshape(shape if self.groups == 1 else (*shape, self.groups))

@@ -36,7 +36,8 @@ def scores(x: torch.Tensor, codes: torch.Tensor, metric: str) -> torch.Tensor:  
         return -square if metric == "l2" else -square.clamp(min=1e-8).sqrt()
 
 
-def _chunks(n: int, per_row: int) -> Iterator[slice]:
+def chunks(n: int, per_row: int) -> Iterator[slice]:
+    """Some of N vectors at a time, as many as may have their scores held at once."""
     if is_traced():
         # a trace is for batches of any size, and would keep the number of chunks of this one
         return iter([slice(0, None)])
@@ -86,7 +87,7 @@ def _over_groups(x: torch.Tensor, codes: torch.Tensor, rows: Callable[..., torch
     """``rows(x [n, D], codes [K, D], chunk, g)`` for every chunk of each group, put together along N and G."""
     groups = []
     for g, book in enumerate(codes):
-        parts = [rows(x[chunk, g], book, chunk, g) for chunk in _chunks(len(x), len(book))]
+        parts = [rows(x[chunk, g], book, chunk, g) for chunk in chunks(len(x), len(book))]
         groups.append(torch.cat(parts) if parts else rows(x[:, g], book, slice(0, 0), g))
     return torch.stack(groups, dim=1)
 
@@ -146,7 +147,7 @@ def sample_codes(
     # in one piece: small tensors kept between large ones that are freed would splinter the heap
     drawn = torch.zeros(*x.shape[:2], m, dtype=torch.int64, device=x.device)
     for g, book in enumerate(codes):
-        for chunk in _chunks(len(x), len(book)):
+        for chunk in chunks(len(x), len(book)):
             logits = scores(x[chunk, g], book, metric) / temperature
             noisy = logits + _gumbel(seed, chunk.start * len(codes) + g, logits)
             drawn[chunk, g] = noisy.topk(m, dim=1).indices
@@ -195,7 +196,7 @@ def position_entropy(
         parts = [
             _recomputed(assigned, x[chunk, :, h], book)
             for h, book in enumerate(books)
-            for chunk in _chunks(len(x), x.shape[1] * k)
+            for chunk in chunks(len(x), x.shape[1] * k)
         ]
         mean = functools.reduce(torch.add, parts) / (len(x) * heads)
         return -(mean * mean.clamp(min=eps).log()).sum()
@@ -203,5 +204,5 @@ def position_entropy(
     if not x.shape[:2].numel():
         return x.new_zeros(())
     return (
-        torch.stack([_recomputed(entropies, x[:, chunk], books) for chunk in _chunks(positions, k)]).sum() / positions
+        torch.stack([_recomputed(entropies, x[:, chunk], books) for chunk in chunks(positions, k)]).sum() / positions
     )
