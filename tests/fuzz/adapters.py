@@ -12,7 +12,7 @@ import torch
 import truth
 from modules import Arguments, Kind, Pick, vectors
 
-from vqkernels.compat import diffusers, llamagen, taming
+from vqkernels.compat import diffusers, llamagen, seed_voken, taming
 from vqkernels.compat.encodec import quantization as encodec
 from vqkernels.compat.encodec.quantization import core_vq
 
@@ -117,6 +117,45 @@ IMAGES = {
             },
         },
         {"forward": truth.of_map},
+    ),
+}
+
+
+def signs_input(module: Any, pick: Pick) -> Arguments:
+    x = image(4, pick)
+    return {"x": x, "mask": pick(None, torch.rand(len(x), x[0, 0].numel() if len(x) else 4) > 0.5)}
+
+
+def signs_entry(module: Any, pick: Pick) -> Arguments:
+    order = pick("pre", "post")
+    bits = module.factorized_bits[order != "pre"] if module.token_factorization else module.codebook_dim
+    return {"x": torch.randint(0, 2, (2, 6)), "bhwc": (2, 3, 2, bits), "order": order}
+
+
+IMAGES |= {
+    "seed_voken.IndexPropagationQuantize": Kind(
+        seed_voken.IndexPropagationQuantize,
+        lambda: [
+            {"n_e": 6, "e_dim": 4},
+            {"n_e": 6, "e_dim": 4, "use_entropy_loss": True, "entropy_temperature": 0.5},
+            {"n_e": 6, "e_dim": 4, "use_entropy_loss": True, "remap": used_codes(), "unknown_index": "extra"},
+        ],
+        MAP_METHODS,
+    ),
+    "seed_voken.LFQ": Kind(
+        seed_voken.LFQ,
+        lambda: [
+            {"dim": 4},
+            {"dim": 4, "codebook_size": 4, "num_codebooks": 2, "sample_minimization_weight": 0.5},
+            {"codebook_size": 16, "token_factorization": True, "factorized_bits": (1, 3)},
+        ],
+        {
+            "forward": signs_input,
+            "get_codebook_entry": signs_entry,
+            "decode": lambda module, pick: {"x": torch.randint(0, 4, (3, module.num_codebooks))},
+            "indices_to_bits": lambda module, pick: {"x": torch.randint(0, 4, pick((3,), (0,), ()))},
+            "bits_to_indices": lambda module, pick: {"bits": torch.rand(3, module.codebook_dim) > 0.5},
+        },
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from adapters import AUDIO, IMAGES
+from derived import DERIVED
 from functions import FUNCTIONS, Function
 from fuzzing import Body, Draw
 from modules import NATIVE, Kind, parameters
@@ -75,7 +76,7 @@ def states(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 BODIES: dict[str, Body] = {
-    **{name: partial(call_of_function, function) for name, function in FUNCTIONS.items()},
+    **{name: partial(call_of_function, function) for name, function in {**FUNCTIONS, **DERIVED}.items()},
     **{f"{name}()": partial(construction, kind) for name, kind in KINDS.items()},
     **{
         f"{name}().{method}": partial(call_of_method, kind, method)

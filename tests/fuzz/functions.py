@@ -160,6 +160,31 @@ def clustered(pick: Pick) -> Arguments:
     }
 
 
+def balanced(pick: Pick) -> Arguments:
+    n, k, d = pick(12, 5, 0), pick(3, 1), pick(2, 1)
+    return {
+        "x": torch.randn(n, d).to(pick(torch.float32, torch.float64, torch.bfloat16)),
+        "codebook": torch.randn(k, d),
+        "max_share": pick(1.0, 1.5, 2.0),
+        "metric": pick("l2", "cosine"),
+    }
+
+
+def residuals(pick: Pick) -> Arguments:
+    x = torch.randn(pick(12, 40), pick(2, 1))
+    return {
+        "x": pick(x, x.numpy(), x.double()),
+        "num_clusters": pick([3, 2], (2,), [3, 3, 3]),
+        "init": pick("k-means++", "random"),
+        "n_init": 1,
+        "max_iter": 2,
+        "tol": 1e-4,
+        "seed": 0,
+        "weight": pick(None, torch.rand(len(x))),
+        "max_share": pick(None, None, 1.5),
+    }
+
+
 def estimated(pick: Pick) -> Arguments:
     n, k, d = pick(12, 5, 40), pick(3, 1), pick(2, 1)
     x = torch.randn(n, d)
@@ -268,6 +293,11 @@ FUNCTIONS = {
         lambda pick: {"x": torch.randn(5, 3), "temperature": 0.5, "scale": 1.0, "weight": pick(None, torch.rand(5))},
     ),
     "kmeans": Function(vqkernels.kmeans, clustered),
+    "residual_kmeans": Function(vqkernels.residual_kmeans, residuals),
+    "balanced_codes": Function(vqkernels.balanced_codes, balanced),
+    "semantic_ids": Function(
+        vqkernels.semantic_ids, lambda pick: {"indices": torch.randint(0, 3, (pick(5, 1, 0), pick(2, 1)))}
+    ),
     **{f"KMeans.{method}": Function(estimator(method, fitted=False), estimated) for method in ("fit", "partial_fit")},
     **{
         f"KMeans.{method}, fitted": Function(

@@ -66,6 +66,7 @@ def quantizer_options() -> list[Arguments]:
         {**base, "codebook": vqkernels.Frozen(**frozen, projector="mlp", tuned=True), "sampling_temperature": 0.5},
         {**base, "gradient": vqkernels.FullCodebook(), "metric": "dot", "backend": "reference"},
         {**base, "codebook": vqkernels.SemanticClustering(num_classes=3, levels=2, label="histogram")},
+        {**base, "codebook": vqkernels.Ema(), "groups": 2, "balance": vqkernels.Sinkhorn(iterations=3)},
         {
             **base,
             "regularizers": (vqkernels.Regularizer(name="entropy", loss=nn.LLAMAGEN_ENTROPY, weight=0.1),),
@@ -131,6 +132,7 @@ NATIVE = {
     ),
     "Frozen": part(vqkernels.Frozen, {"features": torch.ones(6, 4), "projector": "linear", "hidden": 3}),
     "FullCodebook": part(vqkernels.FullCodebook, {"temperature": 1.0}),
+    "Sinkhorn": part(vqkernels.Sinkhorn, {"epsilon": 0.1, "iterations": 5}),
     "Regularizer": part(vqkernels.Regularizer, {"name": "a", "loss": nn.SEQGAN_ENTROPY, "weight": 0.1}),
     "EntropyLoss": Kind(
         nn.EntropyLoss,

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from vqkernels._core.shown import shape_of
 from vqkernels.compat._feature_maps import match
+from vqkernels.compat._inputs import given_vectors
 from vqkernels.nn.codebook import unit
 from vqkernels.ops.nearest_code import nearest_code
 
@@ -21,7 +23,8 @@ class Euclidean:
     embed: torch.Tensor  # [K, D]
 
     def quantize(self, hidden_states: torch.Tensor) -> torch.Tensor:  # [N, D] -> [N]
-        return nearest_code(hidden_states, self.embed).indices
+        rows = given_vectors("hidden_states", hidden_states, self.embed.shape[1], -1, self.embed)
+        return nearest_code(rows, self.embed).indices
 
 
 class OfRunningSums:
@@ -33,7 +36,7 @@ class OfRunningSums:
     def _quantize(self, x: torch.Tensor) -> torch.Tensor:  # [N, D] -> [N]
         # made of the sums by the original, and kept
         codes: torch.Tensor = self.embedding  # type: ignore[attr-defined]
-        return nearest_code(x, codes).indices
+        return nearest_code(given_vectors("x", x, codes.shape[1], -1, codes), codes).indices
 
 
 class OfFrames:
@@ -42,7 +45,9 @@ class OfFrames:
     embedding: nn.Embedding  # [K, D]
 
     def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:  # [B, T, D, H, W] -> [B, T, H, W]
-        return nearest_code(hidden_state.movedim(2, -1), self.embedding.weight).indices
+        codes = self.embedding.weight
+        rows = given_vectors("hidden_state", hidden_state, codes.shape[1], 2, codes)
+        return nearest_code(rows.movedim(2, -1), codes).indices
 
 
 class OfLogits:
@@ -51,7 +56,9 @@ class OfLogits:
     embedding: nn.Linear  # [K, D]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # [B, D, H, W] -> [B, H, W]
-        return nearest_code(hidden_states.movedim(1, -1), self.embedding.weight, metric="dot").indices
+        codes = self.embedding.weight
+        rows = given_vectors("hidden_states", hidden_states, codes.shape[1], 1, codes)
+        return nearest_code(rows.movedim(1, -1), codes, metric="dot").indices
 
 
 class OfMaps:
@@ -66,6 +73,7 @@ class OfMaps:
         hidden_state: torch.Tensor,  # [B, D, H, W]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [B, D, H, W], [], [B H W]
         weight = self.embedding.weight
+        hidden_state = given_vectors("hidden_state", hidden_state, weight.shape[1], 1, weight)
         codebook = unit(weight) if self._normalized else weight
         found = match(hidden_state, codebook, normalize=self._normalized)
         loss = found.encoder_loss + self.beta * found.codebook_loss
@@ -87,17 +95,26 @@ class Factorised:
         self,
         hidden_states: torch.Tensor,  # [B, D, T]
     ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, D, T], [B, T]
-        with _present(self.codebook), torch.no_grad():
-            rows, codes = (_unit(x) for x in (hidden_states.movedim(1, -1), self.codebook.weight))
-            indices = nearest_code(rows, codes).indices
-        return self.codebook(indices).transpose(1, 2), indices
+        return _of_unit_length(self.codebook, "hidden_states", hidden_states)
 
 
 class OfLatents(Factorised):
     """The same under the argument's name in descript-audio-codec and SNAC."""
 
     def decode_latents(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return super().decode_latents(latents)
+        return _of_unit_length(self.codebook, "latents", latents)
+
+
+def _of_unit_length(
+    codebook: nn.Embedding, name: str, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:  # [B, D, T] -> [B, D, T], [B, T]
+    with _present(codebook), torch.no_grad():
+        weight = codebook.weight
+        rows = given_vectors(name, x, weight.shape[1], 1, weight).movedim(1, -1)
+        if rows.dim() != 3:
+            raise ValueError(f"{name}: expected [B, D={weight.shape[1]}, T], got shape {shape_of(x)}")
+        indices = nearest_code(_unit(rows), _unit(weight)).indices
+    return codebook(indices).transpose(1, 2), indices
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:  # [..., D]

@@ -41,8 +41,8 @@ def replace_quantizers(model: nn.Module) -> ReplacedQuantizers:
     ``FSP``, ``LatentQuantize`` and ``EvoLFQ``, those of encodec and of taming-transformers, that of LlamaGen,
     Open-MAGVIT2's ``LFQ`` and IBQ's ``IndexPropagationQuantize``, those of descript-audio-codec, SNAC, moshi and
     SpeechTokenizer, and those of transformers that look for the nearest code: in Encodec, DAC, Mimi, X-Codec, Higgs
-    Audio, WavTokenizer, Chameleon, Emu3, GLM-Image, Janus and Apertus. ``vqkernels/compat/README.md`` lists what the adapters do
-    differently.
+    Audio, WavTokenizer, Chameleon, Emu3, GLM-Image, Janus and Apertus. ``vqkernels/compat/README.md`` lists what the
+    adapters do differently.
 
     Args:
         model: the model, which may itself be such a quantizer.

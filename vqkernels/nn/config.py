@@ -202,11 +202,11 @@ class Sinkhorn:
     row. Each process spreads its own batch and sends nothing.
 
     Args:
-        epsilon: a positive number: small ones keep to the distance and take more iterations. LC-Rec takes 0.003.
+        epsilon: at least 1e-6; small ones keep to the distance and take more iterations. LC-Rec takes 0.003.
         iterations: at least 1. LC-Rec takes 50.
     """
 
-    epsilon: Positive = 0.003
+    epsilon: Annotated[float, Within(1e-6)] = 0.003
     iterations: Size = 50
 
     def __post_init__(self) -> None:
