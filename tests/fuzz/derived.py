@@ -17,7 +17,7 @@ from vqkernels.compat import _derived, dac, moshi, snac, transformers
 
 # all that constructors of transformers read
 CONFIG = SimpleNamespace(
-    codebook_size=6, codebook_dim=4, hidden_size=4, num_embeddings=6, embed_dim=4, beta=0.25, latent_channels=4
+    codebook_size=6, codebook_dim=4, hidden_size=4, num_embeddings=6, embed_dim=4, beta=0.25, num_patches=2
 )
 MADE: dict[str, Callable[[Any], Any]] = {
     "transformers": lambda kind: kind(CONFIG),
