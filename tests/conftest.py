@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import setuptools  # noqa: F401, torch.compile imports it, which fails once somebody has the distutils of the standard library
 import torch
+from covering import covering
 from torch.utils._device import _device_constructors
 
 from vqkernels.testing import backend_device, interpreted, usable_backends
@@ -45,13 +46,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # of a grid that the interpreter runs, or that says so, a part that has every value; the others are slow
+    grids: dict[tuple[str, str], list[pytest.Function]] = {}
     for item in items:
         callspec = getattr(item, "callspec", None)
         backend = callspec.params.get("backend") if callspec else None
+        if callspec and (item.get_closest_marker("covering") or (backend is not None and interpreted(backend))):
+            grids.setdefault((item.nodeid.partition("[")[0], str(backend)), []).append(item)  # type: ignore[arg-type]
         if backend is not None and backend_device(backend).type == "cuda":
             item.add_marker(pytest.mark.gpu)
         if backend is not None and item.get_closest_marker("slow_interpreted") and interpreted(backend):
             item.add_marker(pytest.mark.slow)
+    for grid in grids.values():
+        kept = covering({item.name: item.callspec.params for item in grid})
+        for item in grid:
+            if item.name not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

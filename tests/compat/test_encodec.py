@@ -318,6 +318,7 @@ def worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.multiproc
 def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> None:
     """With dead codes too. After k-means, whose draws differ, the processes stay the same."""

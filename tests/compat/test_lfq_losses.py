@@ -167,6 +167,7 @@ def distributed_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 1, 12, 4, generator=generator), torch.rand(2, 1, 12, generator=generator) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.multiproc
 def test_mean_assignment_of_two_processes(tmp_path: Path) -> None:
     """One process that sees both batches has the same entropy, and half the gradient, as DDP's average halves it."""

@@ -386,7 +386,7 @@ def test_a_masked_hierarchy_is_that_of_the_valid_part() -> None:
     "arguments",
     [
         "",
-        "commitment_use_cross_entropy_loss=True",
+        pytest.param("commitment_use_cross_entropy_loss=True", marks=pytest.mark.slow),
         pytest.param("codebook_diversity_loss_weight=0.1", marks=pytest.mark.slow),
         "stochastic_sample_codes=True, straight_through=True, route_gradients_to_input=False",
     ],

@@ -8,6 +8,7 @@ Read from the syntax trees, so that an import inside a function counts too.
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib
 import importlib.util
@@ -58,9 +59,14 @@ def layer(module: str) -> str:
     raise AssertionError(module)
 
 
+@functools.cache
+def import_nodes(source: str) -> list[ast.AST]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(source: str, package: str, modules: set[str]) -> Iterator[str]:
     """Modules that a source text imports; ``from package import name`` is the submodule if there is one."""
-    for node in ast.walk(ast.parse(source)):
+    for node in import_nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

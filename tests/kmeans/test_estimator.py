@@ -92,7 +92,9 @@ def test_a_memory_map_gives_what_its_rows_give(dtype: str, order: str, tmp_path:
         assert np.asarray(here).dtype == np.asarray(there).dtype
 
 
-@pytest.mark.parametrize("call", ["fit", "predict", "score"])
+@pytest.mark.parametrize(
+    "call", ["fit", *(pytest.param(call, marks=pytest.mark.slow) for call in ("predict", "score"))]
+)
 def test_a_memory_map_stays_on_disk(call: str, tmp_path: Path) -> None:
     path, n, chunk = str(tmp_path / "rows.npy"), 800_000, 1 << 17
     setup = f"""

@@ -81,6 +81,7 @@ def test_result_is_consistent_and_inertia_never_rises(metric: str, init: str, nu
     assert float((fixed - result.centroids).abs().max()) <= 16 * 2.0**-24 * float(rows.abs().max())
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("num_clusters", [5, 60])
 def test_same_seed_same_bits_whatever_the_threads(metric: str, num_clusters: int) -> None:

@@ -153,7 +153,9 @@ measured = run({n})
 OPENED = {"memmap": "numpy.load({path!r}, mmap_mode='r')", "file": "{path!r}", "columns": "{path!r}"}
 
 
-@pytest.mark.parametrize("kind", OPENED)
+@pytest.mark.parametrize(
+    "kind", ["file", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("memmap", "columns"))]
+)
 def test_memory_does_not_depend_on_the_number_of_rows(kind: str, tmp_path: Path) -> None:
     path, n, chunk = str(tmp_path / "rows.npy"), 800_000, 1 << 17
     order = {"columns": ", fortran_order=True"}.get(kind, "")

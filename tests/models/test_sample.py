@@ -287,6 +287,7 @@ def test_another_tokenizer_is_refused(
     assert "expected the run of a prior, got that of a tokenizer" in line_of(arguments, capsys)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_samples_of_one(prior_run: Path, tokenizer_run: Path, tmp_path: Path) -> None:
     arguments = [str(prior_run), str(tokenizer_run), "--count", "5", "--batch-size", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -298,7 +299,7 @@ def test_two_processes_give_the_samples_of_one(prior_run: Path, tokenizer_run: P
     assert len(contents(tmp_path / "one")) == 6
 
 
-@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("quantized", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_concept_tokens_become_images(quantized: bool, tmp_path: Path) -> None:
     """The first two of three tokens: indices by an autoregressive prior, vectors by a concept prior."""
     torch.set_num_threads(1)

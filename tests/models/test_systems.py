@@ -131,7 +131,16 @@ def test_quantizers_are_swapped_by_options_alone(names: tuple[str, str], tmp_pat
     assert all(line["loss"] > 0 for line in read_metrics(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("loss", ["cosface", "l_softmax", "sphereface", "soft_triple", "proxy_nca"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "cosface",
+        *(
+            pytest.param(loss, marks=pytest.mark.slow)
+            for loss in ("l_softmax", "sphereface", "soft_triple", "proxy_nca")
+        ),
+    ],
+)
 def test_every_semantic_loss_trains_and_resumes(loss: Any, tmp_path: Path) -> None:
     config = dataclasses.replace(tiny(sgc.sgc_pocket()), network=SMALL)
     semantics = SemanticsConfig(loss=SemanticLossConfig(loss=loss), code_class="histogram")

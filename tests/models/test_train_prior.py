@@ -234,6 +234,7 @@ def _worker(rank: int, port: int, folders: dict[str, str], out: str) -> None:
     train(config, out=Path(out) / "broken", resume=True, progress=False)
 
 
+@pytest.mark.slow
 def test_shards_on_two_processes_train_to_the_losses_of_one(folders: dict[str, str], tmp_path: Path) -> None:
     train(_still(folders, 6, 8, "ddp"), out=tmp_path / "one", progress=False)
     with socket.socket() as probe:

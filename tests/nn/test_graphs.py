@@ -67,11 +67,12 @@ def test_a_question_is_noticed(question: Callable[[torch.Tensor], object]) -> No
     ("kind", "compiler"),
     [
         ("ema", "inductor"),
-        *((kind, "aot_eager") for kind in ("ema-revived", "nested")),
+        ("nested", "aot_eager"),
         *(
             pytest.param(kind, "aot_eager", marks=pytest.mark.slow)
             for kind in (
                 "learned",
+                "ema-revived",
                 "online-closest",
                 "online-drawn",
                 "online-random",
@@ -107,7 +108,14 @@ def _step(quantizer: Callable[..., vqkernels.QuantizerOutput], x: torch.Tensor, 
     return {"indices": out.indices, "quantized": out.quantized.detach(), "loss": out.loss.detach(), "grad": x.grad}
 
 
-@pytest.mark.parametrize("kind", ["ema", "online-closest", "matched", "nested", "residual"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ema",
+        "residual",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("online-closest", "matched", "nested")),
+    ],
+)
 def test_export_in_evaluation_with_any_batch_size(kind: str) -> None:
     quantizer = compose(kind, code_dim=4, channels_first=True, **({"groups": 2} if kind in KINDS else {})).eval()
     batch = torch.export.Dim("batch", min=1, max=1024)

@@ -79,7 +79,7 @@ def test_large_codebook(metric: str, backend: str) -> None:
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("problem", ["gaussian", "near-ties"])
+@pytest.mark.parametrize("problem", ["near-ties", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_a_million_codes(problem: str, backend: str) -> None:
     check(*lookup_problem(problem, 3, 1 << 20, 2), "l2", backend)
 

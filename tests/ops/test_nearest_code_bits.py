@@ -81,8 +81,8 @@ def test_covering_cases_cover() -> None:
 def test_sizes(n: int, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
     cases = [case for case in covering_cases() if case[0] == n]
-    if interpreted(backend):  # slow: every fourth K, the others at the next N
-        cases = cases[N.index(n) % 4 :: 4]
+    if interpreted(backend):  # slow: every eighth K, the others at the next N
+        cases = cases[N.index(n) % 8 :: 8]
     for _, k, d, metric, problem, (x_dtype, codebook_dtype) in cases:
         x, codebook = lookup_problem(problem, n, k, d, dtype=torch.float64)
         x, codebook = x.to(x_dtype), codebook.to(codebook_dtype)
@@ -220,8 +220,8 @@ def lookups(draw: st.DrawFn) -> tuple[LookupProblem, str]:
 
 
 def for_all(backend: str, check: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:
-    """Run a property; an interpreted backend gets a tenth of the examples."""
-    examples = settings.default.max_examples // (10 if interpreted(backend) else 1)  # type: ignore[union-attr]
+    """Run a property; an interpreted backend gets a twentieth of the examples."""
+    examples = settings.default.max_examples // (20 if interpreted(backend) else 1)  # type: ignore[union-attr]
     settings(max_examples=examples)(given(**strategies)(check))()
 
 

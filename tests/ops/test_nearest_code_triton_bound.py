@@ -91,6 +91,7 @@ def worst_scan(rows: Any, codes: Any, factor: float) -> Any:
     return launcher._Scan(best[None], tile.int()[None], others[None, :, None])
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("d", [4, 8, 24])
 def test_scores_as_wrong_as_the_bound_change_nothing(d: int, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tools.make_jpegs import make_jpegs
 
 from models.data.folder import FolderSource
 from models.data.loader import Loader
 from models.data.transforms import Crop
-from tests.tools.make_jpegs import make_jpegs
 
 _GIGABYTE = 1 << 30
 

@@ -13,6 +13,7 @@ import pytest
 import skimage.metrics
 import torch
 from PIL import Image
+from toy_backbone import ToyBackbone
 
 from models.data.pixels import to_image, to_tensor
 from models.data.source import open_source
@@ -23,7 +24,6 @@ from models.evaluation.data_set import DataSetConfig, evaluate_samples, evaluate
 from models.metrics.frechet import FrechetDistance, PrecisionRecall
 from models.pretrained.efficientnet_lite0 import EfficientNetLite0
 from models.tokenizers import Tokenizer
-from tests.models.losses.toy_backbone import ToyBackbone
 
 SCENES = "scenes:length=30,size=32x48"
 

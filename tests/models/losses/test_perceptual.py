@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
+from toy_backbone import ToyBackbone
 
 from models.errors import UserError
 from models.losses.perceptual import (
@@ -20,7 +21,6 @@ from models.losses.perceptual import (
 )
 from models.pretrained.efficientnet_lite0 import EfficientNetLite0
 from models.pretrained.vgg16 import LPIPS_LAYERS
-from tests.models.losses.toy_backbone import ToyBackbone
 
 
 @pytest.fixture

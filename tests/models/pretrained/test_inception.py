@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from network_weights import waves
 
 from models.data.photos import to_tensor
 from models.errors import UserError
 from models.pretrained import load_backbone
 from models.pretrained.inception import Inception
-from tests.models.pretrained.weights import waves
 
 # torch-fidelity 0.4.0, FeatureExtractorInceptionV3 with the weights and crops below: the first three channels of both
 # images, and mean and standard deviation of all channels of the first

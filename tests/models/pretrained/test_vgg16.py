@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from network_weights import waves
 from torch.nn import functional as F
 
 from models.errors import UserError
 from models.pretrained import load_backbone, vgg16
 from models.pretrained.vgg16 import LPIPS_LAYERS, VGG16, load_lpips_heads
-from tests.models.pretrained.weights import waves
 
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # in torchvision's numbering
 POOLED = (2, 7, 14, 21, 28)  # a pool follows
