@@ -20,7 +20,7 @@ from bench.case import DEVICES, Call, Implementation, OpCase, Setting
 from bench.ceiling import Ceiling, middle
 from bench.device import Device, device_for
 from bench.machine import ROOT, environment, limited_threads
-from bench.ours import OURS
+from bench.ours import KEPT_MIB, OURS
 from bench.registry import OPS, cases_on
 from bench.timing import Timing, measure
 
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = device_for(args.device, args.threads, 0.0 if args.smoke else 0.05)
     except ValueError as error:
         parser.error(f"--{error}")
+    os.environ[KEPT_MIB] = "0"  # also of processes that measure memory
     try:
         with limited_threads(options.threads):
             run = execute(args.op, cases, device, options, args.json, whole=whole)

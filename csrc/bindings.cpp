@@ -16,6 +16,7 @@
 #include "cpu/draw_rows.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
+#include "cpu/kept_codes.h"
 #include "cpu/multilevel.h"
 #include "cpu/nearest_code.h"
 #include "cpu/nearest_code_scan.h"
@@ -124,12 +125,24 @@ PYBIND11_MODULE(_C, m) {
     m.def(
         "nearest_code",
         [](address x, int x_type, address codebook, int codebook_type, std::int64_t n, std::int64_t g, std::int64_t k,
-           std::int64_t d, int metric, int threads, int isa, address indices, address distance) {
+           std::int64_t d, int metric, int threads, int isa, std::int64_t kept_bytes, address indices,
+           address distance) {
             return vqk::nearest_code({pointer<const void>(x), vqk::DType(x_type), pointer<const void>(codebook),
                                       vqk::DType(codebook_type), n, g, k, d, vqk::Metric(metric), threads,
-                                      vqk::Isa(isa), pointer<std::int64_t>(indices), pointer<float>(distance)});
+                                      vqk::Isa(isa), pointer<std::int64_t>(indices), pointer<float>(distance),
+                                      kept_bytes});
         },
         release());
+
+    m.def("forget_codes", [] { vqk::CodeShelf::instance().clear(); });
+    m.def("kept_codes", [] {
+        const auto [codes, trees, bytes] = vqk::CodeShelf::instance().size();
+        py::dict size;
+        size["codes"] = codes;
+        size["trees"] = trees;
+        size["bytes"] = bytes;
+        return size;
+    });
 
     m.def(
         "top_codes",

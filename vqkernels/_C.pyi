@@ -17,9 +17,12 @@ def nearest_code(
     metric: int,
     threads: int,
     isa: int,
+    kept_bytes: int,
     indices: int,
     distance: int,
 ) -> float: ...
+def forget_codes() -> None: ...
+def kept_codes() -> dict[str, int]: ...
 def top_codes(
     x: int,
     x_type: int,

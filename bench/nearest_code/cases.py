@@ -13,7 +13,7 @@ import torch
 
 from bench.case import OpCase, Verdict, Work
 from bench.gate import SquaredL2, judge
-from bench.nearest_code.lookups import LOOKUPS
+from bench.nearest_code.lookups import INFERENCE_LOOKUPS, LOOKUPS
 from vqkernels.testing import LookupProblem, lookup_problem
 
 
@@ -49,15 +49,19 @@ def lookup_case(
     true_n: int | None = None,
     cuda_n: int | None = None,
     data: str = "gaussian",
+    inference: bool = False,
     note: str,
 ) -> OpCase:
-    """A lookup; ``true_n`` where ``n`` was scaled down, ``cuda_n`` where a GPU gets yet another."""
+    """A lookup; ``true_n`` where ``n`` was scaled down, ``cuda_n`` where a GPU gets yet another.
+
+    ``inference``: the codes stay what they are from call to call.
+    """
     return OpCase(
         op="nearest_code",
         name=name,
         sizes={"N": n, "K": k, "D": d, "G": g},
         inputs=partial(_inputs, data),
-        implementations=LOOKUPS,
+        implementations=INFERENCE_LOOKUPS if inference else LOOKUPS,
         verify=verify,
         work=_work,
         smoke_sizes={"N": 50, "K": 301},
@@ -73,7 +77,7 @@ CASES = (
     lookup_case("vqgan-f8", 4096, 16384, 256, true_n=10240, note="VQGAN and CVQ, one step"),
     lookup_case("vqgan-lc-f16", 4096, 100_000, 8, true_n=65536, note="VQGAN-LC, one step"),
     lookup_case("vqgan-lc-f8", 4096, 100_000, 4, true_n=262_144, note="VQGAN-LC at f8, one step"),
-    lookup_case("vqgan-lc-image", 256, 100_000, 8, note="VQGAN-LC, the tokens of one image"),
+    lookup_case("vqgan-lc-image", 256, 100_000, 8, inference=True, note="VQGAN-LC, the tokens of one image"),
     lookup_case("fc-ema-f16", 16384, 16384, 8, true_n=65536, note="factorized-code and EMA baselines, one step"),
     lookup_case("seqgan", 16384, 1024, 256, true_n=65536, note="SeQ-GAN, one step"),
     lookup_case("sgc", 5760, 8192, 32, note="SGC-VQGAN with its two levels concatenated, one step per device"),

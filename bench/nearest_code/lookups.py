@@ -15,7 +15,7 @@ import torch
 from bench.case import DEVICES, Call, Implementation
 from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
 from bench.nearest_code.gpu_lookups import GPU_LOOKUPS
-from bench.ours import ours
+from bench.ours import at_inference, ours
 from vqkernels.testing import LookupProblem
 
 
@@ -220,3 +220,6 @@ LOOKUPS = (
     ),
     *GPU_LOOKUPS,
 )
+
+# where the codes stay what they are from call to call
+INFERENCE_LOOKUPS = at_inference("nearest_code", LOOKUPS)

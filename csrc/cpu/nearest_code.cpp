@@ -10,10 +10,13 @@
 #include <iterator>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "cpu/kept_codes.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_near.h"
 #include "cpu/nearest_code_pack.h"
@@ -32,14 +35,28 @@ std::vector<std::int64_t> iota(std::int64_t first, std::int64_t last) {
     return ids;
 }
 
-// Is a tree over the codes worth building? It costs about 6.5 ns per code and level, and the detour by way of home
-// blocks about 100 ns per vector.
-bool worth_ordering(const Lookup& call, const ScanKernel& kernel) {
-    if (call.metric == Metric::dot || call.d > 16) return false;
+// in ns, of one vector against all codes
+double scan_cost(const Lookup& call, const ScanKernel& kernel) {
+    return double(call.k) * pair_cost(call.d, precisions(call.d, kernel).front());
+}
+
+constexpr double detour = 100;  // ns a vector, by way of home blocks
+
+// Can a tree over the codes save anything?
+bool may_order(const Lookup& call, const ScanKernel& kernel) {
+    return call.metric != Metric::dot && call.d <= 16 && scan_cost(call, kernel) > detour;
+}
+
+// in ns, of packing the codes and scanning them
+double spent(const Lookup& call, const ScanKernel& kernel) {
+    return double(call.k) * double(call.d) * 2 + double(call.n) * scan_cost(call, kernel);
+}
+
+// Is it worth building, at about 6.5 ns per code and level? `scanned`: what scans of these codes have cost before.
+bool worth_ordering(const Lookup& call, const ScanKernel& kernel, double scanned) {
     const double leaves = double(call.k) / kernel.block_codes;
     const double build = double(call.k) * std::log2(std::max(leaves, 2.0)) * 6.5;
-    const double scan_vector = double(call.k) * pair_cost(call.d, precisions(call.d, kernel).front());
-    return scan_vector > 60 && build < 0.4 * double(call.n) * scan_vector;
+    return build < 0.4 * (double(call.n) * scan_cost(call, kernel) + scanned);
 }
 
 // Orders the codes by a tree and tries it on a few vectors. Do boxes rule out enough codes? The answer decides the
@@ -49,13 +66,54 @@ void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKern
     constexpr std::int64_t sample = 64;
     // the share of float32 scores that is as costly as the scan of everything: measured
     const double break_even = 0.3 * pair_cost(call.d, precisions(call.d, kernel).front()) / pair_cost(call.d, {0});
-    auto ordered = std::make_unique<OrderedCodes<Value>>(group.frame, kernel, call.threads);
+    auto ordered = std::make_shared<const OrderedCodes<Value>>(group.frame, kernel, call.threads);
     std::vector<std::int64_t> ids(std::min(call.n, sample));
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * call.n / std::int64_t(ids.size());
     Rows<Value> rows = group.load(std::move(ids));
-    if (scan_near(rows, find_homes(rows, *ordered).data(), *ordered, kernel) < break_even) {
+    const double left = 1 - detour / scan_cost(call, kernel);
+    if (scan_near(rows, find_homes(rows, *ordered).data(), *ordered, kernel) < break_even * left) {
         group.ordered = std::move(ordered);
     }
+}
+
+// The codes of a group, ordered where that is worth its while: now, or by codes that come again.
+template <class Value, class Input>
+std::unique_ptr<Group<Value, Input>> prepare(const Lookup& call, const ScanKernel& kernel, std::int64_t g,
+                                             const Value* codebook, const Input* x) {
+    constexpr std::int64_t fewest = 16;  // vectors that tell whether boxes rule out enough
+    const Value* codes = codebook + g * call.k * call.d;
+    const bool orderable = may_order(call, kernel);
+    std::optional<KeptCodes> kept;
+    std::shared_ptr<const CodeFrame<Value>> frame;
+    if constexpr (std::is_same_v<Value, float>) {
+        if (orderable && call.n >= fewest && call.kept_bytes > 0) {
+            // comparing codes with those kept costs a tenth of packing them
+            kept = CodeShelf::instance().recall(codes, call.k, call.d, call.metric, kernel, call.threads,
+                                                call.kept_bytes);
+        }
+        if (kept) frame = {kept->codes, &kept->codes->frame};
+    }
+    if (!frame) {
+        frame = std::make_shared<CodeFrame<Value>>(codes, call.k, call.d, call.metric, kernel, call.threads);
+    }
+    auto group = std::make_unique<Group<Value, Input>>(call, kernel, g, frame, x);
+    if (!orderable || frame->empty() || (kept && kept->plain)) return group;
+    if constexpr (std::is_same_v<Value, float>) {
+        if (kept && kept->ordered) {
+            group->ordered = kept->ordered;
+            return group;
+        }
+    }
+    const bool order = worth_ordering(call, kernel, kept ? kept->scanned : 0.0);
+    if (order) try_ordering(*group, call, kernel);
+    if constexpr (std::is_same_v<Value, float>) {
+        if (!kept) return group;
+        kept->scanned += spent(call, kernel);
+        kept->ordered = group->ordered;
+        kept->plain = order && !group->ordered;
+        CodeShelf::instance().keep(*std::move(kept), call.kept_bytes);
+    }
+    return group;
 }
 
 // Takes the vectors in the order of their home blocks, so that those of a panel look in the same places: for codes
@@ -84,7 +142,8 @@ void order_rows(Group<Value, Input>& group, const Lookup& call, int threads) {
 // returns the share of pairs that were scored
 template <class Value, class Input>
 double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel, int threads) {
-    constexpr std::int64_t panel = 384;
+    constexpr std::int64_t fewest = 64, most = 384;
+    const std::int64_t panel = std::clamp((call.n + threads - 1) / threads, fewest, most);
     const OrderedCodes<Value>& codes = *group.ordered;
     std::vector<double> scored((call.n + panel - 1) / panel);
     std::vector<std::vector<Open>> open(scored.size());
@@ -112,7 +171,6 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
     const int threads = useful_threads(call.threads, work);
-    const bool order = worth_ordering(call, kernel);
     // threads share the groups if there are enough of them, else the work on each
     const bool share_groups = call.g >= threads;
     Lookup each = call;
@@ -121,9 +179,8 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     std::vector<double> scored(call.g, 1.0);  // share of pairs
     std::vector<std::uint8_t> searched(call.g, 0);
     parallel_for(call.g, share_groups ? threads : 1, [&](std::int64_t g) {
-        all[g] = std::make_unique<Group<Value, Input>>(each, kernel, g, codebook, x);
+        all[g] = prepare(each, kernel, g, codebook, x);
         Group<Value, Input>& group = *all[g];
-        if (order && !group.frame.empty()) try_ordering(group, each, kernel);
         searched[g] = group.ordered != nullptr;
         if (searched[g]) {
             if (call.k * call.d > cached_floats) order_rows(group, each, each.threads);

@@ -23,8 +23,9 @@ struct Lookup {
     Metric metric;
     int threads;
     Isa isa;
-    std::int64_t* indices;  // [N, G]
-    float* distance;        // [N, G]
+    std::int64_t* indices;        // [N, G]
+    float* distance;              // [N, G]
+    std::int64_t kept_bytes = 0;  // for codes that come again, and trees over them
 };
 
 // Returns the share of (vector, code) pairs that were scored: below 1 where boxes ruled codes out.

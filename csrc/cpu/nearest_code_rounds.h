@@ -34,18 +34,16 @@ struct Group {
     const ScanKernel& kernel;
     const std::int64_t g;
     const Input* x;  // [N] rows, G * D apart
-    CodeFrame<Value> frame;
-    std::vector<Open> open;                        // vectors to be decided
-    std::unique_ptr<OrderedCodes<Value>> ordered;  // if boxes are worth their while, then
-    std::vector<std::int64_t> rows;                // [N] the vectors in the order of their homes
-    std::vector<std::int32_t> home;                // [N] home blocks, in that order
+    const std::shared_ptr<const CodeFrame<Value>> codes;
+    const CodeFrame<Value>& frame;
+    std::vector<Open> open;                              // vectors to be decided
+    std::shared_ptr<const OrderedCodes<Value>> ordered;  // if boxes are worth their while, then
+    std::vector<std::int64_t> rows;                      // [N] the vectors in the order of their homes
+    std::vector<std::int32_t> home;                      // [N] home blocks, in that order
 
-    Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, const Value* codebook, const Input* x)
-        : call(call),
-          kernel(kernel),
-          g(g),
-          x(x + g * call.d),
-          frame(codebook + g * call.k * call.d, call.k, call.d, call.metric, kernel, call.threads) {}
+    Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, std::shared_ptr<const CodeFrame<Value>> codes,
+          const Input* x)
+        : call(call), kernel(kernel), g(g), x(x + g * call.d), codes(std::move(codes)), frame(*this->codes) {}
 
     Rows<Value> load(std::vector<std::int64_t> ids) const {
         return Rows<Value>(std::move(ids), x, call.g * call.d, frame, kernel);

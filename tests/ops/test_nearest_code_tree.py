@@ -19,7 +19,7 @@ def lookup(x: torch.Tensor, codebook: torch.Tensor, metric: str) -> tuple[torch.
     distance = torch.empty(len(x))
     sizes = (len(x), 1, *codebook.shape)
     pointers = (indices.data_ptr(), distance.data_ptr())
-    call = (x.data_ptr(), 0, codebook.data_ptr(), 0, *sizes, METRIC_CODES[metric], 2, ISA_CODES["auto"], *pointers)
+    call = (x.data_ptr(), 0, codebook.data_ptr(), 0, *sizes, METRIC_CODES[metric], 2, ISA_CODES["auto"], 0, *pointers)
     return indices, distance, extension().nearest_code(*call)
 
 

@@ -2,6 +2,9 @@
 
 ``VQKERNELS_ISA``  ``auto`` (default), ``amx``, ``avx512``, ``avx2`` or ``portable``: instruction set of the C++
                    kernels. Results are the same bits on all of them; the switch is for tests and measurements.
+``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes that come again in call after call, as those of a
+                   tokenizer at inference do, and the trees over them; 0 keeps and uses none. The codes are
+                   compared on every call: results are the same bits at any setting.
 ``TRITON_INTERPRET``  ``1``: Triton's own switch; its kernels then run in numpy, on CPU tensors too, for tests.
                    To be set before Triton is imported.
 """
@@ -23,6 +26,18 @@ def isa_code() -> int:
     if name not in ISA_CODES:
         raise ValueError(f"VQKERNELS_ISA: expected one of {', '.join(ISA_CODES)}, got {name!r}")
     return ISA_CODES[name]
+
+
+def kept_bytes() -> int:
+    """How many bytes of codes and trees the C++ lookup may keep from call to call.
+
+    Raises:
+        ValueError: if ``VQKERNELS_KEPT_MIB`` is no number of MiB.
+    """
+    given = os.environ.get("VQKERNELS_KEPT_MIB", "64")
+    if not (given.isascii() and given.isdigit() and len(given) <= 9):
+        raise ValueError(f"VQKERNELS_KEPT_MIB: expected a number of MiB, 0 or more, got {given!r}")
+    return int(given) << 20
 
 
 def triton_interpreted() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vqkernels._core.env import isa_code
+from vqkernels._core.env import isa_code, kept_bytes
 from vqkernels._core.extension import DTYPE_CODES, METRIC_CODES, cpu_unsupported_reasons, extension
 
 
@@ -33,6 +33,7 @@ def run(
         METRIC_CODES[metric],
         torch.get_num_threads(),
         isa_code(),
+        kept_bytes(),
         indices.data_ptr(),
         distance.data_ptr(),
     )
