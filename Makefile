@@ -1,6 +1,7 @@
 # Every target makes its own environment; a second call starts in seconds.
 #
-#   make demo    train and compare tokenizers on real photographs -> runs/demo/report.html
+#   make demo    train and compare tokenizers on real photographs, sample a prior -> runs/demo/report.html
+#   make demo-full  systems, pipelines, every claim of the papers, then the demo, whose page links to them (resumable)
 #   make test    the test suite (make test-slow: the long tests too; make test-kernels: under other kernels of torch)
 #   make systems    every pocket tokenizer of models/, trained and scored -> runs/systems (resumable)
 #   make pipelines  every pocket prior, from data to samples -> runs/pipelines (resumable)
@@ -21,9 +22,13 @@ BUILT := $(VENV)/.built
 KERNELS := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo systems pipelines test test-slow test-kernels bench docs lint format clean
+.PHONY: demo demo-full systems pipelines test test-slow test-kernels bench docs lint format clean
 
 demo: $(BUILT)
+	$(BIN)/python -m models.demo
+
+demo-full: systems pipelines
+	$(BIN)/python -m models.reproduce --all
 	$(BIN)/python -m models.demo
 
 systems: $(BUILT)

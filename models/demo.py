@@ -1,7 +1,8 @@
-"""The demo: one small tokenizer, five quantizers, one page. ``python -m models.demo`` or ``make demo``.
+"""The demo: one small tokenizer, five quantizers, a prior, one page. ``python -m models.demo`` or ``make demo``.
 
 Trains the ``patch_*`` recipes one after the other on the same photographs, scores each on photographs held out
-whole, writes ``results.json`` and ``report.html``. Killed at any point, the same command goes on where it stopped.
+whole, trains a small prior on the codes of one of them and samples it; writes ``results.json`` and ``report.html``.
+Killed at any point, the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,15 +36,22 @@ from models.environment import environment
 from models.errors import UserError, read_object
 from models.evaluation.photos import evaluate
 from models.evaluation.record import write_json
+from models.extract_codes import extract
 from models.networks.patch import PatchConfig
-from models.recipes import TOKENIZERS, with_num_codes
+from models.recipes import PRIORS, TOKENIZERS, with_num_codes
 from models.report import METRICS, draw_readme_picture, finding, score_table, write_report
+from models.sample import main as draw
+from models.train_prior import train as train_prior
 from models.train_tokenizer import train
+from models.training.config import RunConfig
+from models.training.prior_run import PriorRun
 from models.training.run_log import read_metrics
 from models.training.runs import load_config
 from models.training.tokenizer_run import TokenizerRun, replace_stage
 
 _CURVE_POINTS = 30  # looks at held-out crops during a training
+PRIOR, PRIOR_OF = "prior", "patch_lc"  # its folder, and the tokenizer whose codes it learns
+_SAMPLES = 24  # images of the page
 
 
 class Contender(NamedTuple):
@@ -61,14 +69,16 @@ CONTENDERS = (
     Contender("patch_lc", "VQGAN-LC", "Frozen k-means codes behind a trained projection"),
     Contender("patch_groups", "Grouped VQ", "Four codebooks, each for a quarter of a wider vector"),
 )
+TITLES = {contender.recipe: contender.title for contender in CONTENDERS} | {PRIOR: "Prior"}  # of everything trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Compare five quantizers on real photographs."""
+    """Compare five quantizers on real photographs, and sample a prior of the codes of one."""
 
     out: Path = Path("runs/demo")  # folder of runs and report; an interrupted demo in it is continued
-    steps: int = 600  # training steps of each tokenizer
+    steps: int = 400  # training steps of each tokenizer
+    prior_steps: int = 200  # training steps of the prior
     num_codes: int = 4096  # codes of each tokenizer, over all its groups
     seed: int = 0  # of weights and crops
     data: str = "embedded"  # "embedded" photographs, or a folder of images
@@ -91,10 +101,19 @@ def configs(demo: DemoConfig) -> dict[str, TokenizerRun]:
     }
 
 
-class Board(Progress):
-    """A bar per tokenizer and one for everything; bars follow the metrics files that trainings write."""
+def prior_config(demo: DemoConfig) -> PriorRun:
+    """The training of the prior, on the codes of one tokenizer."""
+    often = max(1, demo.prior_steps // _CURVE_POINTS)
+    config = PRIORS["ar_pocket"]()
+    stage = dataclasses.replace(config.stage, steps=demo.prior_steps)
+    data = f"codes:{demo.out / 'codes'}"
+    return dataclasses.replace(config, stage=stage, seed=demo.seed, data=data, log_every=often)
 
-    def __init__(self, trainings: dict[str, TokenizerRun], folder: Path, console: Console) -> None:
+
+class Board(Progress):
+    """A bar per training and one for everything; bars follow the metrics files that trainings write."""
+
+    def __init__(self, trainings: Mapping[str, RunConfig], folder: Path, console: Console) -> None:
         self._folder, self._bars = folder, dict[str, TaskID]()
         self._active: str | None = None  # the run whose metrics file is read on every refresh
         super().__init__(
@@ -109,30 +128,31 @@ class Board(Progress):
             disable=not console.is_terminal,
         )
         # what an earlier session did is there from the start, so that it does not count as speed
-        done = {recipe: int(_last_line(folder / recipe).get("step", 0)) for recipe in trainings}
-        for contender in CONTENDERS:
-            recipe = contender.recipe
-            self._bars[recipe] = self.add_task(
-                contender.title, total=trainings[recipe].steps, completed=done[recipe], text="", start=False
+        done = {name: int(_last_line(folder / name).get("step", 0)) for name in trainings}
+        for name, config in trainings.items():
+            self._bars[name] = self.add_task(
+                TITLES[name], total=config.steps, completed=done[name], text="", start=False
             )
         total = sum(config.steps for config in trainings.values())
         self._whole = self.add_task("All", total=total, completed=sum(done.values()), text="")
 
     @contextmanager
-    def following(self, recipe: str) -> Iterator[None]:
+    def following(self, name: str) -> Iterator[None]:
         """Show the progress of one run."""
-        self.start_task(self._bars[recipe])
-        self._active = recipe
+        self.start_task(self._bars[name])
+        self._active = name
         yield
         self._active = None
-        self.follow(recipe)
+        self.follow(name)
 
-    def follow(self, recipe: str) -> None:
+    def follow(self, name: str) -> None:
         """Bring the bar of a run up to what its metrics file says."""
-        last = _last_line(self._folder / recipe)
+        last = _last_line(self._folder / name)
         if last:
-            text = f"PSNR {last['psnr']:.1f} dB, {last['utilization']:.1%} of codes"
-            self.update(self._bars[recipe], completed=last["step"], text=text)
+            text = f"{last['loss']:.2f} nats a code"
+            if name != PRIOR:
+                text = f"PSNR {last['psnr']:.1f} dB, {last['utilization']:.1%} of codes"
+            self.update(self._bars[name], completed=last["step"], text=text)
             done = sum(task.completed for task in self.tasks if task.id != self._whole)
             self.update(self._whole, completed=done)
 
@@ -143,20 +163,22 @@ class Board(Progress):
 
 
 def run(demo: DemoConfig, console: Console) -> Path:
-    """Train, score and report what is not there yet; returns the path of the page."""
-    trainings = configs(demo)
+    """Train, score, sample and report what is not there yet; returns the path of the page."""
+    # paths end up in the config of the prior, which must not depend on where the command is called
+    demo = dataclasses.replace(demo, out=demo.out.resolve())
+    trainings: dict[str, TokenizerRun | PriorRun] = {**configs(demo), PRIOR: prior_config(demo)}
     if demo.restart:
         _remove_demo(demo.out)
     _check_same_demo(demo.out, trainings)
     demo.out.mkdir(parents=True, exist_ok=True)
-    pending = [recipe for recipe in trainings if not (demo.out / recipe / "stamp.json").exists()]
+    pending = [name for name in trainings if not (demo.out / name / "stamp.json").exists()]
     if pending or not (demo.out / "results.json").exists():
-        started, resumed = time.perf_counter(), any((demo.out / recipe).exists() for recipe in trainings)
+        started, resumed = time.perf_counter(), any((demo.out / name).exists() for name in trainings)
         with Board(trainings, demo.out, console) as board:
-            for recipe, config in trainings.items():
-                with board.following(recipe):
-                    if recipe in pending:
-                        _run_one(config, demo.out / recipe, progress=not console.is_terminal)
+            for name, config in trainings.items():
+                with board.following(name):
+                    if name in pending:
+                        _run_one(config, demo.out / name, progress=not console.is_terminal)
         write_json(demo.out / "results.json", collect(demo, time.perf_counter() - started, resumed))
     return write_report(demo.out)
 
@@ -166,19 +188,28 @@ def _last_line(run_dir: Path) -> dict[str, float]:
     return lines[-1] if lines else {}
 
 
-def _run_one(config: TokenizerRun, run_dir: Path, progress: bool) -> None:
-    train(config, out=run_dir, resume=True, progress=progress)
-    evaluate(run_dir)
+def _run_one(config: TokenizerRun | PriorRun, run_dir: Path, progress: bool) -> None:
+    if isinstance(config, PriorRun):
+        tokenizer = run_dir.parent / PRIOR_OF
+        extract(tokenizer, run_dir.parent / "codes", progress=False)
+        train_prior(config, out=run_dir, resume=True, progress=progress)
+        draw(run_dir, tokenizer, run_dir / "samples", count=_SAMPLES, seed=config.seed)
+    else:
+        train(config, out=run_dir, resume=True, progress=progress)
+        evaluate(run_dir)
     # written last: a run that has it is complete
     write_json(run_dir / "stamp.json", environment())
 
 
-def _check_same_demo(out: Path, trainings: dict[str, TokenizerRun]) -> None:
-    for recipe, config in trainings.items():
-        if not (out / recipe / "config.json").exists():
+def _check_same_demo(out: Path, trainings: Mapping[str, TokenizerRun | PriorRun]) -> None:
+    for name, config in trainings.items():
+        if not (out / name / "config.json").exists():
             continue
         try:
-            differences = differing_fields(load_config(out / recipe), config)
+            held = load_config(out / name)
+            if isinstance(held, PriorRun):
+                held = dataclasses.replace(held, codes=None)  # filled in when training starts
+            differences = differing_fields(held, config)
         except UserError as error:
             raise UserError(f"{error}; give another --out, or --restart to throw this demo away") from error
         if differences:
@@ -189,7 +220,7 @@ def _check_same_demo(out: Path, trainings: dict[str, TokenizerRun]) -> None:
 
 def _remove_demo(out: Path) -> None:
     """Remove what a demo writes and nothing else."""
-    for name in [contender.recipe for contender in CONTENDERS] + ["originals"]:
+    for name in (*TITLES, "codes", "originals"):
         if (out / name).exists():
             shutil.rmtree(out / name)
     for name in ("results.json", "report.html"):
@@ -209,12 +240,14 @@ def collect(demo: DemoConfig, seconds: float, resumed: bool) -> dict[str, Any]:
         originals.append({"name": photo.name, "file": file, "height": height, "width": width})
     network = configs(demo)[CONTENDERS[0].recipe].network
     assert isinstance(network, PatchConfig)
+    settings = ("steps", "prior_steps", "num_codes", "seed", "data")
     return {
-        "settings": {"steps": demo.steps, "num_codes": demo.num_codes, "seed": demo.seed, "data": demo.data},
+        "settings": {name: getattr(demo, name) for name in settings},
         "patch_size": network.patch_size,
         "photos": originals,
         "training_photos": [photo.name for photo in photos if photo.split == "train"],
         "tokenizers": [_collect_run(contender, demo.out) for contender in CONTENDERS],
+        "prior": _collect_prior(demo.out),
         "environment": _provenance(demo, seconds, resumed),
     }
 
@@ -244,6 +277,16 @@ def _collect_run(contender: Contender, out: Path) -> dict[str, Any]:
     }
 
 
+def _collect_prior(out: Path) -> dict[str, Any]:
+    last = _last_line(out / PRIOR)
+    pictures = sorted((out / PRIOR / "samples" / "images").glob("*.png"))
+    return {
+        "of": PRIOR_OF,
+        "metrics": {name: value for name, value in last.items() if name.startswith("val_")},
+        "pictures": [str(picture.relative_to(out)) for picture in pictures],
+    }
+
+
 def _curve(lines: list[dict[str, float]], name: str) -> dict[str, list[float]]:
     logged = [line for line in lines if name in line]
     return {"step": [line["step"] for line in logged], "value": [line[name] for line in logged]}
@@ -251,10 +294,7 @@ def _curve(lines: list[dict[str, float]], name: str) -> dict[str, list[float]]:
 
 def _provenance(demo: DemoConfig, seconds: float, resumed: bool) -> dict[str, str]:
     """Where the numbers come from; values that differ between runs of a resumed demo are listed side by side."""
-    stamps = [
-        read_object(demo.out / contender.recipe / "stamp.json", "a note of where a training ran")
-        for contender in CONTENDERS
-    ]
+    stamps = [read_object(demo.out / name / "stamp.json", "a note of where a training ran") for name in TITLES]
     merged = {name: "; ".join(dict.fromkeys(stamp[name] for stamp in stamps)) for name in stamps[0]}
     time_spent = f"{seconds / 60:.1f} minutes" + (", resuming an earlier start" if resumed else "")
     return {

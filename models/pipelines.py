@@ -151,6 +151,7 @@ def main() -> None:
     print(prior_table(entries))
     rows = [pictures(name, config.out / name / "samples") for name in names]
     draw_rows(rows, config.out / "priors.webp")
+    (config.out / "priors.md").write_text(prior_table(entries) + "\n", encoding="utf-8")
     console.print(f"pictures: {config.out / 'priors.webp'}")
     lost = [e["recipe"] for e in entries if not all(v < 1 for k, v in e.items() if k.endswith("_ratio"))]
     if lost:

@@ -157,6 +157,7 @@ def main() -> None:
     print(table(entries))
     seen = [look(entry, config.out / entry["recipe"], 8) for entry in entries]
     draw_systems(seen, config.out / "systems.webp")
+    (config.out / "systems.md").write_text(table(entries) + "\n", encoding="utf-8")
     console.print(f"pictures: {config.out / 'systems.webp'}")
     lost = [entry["recipe"] for entry in entries if not entry["psnr"] > entry["psnr_baseline"]]
     if lost:

@@ -66,7 +66,7 @@ class PatchEncoder(nn.Module):
         self.output = nn.Conv2d(config.hidden, code_dim, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, D, h, w]
-        x = F.pixel_unshuffle(images, self.downsample)  # [B, 3PP, h, w]
+        x = _channels_last(F.pixel_unshuffle(images, self.downsample))  # [B, 3PP, h, w]
         x = self.blocks(self.input(x))  # [B, C, h, w]
         return self.output(F.silu(x))  # [B, D, h, w]
 
@@ -82,6 +82,11 @@ class PatchDecoder(nn.Module):
         self.output = nn.Conv2d(config.hidden, 3 * config.patch_size**2, 1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:  # [B, D, h, w] -> [B, 3, H, W]
-        x = self.blocks(self.input(z))  # [B, C, h, w]
+        x = self.blocks(self.input(_channels_last(z)))  # [B, C, h, w]
         x = self.output(F.silu(x))  # [B, 3PP, h, w]
         return F.pixel_shuffle(x, self.upsample)  # [B, 3, H, W]
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    # a 1x1 convolution is one product of matrices then
+    return x.contiguous(memory_format=torch.channels_last)

@@ -34,6 +34,14 @@ from models.report.results import (
 _HERE = Path(__file__).parent
 _HERO_CROP = 2 * CROP
 _MOST_PHOTOS = 6
+# what other commands leave in the folders beside the demo's
+_BESIDE = {
+    "../claims/claims.html": "The papers' claims, put to the test",
+    "../systems/systems.md": "Scores of every pocket tokenizer",
+    "../systems/systems.webp": "What they make of held-out crops",
+    "../pipelines/priors.md": "Scores of every pocket prior",
+    "../pipelines/priors.webp": "Samples of them",
+}
 _CURVES = (
     ("utilization", "Share of the codebook in use", Axis("utilization", form=percent, low=0.0)),
     ("val_psnr", "Reconstruction of held-out crops", Axis("PSNR, dB")),
@@ -115,6 +123,18 @@ def photo_section(number: int, photo: Results, tokenizers: Sequence[Results], fo
     return Section(photo["name"], f"photo-{number}", width, height, scores[0]["tokens"], box, tiles)
 
 
+def prior_pictures(results: Results, folder: Path) -> list[str]:
+    """The samples of the prior as data URIs."""
+    names = results["prior"]["pictures"] if "prior" in results else []
+    return [data_uri(load_picture(folder / name), lossless=True) for name in names]
+
+
+def prior_slot(results: Results) -> int | None:
+    """Which tokenizer's codes the prior learned."""
+    recipes = [entry["recipe"] for entry in results["tokenizers"]]
+    return recipes.index(results["prior"]["of"]) if "prior" in results else None
+
+
 def scatters(tokenizers: Sequence[Results], codebooks: Sequence[dict[str, np.ndarray]]) -> list[Chart]:
     """The first group's codes of every tokenizer over its encoder vectors."""
     return [
@@ -155,6 +175,9 @@ def render(results: Results, folder: Path) -> str:
             photo_section(number, photo, tokenizers, folder)
             for number, photo in enumerate(results["photos"][:_MOST_PHOTOS])
         ],
+        prior_slot=prior_slot(results),
+        prior_pictures=prior_pictures(results, folder),
+        beside={link: title for link, title in _BESIDE.items() if (folder / link).exists()},
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
     )
 

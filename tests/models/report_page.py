@@ -20,6 +20,7 @@ class Page(HTMLParser):
         super().__init__()
         self.scores: dict[tuple[str, str], tuple[str, str, bool]] = {}  # value, text, best
         self.photo_values: list[str] = []
+        self.prior: dict[str, str] = {}
         self.sources: list[str] = []
         self.links: list[str] = []
         self.ids: set[str] = set()
@@ -39,6 +40,8 @@ class Page(HTMLParser):
             self.links.append(found["href"])
         elif tag == "data" and found["data-metric"] == "photo":
             self.photo_values.append(found["value"])
+        elif tag == "data" and found["data-metric"].startswith("val_"):
+            self.prior[found["data-metric"]] = found["value"]
         elif tag == "data":
             self._open = (found["data-metric"], found["value"], found.get("class") == "best")
 

@@ -17,9 +17,10 @@ from report_page import Page, decode
 from rich.console import Console
 
 from models import demo, evaluate
-from models.demo import CONTENDERS, Board, DemoConfig, configs, run, summary
+from models.demo import CONTENDERS, PRIOR, Board, DemoConfig, configs, prior_config, run, summary
 from models.errors import UserError
 from models.report.results import METRICS, MORE_METRICS
+from models.training.run_log import read_metrics
 
 STEPS = 4
 TIMINGS = {"step_ms", "quantizer_share"}
@@ -42,7 +43,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    config = DemoConfig(out=tmp_path_factory.mktemp("demo"), steps=STEPS, num_codes=32, data=str(photos))
+    out = tmp_path_factory.mktemp("demo")
+    config = DemoConfig(out=out, steps=STEPS, prior_steps=2, num_codes=32, data=str(photos))
     run(config, quiet())
     return config.out
 
@@ -62,9 +64,13 @@ def test_page_shows_the_results(finished: Path) -> None:
             assert text == metric.form(entry["metrics"][metric.key])
     for contender in CONTENDERS:
         assert contender.title in page.text
-    assert len(page.sources) == 3 * (len(CONTENDERS) + 1)
+    versions = len(CONTENDERS) + 1
     shapes = [decode(source).shape for source in page.sources]
-    assert shapes[-len(CONTENDERS) - 1 :] == [(70, 102, 3)] * (len(CONTENDERS) + 1)  # the whole photo comes last
+    assert shapes[2 * versions :] == [(70, 102, 3)] * versions + [(64, 64, 3)] * demo._SAMPLES
+    last = read_metrics(finished / PRIOR)[-1]
+    assert {name: float(value) for name, value in page.prior.items()} == {
+        name: last[name] for name in ("val_nll", "val_unigram_ratio", "val_bigram_ratio")
+    }
 
 
 def test_scores_are_those_of_the_pictures(finished: Path) -> None:
@@ -124,6 +130,7 @@ def test_interrupted_demo_ends_with_the_same_numbers(
 
 def test_finished_demo_only_writes_the_page_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "train", pytest.fail)
+    monkeypatch.setattr(demo, "train_prior", pytest.fail)
     before = (finished / "results.json").read_bytes()
     config = DemoConfig(out=finished, **results_of(finished)["settings"])
     assert run(config, quiet()) == finished / "report.html"
@@ -134,10 +141,14 @@ def test_other_settings_are_refused(finished: Path) -> None:
     settings = {**results_of(finished)["settings"], "seed": 1}
     with pytest.raises(UserError, match=r"holds a demo with other settings \(seed 0 / 1\)"):
         run(DemoConfig(out=finished, **settings), quiet())
+    settings |= {"seed": 0, "prior_steps": 3}
+    with pytest.raises(UserError, match=r"holds a demo with other settings \(stage.steps 2 / 3\)"):
+        run(DemoConfig(out=finished, **settings), quiet())
 
 
 def test_restart_removes_what_a_demo_wrote_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("patch_fc/config.json", "originals/photo_0.png", "results.json", "report.html", "notes.txt"):
+    wrote = ("patch_fc/config.json", "prior/config.json", "codes/codebook.safetensors", "originals/photo_0.png")
+    for name in (*wrote, "results.json", "report.html", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     demo._remove_demo(tmp_path)
@@ -159,7 +170,8 @@ def test_terminal_summary_fits_eighty_columns(finished: Path) -> None:
 
 
 def test_bars_follow_the_metrics_files(finished: Path, tmp_path: Path) -> None:
-    trainings = configs(DemoConfig(steps=2 * STEPS, num_codes=32))
+    config = DemoConfig(steps=2 * STEPS, prior_steps=5, num_codes=32)
+    trainings = {**configs(config), PRIOR: prior_config(config)}
     (tmp_path / "patch_fc").mkdir()
     shutil.copy(finished / "patch_fc" / "metrics.jsonl", tmp_path / "patch_fc")
     board = Board(trainings, tmp_path, Console(file=io.StringIO(), force_terminal=True))
@@ -170,7 +182,12 @@ def test_bars_follow_the_metrics_files(finished: Path, tmp_path: Path) -> None:
         list(board.get_renderables())
         assert (bars["VQGAN-EMA"].completed, bars["All"].completed) == (STEPS, 2 * STEPS)
     assert bars["CVQ"].completed == 0
-    assert bars["All"].total == 2 * STEPS * len(CONTENDERS)
+    with board.following(PRIOR):
+        shutil.copytree(finished / PRIOR, tmp_path / PRIOR)
+        list(board.get_renderables())
+        assert bars["Prior"].completed == 2
+        assert bars["Prior"].fields["text"].endswith(" nats a code")
+    assert bars["All"].total == 2 * STEPS * len(CONTENDERS) + 5
 
 
 def test_evaluate_prints_what_it_writes(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def write_demo(folder: Path, **metrics: list[float | None]) -> dict[str, Any]:
         tokenizers.append(
             {
                 "recipe": recipe,
-                "title": f"Quantizer-{recipe}",
+                "title": f"VQGAN-{recipe}",
                 "description": "made up <for a test>",
                 "groups": groups,
                 "num_codes": 16,
@@ -64,12 +64,19 @@ def write_demo(folder: Path, **metrics: list[float | None]) -> dict[str, Any]:
                 },
             }
         )
+    sample = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    sample.save(folder / "sample.png")
     results = {
-        "settings": {"steps": 3, "num_codes": 16},
+        "settings": {"steps": 3, "prior_steps": 2, "num_codes": 16},
         "patch_size": 8,
         "photos": photos,
         "training_photos": ["a", "b"],
         "tokenizers": tokenizers,
+        "prior": {
+            "of": "two",
+            "metrics": {"val_nll": 4.125, "val_unigram_ratio": 0.75, "val_bigram_ratio": None},
+            "pictures": ["sample.png"] * 2,
+        },
         "environment": {"Command": "python -m models.demo", "PyTorch": "2"},
     }
     (folder / "results.json").write_text(json.dumps(results))
@@ -120,10 +127,38 @@ def test_page_is_self_contained_and_its_pictures_decode(tmp_path: Path) -> None:
     assert "://" not in without_pictures(text)
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     versions = len(RECIPES) + 1
-    assert len(page.sources) == versions * (1 + 2 * len(results["photos"]))  # the opening strip, details, wholes
-    assert decode(page.sources[-1]).shape == (80, 96, 3)
+    # the opening strip, details, wholes, samples
+    assert len(page.sources) == versions * (1 + 2 * len(results["photos"])) + 2
+    assert decode(page.sources[-3]).shape == (80, 96, 3)
+    assert decode(page.sources[-1]).shape == (16, 16, 3)
     for source in page.sources:
         decode(source)
+
+
+def test_the_prior_stands_on_the_page(tmp_path: Path) -> None:
+    results = write_demo(tmp_path)
+    text, page = read_page(tmp_path)
+    assert page.prior == {"val_nll": "4.125", "val_unigram_ratio": "0.75"}
+    assert re.search(r"2 steps which code of .*VQGAN-two", text)
+    assert "These two images" in page.text
+    assert f"and {MISSING} of what counting pairs" in page.text
+    del results["prior"]  # a demo of an earlier version
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert "Images that never were" not in read_page(tmp_path)[1].text
+
+
+def test_page_links_what_lies_beside_it(tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    write_demo(demo)
+    for name in ("claims/claims.html", "systems/systems.webp"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    _, page = read_page(demo)
+    assert [link for link in page.links if not link.startswith("#")] == [
+        "../claims/claims.html",
+        "../systems/systems.webp",
+    ]
 
 
 def test_page_shows_a_few_of_many_photos(tmp_path: Path) -> None:
