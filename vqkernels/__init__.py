@@ -5,7 +5,7 @@ Functions: :func:`nearest_code`, :func:`top_codes`, :func:`multilevel_nearest_co
 :func:`soft_assignment_entropy`, :func:`kmeans`, :func:`residual_kmeans`, :func:`balanced_codes`,
 :func:`semantic_ids`. Modules: :class:`VectorQuantizer` and its codebook parts;
 :class:`VectorQuantize`, the drop-in for the class of that name; :func:`replace_quantizers` swaps the quantizers of
-other libraries inside a model. Estimator: :class:`KMeans`.
+other libraries inside a model. Estimator: :class:`KMeans`. For ONNX files: :func:`onnx_translations`.
 ``python -m vqkernels.info`` tells what is built and which backend serves which op.
 
 Letters, package-wide: N vectors, K codes, D code dimension, G groups, L levels, M top codes.
@@ -53,6 +53,7 @@ from vqkernels.ops.top_codes import TopCodes, top_codes
 if _TYPE_CHECKING:
     from vqkernels.compat.replace import replace_quantizers
     from vqkernels.compat.vector_quantize_pytorch import VectorQuantize
+    from vqkernels.onnx import onnx_translations
 
 __version__ = "0.2.0"
 
@@ -91,6 +92,7 @@ __all__ = [
     "kmeans",
     "multilevel_nearest_code",
     "nearest_code",
+    "onnx_translations",
     "quantize",
     "reanchor_",
     "replace_quantizers",
@@ -106,6 +108,7 @@ __all__ = [
 # what has to do with other libraries is loaded when it is first asked for
 _LAZY = {
     "VectorQuantize": "vqkernels.compat.vector_quantize_pytorch",
+    "onnx_translations": "vqkernels.onnx",
     "replace_quantizers": "vqkernels.compat.replace",
 }
 

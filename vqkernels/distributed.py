@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from vqkernels._core.checks import check_flag, check_floating
+from vqkernels._core.devices import widest
 from vqkernels._core.shown import shape_of
 from vqkernels.ops.code_range import code_range
 from vqkernels.ops.code_stats import CodeStats, code_stats
@@ -120,7 +121,9 @@ def stats_of_all(
     check_flag("synchronised", synchronised)
     groups = x.shape[1]
     anchors = (
-        Anchors(x.new_zeros(groups, 0, x.shape[2]), x.new_zeros(groups, 0).double()) if anchors is None else anchors
+        Anchors(x.new_zeros(groups, 0, x.shape[2]), x.new_zeros(groups, 0, dtype=widest(x.device)))
+        if anchors is None
+        else anchors
     )
     if not synchronised or world()[1] == 1:
         return code_stats(x, indices, num_codes, groups=groups, backend=backend), anchors

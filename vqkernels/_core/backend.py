@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from vqkernels._core.devices import on_the_cpu, unserved_device
 from vqkernels._core.shown import shown
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # order of preference
@@ -83,6 +84,11 @@ def check_backend(backend: object) -> None:
         raise ValueError(f"backend: expected None or one of {', '.join(BACKENDS)}, got {shown(backend)}")
 
 
+def requested_backend(backend: str | None) -> str | None:
+    """What a call asks for by name, itself or by the scope that it is in."""
+    return backend or _override.get()
+
+
 def _module(op: str, backend: str) -> BackendModule:
     return cast(BackendModule, importlib.import_module(_MODULES[op][backend]))
 
@@ -112,7 +118,7 @@ def select(op: str, requested: str | None, *args: Any) -> BackendModule:
     Raises ``ValueError`` for a backend that does not exist and ``NotImplementedError`` for one that exists but
     cannot run these arguments, naming every reason.
     """
-    requested = requested or _override.get()
+    requested = requested_backend(requested)
     check_backend(requested)
     if requested is not None:
         # asked by name: no other backend is even looked at
@@ -150,7 +156,8 @@ def explain(op: str, *args: Any, backend: str | None = None) -> tuple[Choice, ..
         *args: the arguments the op's backends receive: its tensors in canonical layout (``x [N, G, D]``,
             ``codebook [G, K, D]``, ...) and plain values. Without arguments only the general reasons
             (build, device support) are told.
-        backend: what would be asked for by name.
+        backend: what would be asked for by name. Without that, tensors on a device that no backend is for are
+            taken for the copies on the CPU that an op then works on.
 
     Returns:
         One :class:`Choice` per backend, in order of preference; printing one gives a readable line.
@@ -166,7 +173,10 @@ def explain(op: str, *args: Any, backend: str | None = None) -> tuple[Choice, ..
     """
     check_backend(backend)
     registered_backends(op)
-    return tuple(_choices(op, backend or _override.get(), args))
+    requested = requested_backend(backend)
+    if requested is None and unserved_device(args) is not None:
+        args = on_the_cpu(args)
+    return tuple(_choices(op, requested, args))
 
 
 @contextmanager

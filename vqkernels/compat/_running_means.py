@@ -7,6 +7,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from vqkernels._core.devices import widest
+from vqkernels._core.library import NotScriptable
 from vqkernels._core.random import row_numbers
 from vqkernels._core.recomputation import Past, recomputing
 from vqkernels.distributed import elect, stats_of_all, sum_of_all, world
@@ -26,7 +28,7 @@ class State(NamedTuple):
     embed_avg: torch.Tensor  # [H, K, D]
 
 
-class RunningMeans(nn.Module):
+class RunningMeans(NotScriptable, nn.Module):
     """What a training step does to H codebooks of K codes apart from gradients.
 
     Between its methods vectors travel as ``[N, H, D]`` and indices as ``[N, H]``, -1 for a vector left out. A
@@ -196,7 +198,7 @@ def _spread(x: torch.Tensor, indices: torch.Tensor, k: int) -> Anchors:  # [N, H
     vectors = gather_codes(candidates, order.gather(1, places).transpose(0, 1)).transpose(0, 1)
     # exponentially distributed with rate N: every vector of all processes is as likely to win a place
     key = torch.rand(places.shape, device=x.device).log().neg() / available
-    return Anchors(vectors, key.double())
+    return Anchors(vectors, key.to(widest(key.device)))
 
 
 def recall_started(codebook: nn.Module, _: object = None) -> None:

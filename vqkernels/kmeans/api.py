@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import torch
 
 from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, OneOf, Size, checked
+from vqkernels._core.backend import requested_backend
+from vqkernels._core.devices import through_the_cpu, unserved_device
 from vqkernels.kmeans.balanced import MaxShare, balanced
 from vqkernels.kmeans.data import Data, check_weight
 from vqkernels.kmeans.lloyd import Callback, KMeansResult, State, lloyd
@@ -100,6 +102,15 @@ def kmeans(
         >>> vqkernels.kmeans(x, 2).centroids.sort(0).values.tolist()
         [[0.5], [10.5]]
     """
+    if isinstance(x, torch.Tensor) and requested_backend(backend) is None and (device := unserved_device([x])):
+        options: dict[str, Any] = {"metric": metric, "n_init": n_init, "max_iter": max_iter, "tol": tol, "seed": seed}
+        options |= {"batch_size": batch_size, "max_share": max_share, "callback": callback, "progress": progress}
+
+        def clustered(x: torch.Tensor, init: Any, weight: Any) -> KMeansResult:
+            return kmeans(x, num_clusters, init=init, weight=weight, group=group, **options)
+
+        result: KMeansResult = through_the_cpu(clustered, (x, init, weight), device)
+        return result
     check_arguments(num_clusters, metric, max_iter, tol, seed, batch_size, n_init)
     init = given_init(init)
     check_group(group)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vqkernels._core.devices import widest
+from vqkernels._core.library import NotScriptable
 from vqkernels._core.random import random_uniform
 from vqkernels._core.shown import shape_of
 from vqkernels.distributed import everybody, stats_of_all, sum_of_all, world
@@ -34,7 +36,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:  # [..., D]
     return scaled
 
 
-class Codebook(nn.Module):
+class Codebook(NotScriptable, nn.Module):
     """Codes ``[G, K, D]``, and what happens to them in a training step apart from gradients."""
 
     trained = False  # by gradient: there is a codebook loss
@@ -252,7 +254,7 @@ class EmaCodebook(Codebook):
         noise = 2 * random_uniform(-self.draws, tuple(vectors.shape), vectors.device) - 1
         vectors = torch.where(revived[..., None], vectors, 0)
         entries = (revived.sum(dim=1) * self.dim).clamp(min=1)
-        rms = (vectors.double().square().sum(dim=(1, 2)) / entries).sqrt().to(vectors.dtype)
+        rms = (vectors.to(widest(vectors.device)).square().sum(dim=(1, 2)) / entries).sqrt().to(vectors.dtype)
         size = torch.where(vectors == 0, rms[:, None, None], vectors)
         vectors = vectors + _JITTER * noise * size
         if self.metric == "cosine":
@@ -320,7 +322,7 @@ class FrozenCodebook(Unsent, Codebook):
         if self.projector is None or not self.matched:
             raise ValueError("codebook: expected projector_init='matched' for fit_codebook, got another Frozen")
         self.begin()
-        codes, rows = self.codes().double(), x.double()
+        codes, rows = (t.to(widest(x.device)) for t in (self.codes(), x))
         spread = codes.std(dim=1, correction=0)
         mean = self._mean_of_all(rows)
         variance = self._mean_of_all((rows - mean).square())

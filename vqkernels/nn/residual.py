@@ -11,6 +11,7 @@ from torch import nn
 
 from vqkernels._core.arguments import OneOf, Share, Size, checked
 from vqkernels._core.checks import check_indices, each_of
+from vqkernels._core.devices import widest
 from vqkernels._core.random import random_integers
 from vqkernels._core.recomputation import Past
 from vqkernels._core.shown import shape_of
@@ -208,7 +209,7 @@ class ResidualQuantizer(nn.Module):
         count = len(self.stages)
         seed = next_seed(self.draws)
         chosen, keep = random_integers(seed, (2, *shape[:1]), self.draws.device).unbind(0)
-        fewer = (keep.double() * 2.0**-32 < self.dropout) & torch.tensor(count > 1, device=keep.device)
+        fewer = (keep.to(widest(keep.device)) * 2.0**-32 < self.dropout) & torch.tensor(count > 1, device=keep.device)
         depth = torch.where(fewer, 1 + chosen % max(1, count - 1), count)
         return depth.reshape(*shape[:1], *(1 for _ in shape[1:]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vqkernels._core.checks import check_mask, check_same_device
+from vqkernels._core.devices import widest
 from vqkernels._core.usable import usable_rows
 
 
@@ -17,7 +18,7 @@ def masked_mean_square(
     usable = (usable if usable.dim() == 2 else usable[:, None]).expand(a.shape[:2])
     error = (a - b).square().sum(dim=2)
     # float32 holds the error of any vector, and the mean, but not always the sum
-    total = (error * usable).sum(dtype=torch.float64)
+    total = (error * usable).sum(dtype=widest(error.device))
     return (total / (usable.sum().clamp(min=1) * a.shape[2])).to(error.dtype)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from vqkernels._core.library import is_traced
+from vqkernels._core.library import is_exporting, is_traced
 from vqkernels._core.random import random_uniform
 
 _PAIRS = 1 << 20  # scores held at a time
@@ -38,7 +38,7 @@ def scores(x: torch.Tensor, codes: torch.Tensor, metric: str) -> torch.Tensor:  
 
 def chunks(n: int, per_row: int) -> Iterator[slice]:
     """Some of N vectors at a time, as many as may have their scores held at once."""
-    if is_traced():
+    if is_traced() or is_exporting():
         # a trace is for batches of any size, and would keep the number of chunks of this one
         return iter([slice(0, None)])
     size = max(1, _PAIRS // max(1, per_row))
@@ -75,6 +75,8 @@ class _Recomputation(torch.autograd.Function):
 def _recomputed(
     function: Callable[..., torch.Tensor], *args: torch.Tensor, instead: torch.Tensor | None = None
 ) -> torch.Tensor:
+    if is_exporting():
+        return function(*args) if instead is None else instead
     if torch.compiler.is_compiling() or is_traced():
         # a graph knows what a checkpoint is, but no gradient taken inside a function of Python
         value = function(*args) if is_traced() else checkpoint(function, *args, use_reentrant=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vqkernels._core.devices import widest
 from vqkernels._core.recomputation import recomputing
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 
@@ -71,7 +72,7 @@ class AffineCodebook(Codebook):
             first.fill_(False)
         mean, some = self._mean(x, indices)
         # float32 holds the squares, and their mean, but not always their sum
-        variance, _ = self._mean((x - mean.transpose(0, 1)).double().square(), indices)
+        variance, _ = self._mean((x - mean.transpose(0, 1)).to(widest(x.device)).square(), indices)
         for name, value in (("batch_mean", mean), ("batch_variance", variance)):
             old = getattr(self, name)
             if old is None:

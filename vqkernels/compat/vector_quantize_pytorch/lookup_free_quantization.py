@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vqkernels._core.arguments import Positive, Size, Within, checked
 from vqkernels._core.checks import check_floating, check_size
+from vqkernels._core.devices import widest
 from vqkernels._core.usable import usable_rows
 from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_last, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
@@ -349,5 +350,5 @@ class LFQ(Constants):
             return rows, valid
         most = max(1, int(len(rows) * self.frac_per_sample_entropy))
         order = (torch.rand(len(rows), device=rows.device) + ~valid).argsort()[:most]
-        wanted = (valid.sum().double() * self.frac_per_sample_entropy).floor().clamp(min=1)
+        wanted = (valid.sum().to(widest(valid.device)) * self.frac_per_sample_entropy).floor().clamp(min=1)
         return rows[order], valid[order] & (torch.arange(len(order), device=rows.device) < wanted)

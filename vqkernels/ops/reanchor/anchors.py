@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from vqkernels._core.canonical import without_last_bits
+from vqkernels._core.devices import widest
 from vqkernels._core.random import random_integers
 from vqkernels.ops.draw_rows import draw_rows
 from vqkernels.ops.gather_codes import gather_codes
@@ -35,8 +36,9 @@ def closest_vectors(
     candidates = _candidates(x, indices)
     nearest = nearest_code(codebook.transpose(0, 1), candidates, metric=metric, backend=backend).indices
     vectors = _take(candidates, nearest, backend)
+    dtype = widest(vectors.device)
     # more digits than a lookup reports, for those who compare anchors of several processes
-    key = without_last_bits(_distance(codebook.double(), vectors.double(), metric))
+    key = without_last_bits(_distance(codebook.to(dtype), vectors.to(dtype), metric))
     return Anchors(vectors, torch.where(key.isfinite(), key, torch.inf))
 
 

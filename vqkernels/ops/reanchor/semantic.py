@@ -21,6 +21,7 @@ from vqkernels._core.checks import (
     check_vectors,
     check_writable,
 )
+from vqkernels._core.devices import widest
 from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
 from vqkernels.ops.code_stats import code_stats
@@ -156,8 +157,8 @@ def choose_semantic_anchors(
     weights = level_weights_of(codebook.shape[1], high, high_weight)
     if anchor == "closest":
         chosen = multilevel_nearest_code(codes, points, weights, backend=backend).indices
-        vectors = gather_codes(rows, chosen, backend=backend)
-        apart = [torch.linalg.vector_norm(level, dim=1) for level in levels_of(codebook.double() - vectors, high)]
+        vectors, dtype = gather_codes(rows, chosen, backend=backend), widest(rows.device)
+        apart = [torch.linalg.vector_norm(level, dim=1) for level in levels_of(codebook.to(dtype) - vectors, high)]
         distance = sum(weight * norm for weight, norm in zip(weights, apart, strict=True))
         # more digits than a lookup reports, for those who compare anchors of several processes
         key = without_last_bits(torch.as_tensor(distance))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from vqkernels._core.backend import check_backend
+from vqkernels._core.backend import check_backend, requested_backend
 from vqkernels._core.checks import (
     check_choice,
     check_codebook,
@@ -19,6 +19,7 @@ from vqkernels._core.checks import (
     check_vectors,
     check_weight,
 )
+from vqkernels._core.devices import through_the_cpu, unserved_device
 from vqkernels._core.library import saveable
 from vqkernels.ops.soft_assignment_entropy.op import soft_assignment_entropy_op
 
@@ -108,6 +109,17 @@ def soft_assignment_entropy(
     check_codebook(codebook)
     check_vectors(x, codebook)
     check_same_device(x=x, codebook=codebook, weight=weight)
+    if (device := unserved_device((x,))) is not None and requested_backend(backend) is None:
+        # as a whole: what the operator takes and returns is float64, which the device may lack
+
+        def measured(x: torch.Tensor, codebook: torch.Tensor, temperature: Any, weight: Any) -> SoftEntropy:
+            options: dict[str, Any] = {"smoothing": smoothing, "eps": eps, "reduce": reduce}
+            return soft_assignment_entropy(
+                x, codebook, metric=metric, temperature=temperature, weight=weight, **options
+            )
+
+        whole: SoftEntropy = through_the_cpu(measured, (x, codebook, temperature, weight), device)
+        return whole
     book = saveable(codebook)
     grouped = book if book.dim() == 3 else book[None]
     rows = saveable(x).reshape(-1, grouped.shape[0], grouped.shape[2])
