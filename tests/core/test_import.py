@@ -84,6 +84,7 @@ class OnlyStandard(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, OnlyStandard())
 import vqkernels
 names = [m.name for m in pkgutil.walk_packages(vqkernels.__path__, "vqkernels.") if "triton" not in m.name]
+names.remove("vqkernels.onnx.translations")
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
