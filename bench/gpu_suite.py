@@ -1,4 +1,4 @@
-"""Everything there is to measure on a GPU, by one command in bounded time: correctness, ceilings, design, cases."""
+"""A GPU session by one command in bounded time: build, correctness, ceilings, cases that matter; then the rest."""
 
 from __future__ import annotations
 
@@ -17,25 +17,39 @@ from typing import Any
 import torch
 
 from bench.device import Cuda, Device, Rehearsal
+from bench.gpu import carried
 from bench.gpu.context import Context, Unavailable
-from bench.gpu.steps import STEPS, Step
+from bench.gpu.steps import REQUIRED, STEPS, Step
 from bench.machine import environment
 from bench.run import last_line
 
-SCHEMA = 1
+SCHEMA = 2
 _LEAST = 10.0  # seconds a step is worth beginning with
+_MINUTES, _RERUN_MINUTES = 8.0, 4.0
 
-_EPILOG = """\
-In DIR: suite.json (environment, and of each step its state, findings and reason), suite.log (all output), and one
-result of bench.run per op, for bench.plot and bench.compare. suite.json is rewritten after every step, and a step's
-findings so far are kept when it is cut off. A later run into the same DIR leaves out the steps that are done.
+_EPILOG = f"""\
+In DIR: suite.json (environment, and of each step its state, findings, reason, and the seconds at which it began, that
+it was given and that it took), suite.log (all output), and the results of bench.run. suite.json is rewritten after
+every step, and a step's findings so far are kept when it is cut off. Steps run in this order, each for its share of
+the time at most. A session must have {", ".join(step.name for step in REQUIRED)};
+the others take what time is left.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    deadline = time.monotonic() + 60 * args.minutes
+    parser = _parser()
+    args = parser.parse_args(argv)
+    began = time.monotonic()
+    minutes = args.minutes or (_RERUN_MINUTES if args.rerun else _MINUTES)
+    try:
+        before = _ledger(args.rerun) if args.rerun else {"steps": {}}
+    except (OSError, ValueError) as error:
+        parser.error(f"--rerun: {error}")
+    if (args.out / "suite.json").exists():
+        parser.error(f"--out: expected a folder without a suite.json, got {args.out}")
     args.out.mkdir(parents=True, exist_ok=True)
+    if not args.smoke:
+        _look_for_peers()
     try:
         device: Device = Rehearsal(threads=1) if args.smoke else Cuda()
     except ValueError as error:
@@ -43,39 +57,63 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     stamp = environment([], device, threads=1, seed=0)
     del device  # the steps are processes of their own and want the memory
-    suite = _resumed(args.out / "suite.json", stamp, smoke=args.smoke)
+    suite: dict[str, Any] = {
+        "schema": SCHEMA,
+        "smoke": args.smoke,
+        "environment": stamp,
+        "minutes": minutes,
+        "steps": {},
+    }
+    if args.rerun:
+        suite["completes"] = {key: before["environment"][key] for key in ("commit", "dirty", "date")}
+    done = {name for name, outcome in before["steps"].items() if outcome["state"] == "done"}
     for step in STEPS:
-        if step.name in args.skip or (args.only and step.name not in args.only):
+        # a machine begins bare
+        if step.name != "build" and ((args.only and step.name not in args.only) or step.name in done):
             continue
-        if suite["steps"].get(step.name, {}).get("state") == "done" and step.name not in args.only:
-            continue
-        limit = min(step.seconds, deadline - time.monotonic())
+        start = time.monotonic() - began
+        left = 60 * minutes - start
+        limit = left if args.smoke else min(step.seconds, left)  # on a processor shares mean nothing
         outcome = run_step(step, args.out, limit, args.smoke) if limit >= _LEAST else {"state": "no time left"}
-        suite["steps"][step.name] = outcome
+        suite["steps"][step.name] = {**outcome, "began": round(start, 1), "limit": round(max(0.0, limit), 1)}
         _write(args.out / "suite.json", suite)
-        print(f"{step.name:24} {outcome['state']:14} {outcome.get('reason', '')}", flush=True)
-    return 1 if any(outcome["state"] == "failed" for outcome in suite["steps"].values()) else 0
+        print(_line(step.name, suite["steps"][step.name]), flush=True)
+    print(f"{time.monotonic() - began:.0f} s of {60 * minutes:.0f}")
+    return 1 if any(outcome["state"] in ("failed", "cut off") for outcome in suite["steps"].values()) else 0
 
 
-def _resumed(path: Path, stamp: dict[str, Any], *, smoke: bool) -> dict[str, Any]:
-    """What an earlier run of the same code left here, or a beginning."""
-    if path.exists():
-        suite: dict[str, Any] = json.loads(path.read_text())
-        same = all(suite["environment"][key] == stamp[key] for key in ("commit", "dirty"))
-        if same and (suite["schema"], suite["smoke"]) == (SCHEMA, smoke):
-            return suite
-        # another commit's figures do not belong beside ours
-        path.replace(path.with_name(f"suite-{suite['environment']['commit']}.json"))
-    return {"schema": SCHEMA, "smoke": smoke, "environment": stamp, "steps": {}}
+def _ledger(path: Path) -> dict[str, Any]:
+    """What an earlier run left.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is none.
+    """
+    found: Any = json.loads(path.read_text())
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise ValueError(f"expected a suite.json of schema {SCHEMA}, got {path}")
+    return found
+
+
+def _look_for_peers() -> None:
+    """Have every process look where the step ``build`` will put the peers; a folder must be there to be looked at."""
+    carried.PEERS.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(carried.PEERS), os.environ.get("PYTHONPATH"))))
+
+
+def _line(name: str, outcome: dict[str, Any]) -> str:
+    took = f"{outcome.get('seconds', 0):.0f}/{outcome['limit']:.0f} s"
+    return f"{name:28} {outcome['state']:14} {took:>12}  {outcome.get('reason', '')}".rstrip()
 
 
 def run_step(step: Step, out: Path, limit: float, smoke: bool) -> dict[str, Any]:
     """Run a step in a process of its own: it may hang, crash or spoil the device for whoever shares its process."""
     part = out / "running.json"
     part.write_text("{}")
-    fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(["bench.gpu.steps"])  # torch is loaded once, and no CUDA in the server
-    process = fork.Process(target=_child, args=(step, out, part, limit, smoke))
+    processes = multiprocessing.get_context("forkserver" if step.fork else "spawn")
+    if step.fork:
+        processes.set_forkserver_preload(["bench.gpu.steps"])  # torch is loaded once, and no CUDA in the server
+    process = processes.Process(target=_child, args=(step, out, part, limit, smoke))
     began = time.monotonic()
     process.start()
     process.join(limit)
@@ -129,14 +167,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu_suite",
         description=__doc__,
-        epilog=_EPILOG + "\nsteps:\n" + "\n".join(f"  {step.name:24} {step.title}" for step in STEPS),
+        epilog=_EPILOG + "\nsteps:\n" + "\n".join(f"  {step.name:28} {step.title}" for step in STEPS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [step.name for step in STEPS]
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default %(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="STEP", help="these, even if done")
-    parser.add_argument("--skip", nargs="+", default=[], choices=names, metavar="STEP", help="all but these")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go; new or empty")
+    parser.add_argument(
+        "--minutes", type=float, help=f"for everything ({_MINUTES:.0f}; with --rerun {_RERUN_MINUTES:.0f})"
+    )
+    parser.add_argument("--rerun", type=Path, metavar="FILE", help="leave out what is done in this suite.json")
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=names, metavar="STEP", help="after build, these alone"
+    )
     parser.add_argument("--smoke", action="store_true", help="rehearse on the processor with tiny sizes")
     return parser
 

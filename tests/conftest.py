@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import hypothesis
@@ -62,10 +62,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in grid:
             if item.name not in kept:
                 item.add_marker(pytest.mark.slow)
+    most = items[0].config.getoption("--sample") if items else None
+    if most is not None:
+        items[:] = sample(items, most)
+
+
+def sample(items: Sequence[pytest.Item], most: int) -> list[pytest.Item]:
+    """Of every test on every backend so many parameter sets, spread over all: no test and no backend is left out."""
+    alike: dict[tuple[Any, ...], list[pytest.Item]] = {}
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+        # what a marker leaves out stands for nothing else
+        marked = [bool(item.get_closest_marker(mark)) for mark in ("gpu", "slow")]
+        alike.setdefault((item.nodeid.partition("[")[0], backend, *marked), []).append(item)
+    chosen = {id(same[i * len(same) // most]) for same in alike.values() for i in range(most)}
+    return [item for item in items if id(item) in chosen]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--complete", action="store_true", help="tests may be skipped for what the machine lacks only")
+    parser.addoption("--sample", type=int, metavar="N", help="at most N parameter sets of every test and backend")
 
 
 @pytest.hookimpl(wrapper=True)

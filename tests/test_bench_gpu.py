@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,16 +20,17 @@ import torch
 from bench import gpu_suite, readme, run
 from bench.case import Implementation
 from bench.device import Rehearsal, moved
-from bench.gpu import kernels, tuned
+from bench.gpu import kernels, tools, tuned, workout
 from bench.gpu.coarse import ARITHMETICS, undecided
 from bench.gpu.context import Context, Unavailable
 from bench.gpu.probes import usage
-from bench.gpu.steps import STEPS, Step
+from bench.gpu.steps import CASES, REQUIRED, STEPS, Step, cases_of
 from bench.gpu_suite import run_step
 from bench.multilevel_nearest_code.problem import MultilevelProblem
 from bench.ours import backend_obstacle, made_of, op_obstacle
 from bench.registry import OPS, cases_on, find_case
 from vqkernels._core import backend
+from vqkernels._core.backend import registered_backends, registered_ops
 from vqkernels.ops.nearest_code import triton as lookup
 from vqkernels.testing.triton_report import KernelBuild, KernelReport, compile_reports
 
@@ -46,14 +48,14 @@ def suite(out: Path, *arguments: str) -> dict[str, Any]:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.slow
 def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = suite(tmp_path)
+    found = suite(tmp_path / "first", "--minutes", "60")
     state = {name: step["state"] for name, step in found["steps"].items()}
     assert list(state) == [step.name for step in STEPS]
     # in the interpreter everything runs; only the profiler needs a device
     assert {name: state[name] for name in state if state[name] != "done"} == {"counters": "not available"}
     assert found["steps"]["counters"]["reason"]
     for op in OPS:
-        ((name, measured),) = (item for item in found["steps"][op]["findings"].items() if item[0] != "cases")
+        ((name, measured),) = (i for i in found["steps"][f"all_{op}"]["findings"].items() if i[0] != "cases")
         # what can be asked for by name is measured by its name, too
         offered = [i.name for i in find_case(op, name).on("cuda").implementations]
         assert {"vqkernels", *(i for i in offered if i == "vqkernels triton")} <= set(measured["seconds"])
@@ -63,21 +65,109 @@ def test_the_whole_plan_runs_without_a_gpu(tmp_path: Path, capsys: pytest.Captur
         timed = [finding for finding in found["steps"][probe]["findings"].values() if "not available" not in finding]
         assert timed
         assert all(finding["same indices"] for finding in timed)
-    recipe = found["steps"]["recipe"]["findings"]
-    assert all(recipe[name]["finite"] for name in ("recipe", "drop-in", "no quantizer"))
-    assert recipe["recipe"]["quantizer seconds"] > recipe["no quantizer"]["quantizer seconds"] > 0
     rates = found["steps"]["rates"]["findings"]
     assert all(rates[name]["per second"] > 0 for name in ("integer minimum", "float minimum", "exponential"))
     assert all(f["within rounding"] for name, f in found["steps"]["updates"]["findings"].items() if "torch" in name)
     assert found["environment"]["device"] == {"kind": "cuda", "rehearsal": "on the processor"}
-    # a second run has nothing left to do but what could not be done, unless it is asked to
+    # at most eight files come back from a machine that is lent
+    assert len([path for path in (tmp_path / "first").iterdir() if "-all" not in path.name]) <= 8
+    # a second run has nothing left to do but what could not be done, and what a bare machine needs
     capsys.readouterr()
-    assert suite(tmp_path, "--skip", *(name for name in state if state[name] != "done")) == found
-    assert capsys.readouterr().out == ""
-    again = suite(tmp_path, "--only", "ceilings")["steps"]
-    assert capsys.readouterr().out.split() == ["ceilings", "done"]
-    assert again["ceilings"] != found["steps"]["ceilings"]
-    assert again["updates"] == found["steps"]["updates"]
+    again = suite(tmp_path / "second", "--rerun", str(tmp_path / "first" / "suite.json"))
+    assert list(again["steps"]) == ["build", "counters"]
+
+
+def _outcomes(monkeypatch: pytest.MonkeyPatch, **states: str) -> list[tuple[str, float]]:
+    """Have every step end at once, as told or done; what ran, and the seconds it was given."""
+    ran: list[tuple[str, float]] = []
+
+    def ends(step: Step, out: Path, limit: float, smoke: bool) -> dict[str, Any]:
+        ran.append((step.name, limit))
+        return {"state": states.get(step.name, "done"), "seconds": 0.0, "findings": {}}
+
+    monkeypatch.setattr(gpu_suite, "run_step", ends)
+    monkeypatch.setattr(gpu_suite, "Cuda", lambda: Rehearsal(threads=1))
+    monkeypatch.setattr(gpu_suite, "_look_for_peers", lambda: None)
+    return ran
+
+
+def test_a_rerun_takes_up_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = _outcomes(monkeypatch, tests="failed", lookup="cut off", counters="not available")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert gpu_suite.main(["--out", str(first)]) == 1
+    assert [name for name, _ in ran] == [step.name for step in STEPS]
+    ledger = json.loads((first / "suite.json").read_text())
+    for step in STEPS:
+        assert 0 < ledger["steps"][step.name]["limit"] <= step.seconds
+        assert ledger["steps"][step.name]["began"] >= 0
+    ran = _outcomes(monkeypatch)
+    assert gpu_suite.main(["--out", str(second), "--rerun", str(first / "suite.json")]) == 0
+    # the machine is another one and bare
+    assert [name for name, _ in ran] == ["build", "tests", "lookup", "counters"]
+    rerun = json.loads((second / "suite.json").read_text())
+    assert rerun["minutes"] <= 4
+    assert rerun["completes"]["commit"] == ledger["environment"]["commit"]
+    # nothing of the first is overwritten, and what is no ledger is none
+    (tmp_path / "list.json").write_text("[]")
+    for arguments in (["--out", str(first)], ["--out", str(second / "more"), "--rerun", str(tmp_path / "list.json")]):
+        with pytest.raises(SystemExit):
+            gpu_suite.main(arguments)
+    assert json.loads((first / "suite.json").read_text()) == ledger
+
+
+def test_no_step_begins_when_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = _outcomes(monkeypatch)
+    assert gpu_suite.main(["--out", str(tmp_path / "out"), "--minutes", "1.8", "--only", "tests", "rates"]) == 0
+    assert [name for name, _ in ran] == ["build", "tests", "rates"]
+    assert all(limit <= 108 for _, limit in ran)
+    assert gpu_suite.main(["--out", str(tmp_path / "none"), "--minutes", "0.1"]) == 0
+    found = json.loads((tmp_path / "none" / "suite.json").read_text())
+    assert {step["state"] for step in found["steps"].values()} == {"no time left"}
+
+
+def test_what_a_session_must_have_fits_into_it() -> None:
+    assert STEPS[: len(REQUIRED)] == REQUIRED
+    assert sum(step.seconds for step in REQUIRED) <= 8 * 60
+    measured = [case for op, names in CASES.items() for case in cases_of(op, names)]
+    assert [case.name for case in measured] == [name for names in CASES.values() for name in names]
+    for case in measured:
+        # at the sizes of the papers, against all that the plan names
+        assert dict(case.sizes) == {**case.sizes, **case.true_sizes}
+        rivals = {i.name for i in case.implementations}
+        wanted = {"torch tuned", "flash-kmeans fp32", "faiss-gpu"}
+        assert rivals >= ({"vector-quantize-pytorch"} if case.op == "train_step" else wanted) | {"vqkernels triton"}
+
+
+def test_the_plan_names_the_steps_and_their_shares() -> None:
+    text = (ROOT / "bench" / "GPU_PLAN.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)
+    assert rows == [(step.name, f"{step.seconds:.0f}") for step in REQUIRED]
+    others = [step.name for step in STEPS[len(REQUIRED) :] if not step.name.startswith("all_")]
+    places = [text.index(f"`{name}`") for name in others]
+    assert places == sorted(places)
+
+
+@pytest.mark.slow
+def test_the_sample_leaves_out_no_op_and_no_backend() -> None:
+    """Oracle: the registry. What would be selected where there is a GPU, and every test that there is for it."""
+    command = [sys.executable, "tests/tools/collect_on_gpu.py"]
+    options: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+
+    def collected(*arguments: str) -> list[tuple[str, str, list[str]]]:
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, **options)
+        assert done.returncode == 0, done.stdout
+        return [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]  # type: ignore[misc]
+
+    found = collected(*tools.TESTS)
+    whole = collected(*(argument for argument in tools.TESTS if argument not in ("--sample", str(tools.SAMPLE))))
+    assert len(found) < len(whole) / 2
+    served = {(op, name) for op in registered_ops() for name in registered_backends(op) if name in workout.BACKENDS}
+    assert {(op, name) for _, name, ops in found for op in ops} >= served
+
+    def tests(selected: list[tuple[str, str, list[str]]]) -> set[tuple[str, str]]:
+        return {(test.partition("[")[0], name) for test, name, _ in selected}
+
+    assert tests(found) == tests(whole)
 
 
 def test_tiles_become_rows_of_the_launch_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,21 @@
-"""What a coarse pass in reduced precision leaves undecided, computed without a kernel."""
+"""What a coarse pass in reduced precision leaves undecided, without a kernel: ``python -m bench.gpu.coarse``.
+
+Prints shares of vectors by arithmetic, for Gaussian vectors and codes and for patches of photographs and centroids.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+
+import vqkernels
+from bench.kmeans.photos import patch_features
+from vqkernels.testing import LookupProblem, lookup_problem
 
 _ROWS = 256  # at a time
 
@@ -74,3 +85,27 @@ def _pieces(tensor: torch.Tensor, arithmetic: Arithmetic) -> list[torch.Tensor]:
 
 def _tf32(tensor: torch.Tensor) -> torch.Tensor:
     return ((tensor.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def _problems(n: int, k: int) -> Iterator[tuple[str, LookupProblem]]:
+    for d in (4, 8, 16, 32, 64):
+        yield f"gaussian D={d}", lookup_problem("gaussian", n, k, d)
+    for d in (8, 16, 64):
+        x = patch_features(8 * k, d, 0)
+        centroids = vqkernels.kmeans(x, k, max_iter=5, init="random").centroids
+        yield f"photographs D={d}", LookupProblem(x[:n], centroids)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.coarse", description=__doc__)
+    parser.add_argument("--vectors", type=int, default=4096, help="default %(default)s")
+    parser.add_argument("--codes", type=int, default=16384, help="default %(default)s")
+    args = parser.parse_args(argv)
+    for name, problem in _problems(args.vectors, args.codes):
+        shares = {unit: undecided(*problem, arithmetic) for unit, arithmetic in ARITHMETICS.items()}
+        print(json.dumps({name: shares}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

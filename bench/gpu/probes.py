@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import itertools
 import re
@@ -15,14 +14,11 @@ from typing import Any
 import torch
 
 import vqkernels
-from bench.case import needed, needs_cuda
+from bench.case import needs_cuda
 from bench.gpu import internals
-from bench.gpu.coarse import ARITHMETICS, undecided
 from bench.gpu.context import Context, Unavailable
-from bench.kmeans.photos import patch_features
-from bench.nearest_code.cases import lookup_case
 from bench.ours import backend_obstacle
-from bench.run import last_line, run_case
+from bench.run import last_line
 from vqkernels.testing import LookupProblem, lookup_problem
 
 TILE_SHAPES = tuple(itertools.product((64, 128, 256), (128, 256), (4, 8), (3,)))
@@ -62,20 +58,6 @@ def _instructions(compiled: Any) -> dict[str, int]:
     return dict(Counter(re.findall(r"\t(?:@!?U?P\d+ )?([A-Z][A-Z0-9_]{2,})", sass)).most_common(12))
 
 
-def lookup_against_flash_kmeans(context: Context) -> None:
-    """Our lookup at full size against the fastest published one, over D and K."""
-    context.require_gpu_backend("nearest_code")
-    for d, k in itertools.product((8, 16, 64), (8192, 16384, 100_000)):
-        case = lookup_case(f"n65536-k{k}-d{d}", 65536, k, d, note="flash-kmeans' published shapes").on("cuda")
-        rivals = tuple(i for i in case.implementations if i.ours or i.name.startswith(("flash", "torch tuned")))
-        case = dataclasses.replace(case, implementations=rivals)
-        if context.smoke:
-            if d != 8 or k != 8192:
-                continue
-            case = case.smoke()
-        context.record(case.name, dataclasses.asdict(run_case(case, context.device, context.options)))
-
-
 def launches(context: Context) -> None:
     """How long the host takes to enqueue a call, against how long the device takes to run it?"""
     backends = context.require_gpu_backend("nearest_code")
@@ -90,7 +72,7 @@ def launches(context: Context) -> None:
             call()
             enqueue = min(_host_seconds(call) for _ in range(1 if context.smoke else 20))
             # replayed, nothing is left to the host
-            device = context.time(call if context.smoke else _captured(call))
+            device = context.time(call if context.smoke else captured(call))
             finding = {"enqueue seconds": enqueue, "device seconds": device, "as called": context.time(call)}
             context.record(f"N={n} K={k} D={d} {name}", finding)
         if context.smoke:
@@ -106,7 +88,7 @@ def _host_seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
+def captured(call: Callable[[], Any]) -> Callable[[], Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
@@ -153,24 +135,6 @@ def _problem(context: Context, n: int, k: int, d: int) -> LookupProblem:
     n, k = (50, 301) if context.smoke else (n, k)
     placed: LookupProblem = context.device.place(lookup_problem("gaussian", n, k, d))
     return placed
-
-
-def ambiguity(context: Context) -> None:
-    """How many vectors does a coarse pass leave undecided, on random and on trained codebooks?"""
-    n, k = (64, 301) if context.smoke else (8192, 16384)
-    for d in (8,) if context.smoke else (4, 8, 16, 32, 64):
-        problem = context.device.place(lookup_problem("gaussian", n, k, d))
-        _record_undecided(context, f"gaussian D={d}", problem)
-    if reason := needed("sklearn"):
-        raise Unavailable(f"the photographs come with scikit-learn: {reason}")
-    for d in (8,) if context.smoke else (8, 16, 64):
-        x = context.device.place((patch_features(1000 if context.smoke else 1 << 17, d, 0),))[0]
-        centroids = vqkernels.kmeans(x, k, max_iter=1 if context.smoke else 5, init="random").centroids
-        _record_undecided(context, f"photographs D={d}", LookupProblem(x[:n], centroids))
-
-
-def _record_undecided(context: Context, name: str, problem: LookupProblem) -> None:
-    context.record(name, {unit: undecided(*problem, arithmetic) for unit, arithmetic in ARITHMETICS.items()})
 
 
 def updates(context: Context) -> None:

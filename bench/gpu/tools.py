@@ -1,4 +1,4 @@
-"""Steps that run another program: the tests, compute-sanitizer, the profiler. What they print is kept and read."""
+"""Steps that run another program: build, tests, compute-sanitizer, profiler. What they print is kept and read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import csv
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bench.gpu import carried
 from bench.gpu.context import Context, Unavailable
 from bench.gpu.workload import WORKLOADS
 from bench.machine import ROOT
@@ -28,43 +32,86 @@ class Ended(NamedTuple):
     output: str  # as far as it came
 
 
-def run(context: Context, name: str, command: Sequence[str], seconds: float, **environment: str) -> Ended:
-    """Run a program in the checkout for some seconds; its output is in ``NAME.log`` beside the findings."""
-    path = context.out / f"{name.replace(' ', '-')}.log"
-    with open(path, "w") as log:
+def run(context: Context, command: Sequence[str], seconds: float, **environment: str) -> Ended:
+    """Run a program in the checkout for some seconds; its output goes into the log of the suite, too."""
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
         options: dict[str, Any] = {"cwd": ROOT, "stdout": log, "stderr": subprocess.STDOUT}
         options["env"] = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        print(f"$ {shlex.join(command)}", flush=True)
         try:
             code = subprocess.run(command, timeout=max(1.0, seconds), check=False, **options).returncode
         except subprocess.TimeoutExpired:
             code = None
-    return Ended(code, path.read_text(errors="replace"))
+        log.seek(0)
+        output = log.read()
+    print(output, flush=True)
+    return Ended(code, output)
+
+
+def build(context: Context) -> None:
+    """Make the machine what the other steps need; where a part fails, they do without."""
+    wheels = [str(path) for path in sorted(carried.FOLDER.glob("*.whl"))]
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade"]
+    commands = {
+        "peers": [*install, "--target", str(carried.PEERS), *wheels] if wheels else [],
+        "extension": [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        "what is usable": [sys.executable, "-m", "vqkernels.info"],
+    }
+    try:
+        context.record("compiled kernels", carried.unpack(carried.KERNELS))
+    except Unavailable as reason:
+        context.record("compiled kernels", {"not available": str(reason)})
+    failed = []
+    for name, command in commands.items():
+        if context.smoke or not command:
+            reason = "a rehearsal changes nothing" if context.smoke else f"no wheels in {carried.FOLDER}"
+            context.record(name, {"not available": reason})
+            continue
+        began = time.monotonic()
+        code, output = run(context, command, context.left - _SPARE, VQKERNELS_BUILD="cuda", VQKERNELS_CUDA_ARCHS="90")
+        took = round(time.monotonic() - began, 1)
+        context.record(name, {"exit code": code, "seconds": took, "output": output.splitlines()[-20:]})
+        failed += [f"{name}: {_last(output)}"] if code else []
+        failed += [f"{name}: not through in time"] if code is None else []
+    if failed:
+        raise RuntimeError("; ".join(failed))
+
+
+def _last(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+# parameter sets of every test and backend: each brings variants of kernels, which are compiled there
+SAMPLE = 3
+TESTS = ("-m", "gpu and not slow", "--sample", str(SAMPLE), "tests/ops", "tests/kmeans")
 
 
 def tests(context: Context) -> None:
-    """Everything marked gpu; most of the time goes into compiling some two thousand variants of kernels."""
-    arguments = ["--collect-only", "tests/test_bench_gpu.py"] if context.smoke else []
+    """A sample of everything marked gpu that covers every test of every op on both backends."""
+    arguments = (
+        ["--collect-only", "-m", "gpu", "--sample", "1", "tests/test_bench_gpu.py"] if context.smoke else [*TESTS]
+    )
     if not context.smoke and importlib.util.find_spec("xdist"):
         # several processes compile; of their kernels, the device runs one at a time
         arguments += ["-n", str(max(1, len(os.sched_getaffinity(0)) - 2))]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rfE", "-p", "no:cacheprovider", *arguments]
-    code, output = run(context, "tests", command, context.left - _SPARE)
-    lines = [line for line in output.splitlines() if line.strip()]
+    command = [sys.executable, "-m", "pytest", "-v", "-rfE", "-p", "no:cacheprovider", *arguments]
+    code, output = run(context, command, context.left - _SPARE)
     # a test's line tells how far it all is; those of the summary do not
     told = (
         re.search(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", line)
-        for line in lines
-        if line.endswith("%]") or "%] " in line
+        for line in output.splitlines()
+        if line.rstrip().endswith("%]") or "%] " in line
     )
     counted = Counter(outcome[1].lower() for outcome in told if outcome)
     failed = sorted(set(re.findall(r"(?:FAILED|ERROR) (tests/\S+)", output)))
-    context.record("pytest -m gpu", {"exit code": code, "summary": lines[-1:], "counted": counted, "failed": failed})
+    context.record("pytest", {"exit code": code, "summary": _last(output), "counted": counted, "failed": failed})
     if code == _NO_TESTS:
         raise Unavailable("no test is marked gpu")
     if code is None:
-        raise RuntimeError(f"pytest -m gpu: not through in time, {len(failed)} failed so far")
+        raise RuntimeError(f"pytest: not through in time, {len(failed)} failed so far")
     if code:
-        raise RuntimeError(f"pytest -m gpu: {lines[-1] if lines else 'no output'}")
+        raise RuntimeError(f"pytest: {_last(output)}")
 
 
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -79,17 +126,17 @@ def sanitizers(context: Context) -> None:
     for backend in backends:
         workout = [sys.executable, "-m", "bench.gpu.workout", "--backend", backend]
         # compiles what is then found compiled
-        code, output = run(context, f"workout {backend}", workout, context.left - _SPARE)
-        context.record(f"{backend} alone", {"exit code": code, "summary": output.splitlines()[-1:]})
+        code, output = run(context, workout, context.left - _SPARE)
+        context.record(f"{backend} alone", {"exit code": code, "summary": _last(output)})
         if code:
-            raise RuntimeError(f"workout of {backend}: {output.splitlines()[-1] if output else 'no output'}")
+            raise RuntimeError(f"workout of {backend}: {_last(output)}")
         for number, tool in enumerate(SANITIZERS):
             if not shutil.which("compute-sanitizer"):
                 context.record(f"{backend} {tool}", {"not available": "compute-sanitizer is not on the PATH"})
                 continue
             command = ["compute-sanitizer", "--tool", tool, *workout]
             share = (context.left - _SPARE) / (len(SANITIZERS) - number) / (len(backends) - backends.index(backend))
-            code, output = run(context, f"{tool} {backend}", command, share, **_PLAIN_MEMORY)
+            code, output = run(context, command, share, **_PLAIN_MEMORY)
             found = sanitizer_summary(output)
             context.record(f"{backend} {tool}", {"exit code": code, **found})
             if found.get("errors"):
@@ -128,12 +175,11 @@ def counters(context: Context) -> None:
         command = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--clock-control", "none", *sections]
         command += ["--profile-from-start", "off", "--kernel-name", f"regex:^({WORKLOADS[name].kernels})"]
         command += [sys.executable, "-m", "bench.gpu.workload", name]
-        code, output = run(context, f"ncu {name}", command, (context.left - _SPARE) / (len(WORKLOADS) - number))
+        code, output = run(context, command, (context.left - _SPARE) / (len(WORKLOADS) - number))
         kernels = [limits(row) for row in profiled(output)]
         if not kernels:
             refused = re.search(_REFUSED, output)
-            lines = output.strip().splitlines()
-            reason = refused[1].strip() if refused else f"exit code {code}, {lines[-1] if lines else 'no output'}"
+            reason = refused[1].strip() if refused else f"exit code {code}, {_last(output)}"
             context.record(name, {"not available": reason})
             if refused:
                 raise Unavailable(reason)

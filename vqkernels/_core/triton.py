@@ -41,10 +41,14 @@ def triton_unsupported_reasons(*args: object) -> list[str]:
             reasons.append(f"dtype {tensor.dtype} not supported")
         reasons += _device_reasons(tensor.device)
     if not tensors and not triton_interpreted():
-        reasons += _device_reasons(torch.device("cuda")) if torch.cuda.is_available() else ["no CUDA device"]
+        reasons += _machine_reasons()
     if not reasons and load_error():
         reasons.append(f"Triton not available ({load_error()})")
     return list(dict.fromkeys(reasons))
+
+
+def _machine_reasons() -> list[str]:
+    return _device_reasons(torch.device("cuda")) if torch.cuda.is_available() else ["no CUDA device"]
 
 
 def _device_reasons(device: torch.device) -> list[str]:
