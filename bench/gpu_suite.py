@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def run_step(step: Step, out: Path, limit: float, smoke: bool) -> dict[str, Any]
         # it leads a group: what it started goes with it
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()  # it may not have come to lead one
         process.join()
         outcome |= {"state": "cut off", "reason": f"at {limit:.0f} s"}
     findings = json.loads(part.read_text())
@@ -146,6 +148,7 @@ def _child(step: Step, out: Path, part: Path, limit: float, smoke: bool) -> None
     print(f"\n=== {step.name}", flush=True)
     context = Context(out, part, limit, smoke)
     torch.set_num_threads(1)
+    kernels = {} if smoke or not find_spec("triton") else carried.counting()
     try:
         step.run(context)
     except Unavailable as reason:
@@ -155,6 +158,9 @@ def _child(step: Step, out: Path, part: Path, limit: float, smoke: bool) -> None
         raise  # the whole traceback is in the log
     else:
         context.record("ending", {"state": "done"})
+    finally:
+        if any(kernels.values()):
+            context.record("kernels", kernels)
 
 
 def _write(path: Path, suite: dict[str, Any]) -> None:

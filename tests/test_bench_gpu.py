@@ -228,7 +228,8 @@ def _lacks(context: Context) -> None:
 )
 def test_a_step_takes_nothing_with_it(function: Any, state: str, reason: str, tmp_path: Path) -> None:
     run_step(Step("warm", "starts the server", 600, _lacks), tmp_path, 60.0, True)
-    outcome = run_step(Step("planned", "a step of the test", 600, function), tmp_path, 4.0, True)
+    limit = 4.0 if state == "cut off" else 60.0
+    outcome = run_step(Step("planned", "a step of the test", 600, function), tmp_path, limit, True)
     assert (outcome["state"], outcome["reason"]) == (state, reason)
     assert outcome["findings"] == {"before": 1}  # what was found before is kept
     if state == "failed" and "ended" not in reason:
@@ -237,6 +238,11 @@ def test_a_step_takes_nothing_with_it(function: Any, state: str, reason: str, tm
         # what the step had started is gone with it
         child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
         assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_a_step_cut_off_before_it_has_begun_ends(tmp_path: Path) -> None:
+    outcome = run_step(Step("late", "a step of the test", 600, _hangs), tmp_path, 0.0, True)
+    assert (outcome["state"], outcome["findings"]) == ("cut off", {})
 
 
 def test_a_gpu_gets_the_true_sizes() -> None:

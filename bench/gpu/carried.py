@@ -43,6 +43,17 @@ def keys() -> Iterator[dict[str, str]]:
         yield found
 
 
+def counting() -> dict[str, int]:
+    """How many kernels this process finds compiled from now on, and how many it has to compile."""
+    counted = {"found": 0, "compiled": 0}
+
+    def note(*, cache_hit: bool, **_: Any) -> None:
+        counted["found" if cache_hit else "compiled"] += 1
+
+    _module("knobs").compilation.listener = note
+    return counted
+
+
 def pack(path: Path, kernels: Sequence[Any], parts: dict[str, str]) -> None:
     """Write compiled kernels and what their hashes are formed of, as :func:`keys` found it."""
     path.parent.mkdir(parents=True, exist_ok=True)
