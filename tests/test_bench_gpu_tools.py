@@ -130,6 +130,34 @@ def test_what_a_sanitizer_finds_is_a_failure(tmp_path: Path, monkeypatch: pytest
     assert errors == {f"triton {tool}": int(tool == "racecheck") for tool in tools.SANITIZERS}
 
 
+def test_the_build_does_what_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiled kernels, an extension that fails: peers are installed all the same, and what is usable is told."""
+    ran: dict[str, dict[str, str]] = {}
+
+    def run(context: Context, command: list[str], seconds: float, **environment: str) -> tools.Ended:
+        assert 0 < seconds < 60
+        ran[" ".join(command[1:])] = environment
+        return tools.Ended(1, "nvcc: no such thing\n") if "setup.py" in command else tools.Ended(0, "fine\n")
+
+    monkeypatch.setattr(tools, "run", run)
+    monkeypatch.setattr(tools.carried, "FOLDER", tmp_path)
+    monkeypatch.setattr(tools.carried, "KERNELS", tmp_path / "kernels.zip")
+    (tmp_path / "peer-1.0-py3-none-any.whl").touch()
+    found = Context(tmp_path, tmp_path / "running.json", 60.0)
+    with pytest.raises(RuntimeError, match="extension: nvcc: no such thing"):
+        tools.build(found)
+    install, extension, usable = ran
+    assert "--no-index" in install
+    assert install.endswith(f"--target {tools.carried.PEERS} {tmp_path / 'peer-1.0-py3-none-any.whl'}")
+    assert "build_ext --inplace" in extension
+    assert ran[extension] == {"VQKERNELS_BUILD": "cuda", "VQKERNELS_CUDA_ARCHS": "90"}
+    assert usable == "-m vqkernels.info"
+    assert {name: finding.get("exit code") for name, finding in found.findings.items()} == {
+        **{"compiled kernels": None, "peers": 0, "extension": 1},
+        "what is usable": 0,
+    }
+
+
 def test_a_program_that_takes_too_long_leaves_what_it_said(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"]
     assert tools.run(context(tmp_path), command, 2.0) == (None, "so far\n")
