@@ -27,6 +27,11 @@ def duration(value: float) -> str:
     return f"{value / scale:.3g} {unit}" if value < 1000 * scale else f"{value / scale:.0f} {unit}"
 
 
+def mebibytes(size: int) -> str:
+    value = size / 2**20
+    return f"{value:,.0f} MiB" if value >= 10 else f"{value:.1f} MiB"
+
+
 def times(ratio: float | None) -> str:
     if ratio is None:
         return "-"
@@ -221,7 +226,7 @@ def markdown(run: Run, source: str) -> str:
 def _peaks(case: CaseRecord) -> str:
     """What ours and the best peer need beyond their inputs, or the empty string."""
     peaks = [m.peak_bytes for m in (case.ours, case.best_peer) if m is not None]
-    told = [f"{peak / 2**20:,.0f} MiB" for peak in peaks if peak is not None]
+    told = [mebibytes(peak) for peak in peaks if peak is not None]
     return ", ".join(told) if len(told) == 2 else ""
 
 
