@@ -110,7 +110,9 @@ def test_a_quantizer(kind: str) -> None:
     assert_same(run_onnx(calls, x[:2], x), calls(x))
 
 
-@pytest.mark.parametrize("kind", QUANTIZERS)
+@pytest.mark.parametrize(
+    "kind", [k if k in ("learned", "residual") else pytest.param(k, marks=pytest.mark.slow) for k in QUANTIZERS]
+)
 def test_a_trace_of_encode_and_decode_can_be_saved(kind: str) -> None:
     quantizer = QUANTIZERS[kind]().eval()
 

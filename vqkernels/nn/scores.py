@@ -89,7 +89,7 @@ def _over_groups(x: torch.Tensor, codes: torch.Tensor, rows: Callable[..., torch
     """``rows(x [n, D], codes [K, D], chunk, g)`` for every chunk of each group, put together along N and G."""
     groups = []
     for g, book in enumerate(codes):
-        parts = [rows(x[chunk, g], book, chunk, g) for chunk in chunks(len(x), len(book))]
+        parts = [rows(x[chunk, g], book, chunk, g) for chunk in chunks(x.shape[0], book.shape[0])]
         groups.append(torch.cat(parts) if parts else rows(x[:, g], book, slice(0, 0), g))
     return torch.stack(groups, dim=1)
 

@@ -271,8 +271,10 @@ def _widest(*values: Value) -> DataType:
 
 
 def _are_few(x: Value, codes: Value) -> bool:  # [N, G, D], [G, K, D]
-    (n, groups, _), k = x.shape, codes.shape[1]
-    return isinstance(k, int) and (k <= _FEW or (isinstance(n, int) and n * groups * k <= _PAIRS))
+    k, sizes = codes.shape[1], [*x.shape[:2], codes.shape[1]]
+    if not isinstance(k, int):
+        return False
+    return k <= _FEW or (all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= _PAIRS)
 
 
 def _number(value: float | list[float], dtype: DataType) -> Value:

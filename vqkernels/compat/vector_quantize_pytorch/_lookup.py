@@ -54,7 +54,7 @@ def look_up(
     """
     x = rows.x
     # of no token there are no codes
-    if transform is not None and len(x):
+    if transform is not None and x.shape[0]:
         # every token is a group with a codebook of its own
         x, codes = x.transpose(0, 1), transform(codes).flatten(0, -3)
         codes = torch.nn.functional.normalize(codes, dim=-1, eps=1e-6) if metric == "dot" else codes
