@@ -35,6 +35,7 @@ from models.report.systems import System, draw_systems, record, table
 from models.tokenizers.concept import ConceptTokenizer
 from models.train_tokenizer import train
 from models.training.concept_run import ConceptRun
+from models.training.concept_task import powers_of_two
 from models.training.run_log import read_metrics
 from models.training.runs import load_codec, load_config
 from models.training.tokenizer_run import TokenizerRun
@@ -90,25 +91,25 @@ def held_out(config: TokenizerRun | ConceptRun, count: int = CROPS) -> torch.Ten
 
 @torch.no_grad()
 def score(config: TokenizerRun | ConceptRun, folder: Path) -> dict[str, Any]:
-    """PSNR of the mean error over held-out crops, that of a trivial baseline, and use of codes.
+    """PSNR of the mean error over held-out crops, that of each crop's mean colour, and use of codes.
 
-    The baseline is each crop's mean colour; of a diffusion decoder, whose answers are samples, what it makes of no
-    token at all.
+    Of concept tokens also that of prefixes: what the decoder makes of the first 0, 1, 2, 4, ... of them.
     """
     tokenizer = load_codec(folder).tokenizer
     subject, images = subject_of(tokenizer), held_out(config)
     codebook = subject.codebook
     counts = None if codebook is None else CodeCounts(*codebook.shape[:2])
-    parts, trivial, tokens = [], [], 0
+    concepts = tokenizer if isinstance(tokenizer, ConceptTokenizer) else None
+    prefixes = [] if concepts is None else [0, *powers_of_two(concepts.length)]
+    parts, cut, tokens = [], {keep: [] for keep in prefixes}, 0
     for first in range(0, len(images), _BATCH):
         batch = images[first : first + _BATCH]
         numbers = torch.arange(first, first + len(batch))
         codes, decoded = subject(batch, numbers)
         parts.append(decoded)
-        if isinstance(tokenizer, ConceptTokenizer):
-            trivial.append(tokenizer.decode(codes, keep=0, numbers=numbers.tolist()))
-        else:
-            trivial.append(batch.mean(dim=(2, 3), keepdim=True).expand_as(batch))
+        for keep in prefixes:
+            assert concepts is not None
+            cut[keep].append(concepts.decode(codes, keep=keep, numbers=numbers.tolist()))
         tokens += subject.tokens(codes)
         if counts is not None:
             counts.update(codes)
@@ -120,7 +121,8 @@ def score(config: TokenizerRun | ConceptRun, folder: Path) -> dict[str, Any]:
         "bits_per_token": subject.bits_per_token,
         "codes": None if codebook is None else list(codebook.shape),
         "psnr": psnr(torch.cat(parts), images).item(),
-        "psnr_baseline": psnr(torch.cat(trivial), images).item(),
+        "psnr_baseline": psnr(images.mean(dim=(2, 3), keepdim=True).expand_as(images), images).item(),
+        **({} if not cut else {"psnr_prefixes": {str(k): psnr(torch.cat(c), images).item() for k, c in cut.items()}}),
         **({} if counts is None else counts.compute()),
     }
 

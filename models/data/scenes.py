@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ __all__ = ["CLASSES", "Picture", "SceneSource", "render"]
 _VERSION = 1  # of what is drawn
 _FRAMES = 1 << 12  # a scene begins at one of them
 _SMALLEST = 8  # pixels per side
+_KEPT, _KEPT_SIZE = 2048, 64  # drawn scenes kept in memory, and the largest side of such ones in pixels
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class SceneSource(Source):
     def read(self, index: int) -> Sample:
         street, first = self._place(index)
         frames, stride, size = self._options.frames, self._options.stride, self._options.size
-        pictures = [render(street, first + number * stride, size) for number in range(frames)]
+        draw = _kept if max(size) <= _KEPT_SIZE else render
+        pictures = [draw(street, first + number * stride, size) for number in range(frames)]
         label = NAMES.index(draw_street(street).weather.name)
         if frames == 1:
             return Sample(self.name(index), pictures[0].image, label, pictures[0].map)
@@ -83,3 +86,12 @@ class SceneSource(Source):
             raise IndexError(f"index: expected 0 to {self._length - 1}, got {index}")
         dice = Dice(self._options.seed, 0 if self._split == "train" else 1, index)
         return dice.whole(0, (1 << 48) - 1), dice.whole(0, _FRAMES - 1)
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept(street: int, frame: int, size: Size) -> Picture:
+    """A small scene takes longer to draw than to train on."""
+    picture = render(street, frame, size)
+    for pixels in (picture.image, picture.map):
+        pixels.setflags(write=False)  # shared by everyone who asks
+    return picture

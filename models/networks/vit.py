@@ -6,6 +6,7 @@ n = h w patches, T concept tokens, L sequence length, W width, D channels of a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from models.config_json import Hidden
 from models.networks.checkpointing import run_block
 from models.networks.precision import at_least_float32
+
+_STD = 0.02  # of weights, tokens and positions at the start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,14 @@ class ConceptEncoderConfig:
     heads: int = 12  # attention heads
     drop_path: float = 0.1  # share of samples that skip a branch of the last block; falls to 0 at the first
     standardize: bool = True  # every token leaves with mean 0 and deviation 1 over its channels
+    position_std: float = 0.02  # deviation of the positions at the start
 
     def __post_init__(self) -> None:
         _check_sizes(self, ("patch_size", "tokens", "layers", "heads"))
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size: expected a multiple of {self.patch_size} pixels, got {self.image_size}")
+        if not 0 <= self.position_std < math.inf:
+            raise ValueError(f"position_std: expected at least 0, got {self.position_std}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +62,10 @@ class ViTConfig:
 
 
 def concept_encoder_pocket() -> ConceptEncoderConfig:
-    """16 tokens of images of 64 pixels with 0.8 M weights, for two cores."""
-    return ConceptEncoderConfig(image_size=64, patch_size=8, tokens=16, layers=4, width=128, heads=4)
+    """16 tokens of images of 64 pixels with 0.3 M weights, for two cores."""
+    return ConceptEncoderConfig(
+        image_size=64, patch_size=16, tokens=16, layers=2, width=96, heads=4, drop_path=0.0, position_std=0.5
+    )
 
 
 def vit_pocket() -> ViTConfig:
@@ -160,6 +168,8 @@ class ConceptEncoder(nn.Module):
         self.mask: torch.Tensor  # [L, L]
         self.register_buffer("mask", concept_mask(image, config.tokens), persistent=False)
         _init_weights(self)
+        with torch.no_grad():
+            self.pos_embed.mul_(config.position_std / _STD)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, T, D]
         _check_side("images", images, self.config.image_size)
@@ -260,14 +270,14 @@ def _blocks(config: ConceptEncoderConfig | ViTConfig) -> nn.ModuleList:
 def _init_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.trunc_normal_(module.weight, std=_STD)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):  # a linear layer over the patch, as MAE starts it
             nn.init.xavier_uniform_(module.weight.flatten(1))
             nn.init.zeros_(module.bias)
     for name, weight in model.named_parameters(recurse=False):
         assert name.endswith(("token", "tokens", "embed")), name
-        nn.init.trunc_normal_(weight, std=0.02)
+        nn.init.trunc_normal_(weight, std=_STD)
 
 
 def _check_sizes(config: ConceptEncoderConfig | ViTConfig, names: tuple[str, ...]) -> None:

@@ -43,9 +43,11 @@ class DDPMConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """Straight lines from noise to data; the network gives the velocity."""
+    """Straight lines from noise to data; the network gives the velocity, or the data that it follows from."""
 
     kind: Hidden[Literal["flow"]] = "flow"
+    predicts: Literal["velocity", "data"] = "velocity"  # what the output is, and what the loss is an error of
+    logit_mean: float | None = None  # training times: logistic of normal numbers around it; None: uniform
 
 
 class DDPM:
@@ -167,22 +169,35 @@ class Flow:
     def terms(
         self, denoise: Denoise, clean: torch.Tensor, generator: torch.Generator | None = None
     ) -> dict[str, torch.Tensor]:
-        """``loss`` per sample [B], squared error of the velocity at a random time."""
-        time = torch.rand(len(clean), device=clean.device, generator=generator)
+        """``loss`` per sample [B], squared error of the output at a random time."""
+        time = self._times(clean, generator)
         noise = normal_like(clean, generator)
         where = _broadcast(time.to(clean.dtype), clean)
-        velocity = denoise(where * clean + (1 - where) * noise, time)
-        if velocity.shape != clean.shape:
-            raise ValueError(f"denoise: expected an output {tuple(clean.shape)}, got {tuple(velocity.shape)}")
-        return {"loss": (velocity - (clean - noise)).square().flatten(1).mean(1)}
+        output = denoise(where * clean + (1 - where) * noise, time)
+        if output.shape != clean.shape:
+            raise ValueError(f"denoise: expected an output {tuple(clean.shape)}, got {tuple(output.shape)}")
+        target = clean if self.config.predicts == "data" else clean - noise
+        return {"loss": (output - target).square().flatten(1).mean(1)}
+
+    def _times(self, clean: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:  # [B]
+        mean = self.config.logit_mean
+        if mean is None:
+            return torch.rand(len(clean), device=clean.device, generator=generator)
+        return torch.sigmoid(torch.randn(len(clean), device=clean.device, generator=generator) + mean)
+
+    def velocity(self, output: torch.Tensor, x: torch.Tensor, time: float) -> torch.Tensor:  # [B, C, ...]
+        """That of samples ``x`` by a network's output there; with predicted data before ``time`` is 1."""
+        return output if self.config.predicts == "velocity" else (output - x) / (1 - time)
 
     def gaussian(self, mean: torch.Tensor, variance: torch.Tensor) -> Denoise:  # [C], [C]
-        """The best velocity for data of independent normal channels: it errs by pi / 2 times their deviation."""
+        """The best output for data of independent normal channels; velocities err by pi / 2 times their deviation."""
+        data = self.config.predicts == "data"
 
         def denoise(noised: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
             where = _broadcast(time, noised)
             expected, spread = (_channels(values, noised) for values in (mean, variance))
-            gain = (where * spread - (1 - where)) / (where.square() * spread + (1 - where).square())
+            signal = where * spread
+            gain = (signal if data else signal - (1 - where)) / (where.square() * spread + (1 - where).square())
             return expected + gain * (noised - where * expected)
 
         return denoise

@@ -7,6 +7,7 @@ other dimensions of a sample.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from models.priors.guidance import Guidance, check_guidance
 from models.priors.sample_random import SampleRandom
 from models.priors.sampling import evaluating
 
+Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # samples [B, C, ...] at a time to [B, C, ...]
 LAST_STEP = 0.04  # of stochastic flows: the last stretch, before the score divides by zero, is one step without noise
 
 
@@ -79,9 +81,16 @@ def denoised(
         return _ddpm(denoise, process, start, config, random)
     if config.method not in ("euler", "heun", "sde"):
         raise ValueError(f"method: expected 'euler', 'heun' or 'sde' for a flow, got '{config.method}'")
+
+    def velocity(x: torch.Tensor, time: float) -> torch.Tensor:  # [B, C, ...] -> [B, C, ...]
+        # in float32 at least, as the embedding of the time is
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        output = denoise(x, torch.full((len(x),), time, device=x.device, dtype=dtype)).to(x.dtype)
+        return process.velocity(output, x, time)
+
     if config.method == "sde":
-        return _stochastic_flow(denoise, start, config, random)
-    return _flow(denoise, start, config)
+        return _stochastic_flow(velocity, start, config, random)
+    return _flow(velocity, start, config, whole=process.config.predicts == "velocity")
 
 
 def kept_steps(total: int, steps: int, method: Literal["ancestral", "ddim"]) -> list[int]:
@@ -135,18 +144,19 @@ def _ddim(
     return before**0.5 * clean + (1 - before - variance) ** 0.5 * noise, variance**0.5
 
 
-def _flow(denoise: Denoise, x: torch.Tensor, config: DiffusionSamplingConfig) -> torch.Tensor:
+def _flow(velocity: Velocity, x: torch.Tensor, config: DiffusionSamplingConfig, *, whole: bool) -> torch.Tensor:
+    """Euler or Heun steps; not ``whole``, velocities are not known at the end, and the last step is Euler's."""
     step = 1 / config.steps
     for index in range(config.steps):
-        velocity = _velocity(denoise, x, index * step)
-        if config.method == "heun":
-            velocity = (velocity + _velocity(denoise, x + step * velocity, (index + 1) * step)) / 2
-        x = x + step * velocity
+        speed = velocity(x, index * step)
+        if config.method == "heun" and (whole or index + 1 < config.steps):
+            speed = (speed + velocity(x + step * speed, (index + 1) * step)) / 2
+        x = x + step * speed
     return x
 
 
 def _stochastic_flow(
-    denoise: Denoise, x: torch.Tensor, config: DiffusionSamplingConfig, random: SampleRandom
+    velocity: Velocity, x: torch.Tensor, config: DiffusionSamplingConfig, random: SampleRandom
 ) -> torch.Tensor:
     """Euler-Maruyama steps with diffusion 1 - t, the last stretch as one step along the drift (SiT)."""
     step = (1 - LAST_STEP) / (config.steps - 1)
@@ -154,17 +164,11 @@ def _stochastic_flow(
         time = index * step
         noise = random.normal(*x.shape[1:]).to(x.dtype)
         spread = config.temperature * (2 * (1 - time) * step) ** 0.5
-        x = x + step * _drift(denoise, x, time) + spread * noise
-    return x + LAST_STEP * _drift(denoise, x, 1 - LAST_STEP)
+        x = x + step * _drift(velocity, x, time) + spread * noise
+    return x + LAST_STEP * _drift(velocity, x, 1 - LAST_STEP)
 
 
-def _drift(denoise: Denoise, x: torch.Tensor, time: float) -> torch.Tensor:
+def _drift(velocity: Velocity, x: torch.Tensor, time: float) -> torch.Tensor:
     """Velocity plus diffusion 1 - t times the score (t v - x) / (1 - t)."""
-    velocity = _velocity(denoise, x, time)
-    return velocity + (time * velocity - x)
-
-
-def _velocity(denoise: Denoise, x: torch.Tensor, time: float) -> torch.Tensor:
-    # in float32 at least, as the embedding of the time is
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return denoise(x, torch.full((len(x),), time, device=x.device, dtype=dtype)).to(x.dtype)
+    speed = velocity(x, time)
+    return speed + (time * speed - x)

@@ -84,11 +84,18 @@ def block(entries: Sequence[dict[str, Any]]) -> str:
     first = entries[0]
     told = (
         f"`python -m models.systems --record`: PSNR in dB of the mean error over {first['crops']} held-out crops of "
-        f"{first['image_size']} pixels, in brackets that of the mean colour of each crop; of a diffusion decoder, "
-        "whose answers are samples and not means, that of what it makes of no token at all; codes in use on these "
+        f"{first['image_size']} pixels, in brackets that of the mean colour of each crop; codes in use on these "
         f"crops. {_made(entries)}"
     )
+    cut = [_prefixes(entry) for entry in entries if "psnr_prefixes" in entry]
+    if cut:
+        told += f"\n\nPSNR of the first concept tokens alone: {'; '.join(cut)}."
     return f"{table(entries)}\n\n{told}"
+
+
+def _prefixes(entry: dict[str, Any]) -> str:
+    found = entry["psnr_prefixes"]
+    return f"`{entry['recipe']}` {', '.join(f'{value:.2f} ({kept})' for kept, value in found.items())}"
 
 
 def draw_systems(systems: Sequence[System], path: Path) -> None:

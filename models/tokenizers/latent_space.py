@@ -21,7 +21,7 @@ from models.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSpaceConfig:
-    """Leading principal components of pixel patches, each of unit variance: an autoencoder that needs no training.
+    """Leading principal components of pixel patches: an autoencoder that needs no training.
 
     With as many channels as a patch has values nothing is lost, and decoding is exact.
     """
@@ -29,6 +29,7 @@ class PatchSpaceConfig:
     kind: Hidden[Literal["patches"]] = "patches"
     patch_size: int = 8  # pixels per side of a patch
     channels: int = 24  # components kept of its 3 * patch_size^2 values
+    whiten: bool = True  # each to unit variance; False divides all by the deviation of the first
 
     def __post_init__(self) -> None:
         if self.patch_size < 1:
@@ -82,7 +83,7 @@ class PatchSpace(LatentSpace):
 
     def __init__(self, config: PatchSpaceConfig) -> None:
         super().__init__()
-        self.channels, self.downsample = config.channels, config.patch_size
+        self.channels, self.downsample, self.whiten = config.channels, config.patch_size, config.whiten
         values = 3 * config.patch_size**2
         self.mean: torch.Tensor
         self.register_buffer("mean", torch.zeros(values))
@@ -102,7 +103,8 @@ class PatchSpace(LatentSpace):
         leading = slice(-self.channels, None)
         self.mean.copy_(mean)
         self.directions.copy_(direction[:, leading].flip(1))
-        self.deviation.copy_(variance[leading].flip(0).clamp(min=1e-8).sqrt())
+        deviation = variance[leading].flip(0).clamp(min=1e-8).sqrt()
+        self.deviation.copy_(deviation if self.whiten else deviation[0])
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:  # [B, 3, H, W] -> [B, C, h, w]

@@ -117,6 +117,15 @@ def test_all_components_of_patches_lose_nothing_and_few_are_the_best_plane() -> 
         centred = patches.flatten(1) - patches.flatten(1).mean(0)
         left_out = torch.linalg.svdvals(centred.double())[channels:].square().sum() / len(patches)
         assert error.item() == pytest.approx(left_out.item(), abs=1e-5)
+    whitened, plain = (PatchSpace(PatchSpaceConfig(patch_size=2, channels=5, whiten=w)) for w in (True, False))
+    for space in (whitened, plain):
+        space.fit(patches)
+    # one scale for all: the first has unit variance, distances are those of pixels
+    torch.testing.assert_close(plain.encode(images)[:, 0], whitened.encode(images)[:, 0])
+    torch.testing.assert_close(plain.decode(plain.encode(images)), whitened.decode(whitened.encode(images)))
+    found, there = plain.encode(images), plain.decode(plain.encode(images))
+    ratio = (found[0] - found[1]).norm() / (there[0] - there[1]).norm()
+    assert ratio.item() == pytest.approx(1 / plain.deviation[0].item(), rel=1e-4)
     whole = PatchSpace(PatchSpaceConfig(patch_size=2, channels=12))
     assert torch.equal(whole.encode(images), F.pixel_unshuffle(images, 2))  # pixels as they are, before fit
 

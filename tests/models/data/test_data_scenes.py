@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from models.data.scenes import CLASSES, render
+from models.data import scenes
+from models.data.scenes import CLASSES, Picture, render
 from models.data.source import open_source
 from models.data.street.classes import MARKING, ROAD, SKY
 from models.data.street.weather import NAMES
@@ -139,6 +140,25 @@ def test_the_source_gives_images_and_clips() -> None:
         picture = render(street, frame, (32, 32))
         assert np.array_equal(clip.image[place], picture.image)
         assert np.array_equal(clip.map[place], picture.map)  # type: ignore[index]
+
+
+def test_small_scenes_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def count(street: int, frame: int, size: tuple[int, int]) -> Picture:
+        drawn.append(size)
+        return render(street, frame, size)
+
+    monkeypatch.setattr(scenes, "render", count)
+    for size, times in (("40x12", 1), ("66x8", 2)):
+        drawn.clear()
+        samples = [open_source(f"scenes:length=3,seed=77,size={size}", "train").read(1) for _ in range(2)]
+        assert len(drawn) == times
+        first, second = (sample for sample in samples if sample is not None)
+        assert np.array_equal(first.image, second.image)
+        assert np.array_equal(first.map, second.map)
+    with pytest.raises(ValueError, match="read-only"):
+        open_source("scenes:length=3,seed=77,size=40x12", "train").read(1).image[0] = 0
 
 
 def test_other_seeds_and_splits_are_other_streets() -> None:

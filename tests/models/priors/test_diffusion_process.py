@@ -285,6 +285,47 @@ def test_flows_converge_with_their_order(method: str, order: int) -> None:
     assert all(abs(rate - order) < 0.1 for rate in rates), (errors, rates)
 
 
+@pytest.mark.parametrize("method", ["euler", "heun", "sde"])
+def test_a_predicted_image_leads_where_its_velocity_does(method: str) -> None:
+    """The velocity is the rest of the way over the rest of the time; one step goes all of it."""
+
+    def exact_data(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return x + (1 - time.view(-1, 1)) * exact_velocity(x, time)
+
+    start = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    data = Flow(FlowConfig(predicts="data"))
+
+    def ends(steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        config = DiffusionSamplingConfig(method=method, steps=steps)  # type: ignore[arg-type]
+        ways = ((exact_velocity, Flow(FlowConfig())), (exact_data, data))
+        first, second = (denoised(way, flow, start, config, SampleRandom(0, range(5))) for way, flow in ways)
+        return first, second
+
+    if method == "heun":  # its last step is another one
+        apart = [(first - second).abs().max().item() for first, second in map(ends, (50, 200))]
+        assert 0 < apart[1] < 0.1 * apart[0]
+        return
+    torch.testing.assert_close(*ends(16))
+    if method == "euler":  # noise alone says nothing of the data but their mean
+        torch.testing.assert_close(ends(1)[1], torch.full_like(start, MEAN))
+
+
+def test_training_times_of_a_flow() -> None:
+    """Uniform: quartiles at quarters. Logistic of normal numbers around -1: half below 0.27, P(z < 1) below 1/2."""
+    clean, bounds = torch.zeros(100_000, 1), (1 / (1 + math.e), 0.5)
+    for config, shares in ((FlowConfig(), bounds), (FlowConfig(logit_mean=-1.0), (0.5, 0.8413))):
+        times: list[torch.Tensor] = []
+
+        def denoise(x: torch.Tensor, time: torch.Tensor, seen: list[torch.Tensor] = times) -> torch.Tensor:
+            seen.append(time)
+            return x
+
+        Flow(config).terms(denoise, clean, torch.Generator().manual_seed(0))
+        for bound, share in zip(bounds, shares, strict=True):
+            # five standard errors at most
+            assert (times[0] < bound).double().mean().item() == pytest.approx(share, abs=5 * 0.5 / len(clean) ** 0.5)
+
+
 def test_the_stochastic_flow_approaches_the_data() -> None:
     errors = []
     for steps in (50, 250, 1000):
@@ -313,14 +354,21 @@ def test_visited_steps() -> None:
     assert kept_steps(1000, 1, "ancestral") == [999]
 
 
-@pytest.mark.parametrize("kind", ["flow", "ddpm", "learned"])
+@pytest.mark.parametrize("kind", ["flow", "data", "ddpm", "learned"])
 def test_the_gaussian_baseline_errs_as_much_as_it_must(kind: str) -> None:
-    """Of a normal channel of deviation s: s pi / 2 for velocities, the mean of ks^2 / (ks^2 + 1 - k) for noise."""
+    """Of a normal channel of deviation s: s pi / 2 for velocities, the mean of ks^2 / (ks^2 + 1 - k) for noise.
+
+    For data the mean of the variance that is left.
+    """
     generator = torch.Generator().manual_seed(0)
     mean, deviation = torch.tensor([3.0, -1.0]), torch.tensor([0.5, 2.0])
     clean = mean + deviation * torch.randn(200_000, 2, generator=generator)
     if kind == "flow":
         process, expected = Flow(FlowConfig()), deviation * math.pi / 2
+    elif kind == "data":
+        process, time = Flow(FlowConfig(predicts="data")), torch.linspace(0, 1, 10_001)[:, None]
+        # Bayes: the inverse variances of data and of what was seen of them add up
+        expected = ((1 - time).square() / ((1 - time).square() / deviation.square() + time.square())).mean(0)
     else:
         process = DDPM(DDPMConfig(learned_variance=kind == "learned"))
         signal = process.kept[:, None] * deviation.square()  # [N, C]
