@@ -387,7 +387,7 @@ def test_the_pocket_recipe_learns(tmp_path: Path) -> None:
     optimizer = dataclasses.replace(config.stage.optimizer, warmup_steps=5)
     stage = dataclasses.replace(config.stage, steps=30, batch_size=8, ema_decay=None, optimizer=optimizer)
     config = dataclasses.replace(config, stage=stage, val_samples=2, use_samples=4, val_every=30)
-    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, steps=2))
+    config = dataclasses.replace(config, data="scenes:length=60,size=64")  # to draw more takes long
     train(config, out=tmp_path / "run", progress=False)
     line = read_metrics(tmp_path / "run")[-1]
     assert {"val_loss_0", "val_loss_16", "val_psnr_1", "perplexity_16", "utilization_1", "val_psnr"} <= set(line)
