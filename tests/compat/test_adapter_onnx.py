@@ -12,6 +12,7 @@ from zoo import ADAPTERS, example, make
 
 # one draws codes in evaluation, too; one makes a codebook for every vector, and exports with a fixed batch size only
 NAMES = [name for name in ADAPTERS if name not in ("taming-GumbelQuantize", "ResidualVQ-implicit")]
+INTEGERS = (torch.int64, torch.int32)
 DECODERS = ("get_output_from_indices", "indices_to_codes", "decode", "get_codebook_entry")
 
 
@@ -28,7 +29,7 @@ def whole(name: str) -> Calls:
             result = (result.quantized, result.codes, result.bandwidth, result.penalty)
         if decoder is None:
             return result
-        indices = next(t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.dtype == torch.int64)
+        indices = next(t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.dtype in INTEGERS)
         rows = () if decoder.__name__ != "get_codebook_entry" else (None,)
         return result, decoder(indices, *rows)
 
