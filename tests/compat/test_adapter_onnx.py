@@ -30,6 +30,8 @@ def whole(name: str) -> Calls:
         if decoder is None:
             return result
         indices = next(t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.dtype in INTEGERS)
+        if name == "HierarchicalVQ":
+            indices = result[1]  # one tensor per scale
         rows = () if decoder.__name__ != "get_codebook_entry" else (None,)
         return result, decoder(indices, *rows)
 
