@@ -19,7 +19,8 @@ class UNetConfig:
     """UNet of LDM; the defaults are VQGAN-LC's at 16 x 16."""
 
     kind: Hidden[Literal["unet"]] = "unet"
-    base_channels: int = 256  # channels at full resolution, a multiple of 32
+    base_channels: int = 256  # channels at full resolution, a multiple of the groups
+    norm_groups: int = 32  # of the normalisations; a group of one channel loses its mean, the colour of a picture
     multipliers: tuple[int, ...] = (1, 4)  # channel factor of each level
     res_blocks: int = 3  # residual blocks per level
     attention_levels: tuple[int, ...] = (0,)  # levels with attention, to the context too; the middle always has it
@@ -27,8 +28,10 @@ class UNetConfig:
     context_dim: int = 512  # width of the embedding of a class
 
     def __post_init__(self) -> None:
-        if self.base_channels < 32 or self.base_channels % 32:
-            raise ValueError(f"base_channels: expected a multiple of 32, got {self.base_channels}")
+        if self.norm_groups < 1:
+            raise ValueError(f"norm_groups: expected at least 1, got {self.norm_groups}")
+        if self.base_channels < self.norm_groups or self.base_channels % self.norm_groups:
+            raise ValueError(f"base_channels: expected a multiple of {self.norm_groups}, got {self.base_channels}")
         if self.base_channels % self.head_dim:
             raise ValueError(f"head_dim: expected a divisor of {self.base_channels} channels, got {self.head_dim}")
         levels = len(self.multipliers)
@@ -50,7 +53,7 @@ def ldm_f8() -> UNetConfig:
 
 def ldm_pocket() -> UNetConfig:
     """The same structure at a size that two cores train: 0.8 M parameters."""
-    return UNetConfig(base_channels=32, multipliers=(1, 2), res_blocks=1, context_dim=64)
+    return UNetConfig(base_channels=32, norm_groups=4, multipliers=(1, 2), res_blocks=1, context_dim=64)
 
 
 class LDMUNet(nn.Module):
@@ -79,6 +82,7 @@ class LDMUNet(nn.Module):
             # diffusers calls the number of heads by the name of their width
             attention_head_dim=[width // config.head_dim for width in widths],
             cross_attention_dim=config.context_dim,
+            norm_num_groups=config.norm_groups,
         )
 
     @property

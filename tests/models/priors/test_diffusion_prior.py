@@ -22,6 +22,7 @@ from models.priors.diffusion import (
 )
 from models.priors.diffusion_sampling import DiffusionSamplingConfig, sample_latents
 from models.priors.sample_random import SampleRandom
+from models.recipes import PRIORS
 
 TINY = DiTConfig(layers=2, width=16, heads=2)
 LDM = DDPMConfig(betas="sqrt_linear", beta_first=0.0015, beta_last=0.0195, learned_variance=False)
@@ -47,6 +48,12 @@ METHODS = {"dit": "ancestral", "sit": "heun", "ldm": "ddim"}
 
 
 @pytest.mark.parametrize(("kind", "rate", "steps"), [("dit", 1e-2, 60), ("sit", 1e-2, 60), ("ldm", 3e-3, 30)])
+def test_pocket_unet_keeps_the_mean_of_its_input() -> None:
+    """Groups of one channel, diffusers' 32 at 32 channels, would normalise it away."""
+    for unet in (PRIORS["ldm_pocket"]().prior.network, ldm_pocket()):
+        assert unet.base_channels // unet.norm_groups >= 8
+
+
 def test_a_prior_learns_its_data(kind: str, rate: float, steps: int) -> None:
     """One latent per class: the loss falls well below that of knowing nothing, 1 or 2 for standard normal targets."""
     prior = prior_of(kind)
@@ -204,6 +211,10 @@ def test_errors_name_the_argument() -> None:
         LDMUNet(UNetConfig(), channels=4, grid=(3, 4), num_classes=0)
     with pytest.raises(ValueError, match=r"^attention_levels: expected levels below 2, got \(2,\)$"):
         UNetConfig(attention_levels=(2,))
+    with pytest.raises(ValueError, match=r"^base_channels: expected a multiple of 24, got 32$"):
+        UNetConfig(base_channels=32, norm_groups=24)
+    with pytest.raises(ValueError, match=r"^norm_groups: expected at least 1, got 0$"):
+        UNetConfig(norm_groups=0)
     with pytest.raises(ValueError, match=r"^beta_first: expected 0 < first <= last < 1, got 0.1, 0.02$"):
         DDPMConfig(beta_first=0.1)
     for arguments, message in [
