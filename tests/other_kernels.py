@@ -48,6 +48,17 @@ SETTINGS = {
     "VQKERNELS_ISA=avx2": Setting({"VQKERNELS_ISA": "avx2"}, "avx2"),
     "VQKERNELS_ISA=avx512": Setting({"VQKERNELS_ISA": "avx512"}, "avx512"),
     "VQKERNELS_ISA=amx": Setting({"VQKERNELS_ISA": "amx"}, "amx"),
+    # all of the lowest at a time: one run in place of five where five take too long
+    "the lowest of everything": Setting(
+        {
+            "ATEN_CPU_CAPABILITY": "default",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+            "OMP_NUM_THREADS": "1",
+            "VQKERNELS_ISA": "portable",
+        },
+        "avx2",
+    ),
     # products and sums as no processor does them
     "sums in another order": Setting({"OTHER_ORDER": "0"}, plugin="other_order"),
     "sums in a third order": Setting({"OTHER_ORDER": "1"}, plugin="other_order"),
