@@ -245,8 +245,7 @@ LATENT_DIFFUSION = Claim(
         ),
         chart=Chart(y="gain"),
         minutes=8,
-        remark="With the 200 steps of other claims no path but one was better than noise; with 1000 DiT and SiT are, "
-        "by far. LDM's UNet learns its loss too, but is slower to draw what is better than independent noise.",
+        remark="With the 200 steps of other claims most of these were no better than noise.",
     ),
 )
 
