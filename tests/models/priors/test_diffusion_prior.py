@@ -47,13 +47,13 @@ def prior_of(kind: str, num_classes: int = 3) -> DiffusionPrior:
 METHODS = {"dit": "ancestral", "sit": "heun", "ldm": "ddim"}
 
 
-@pytest.mark.parametrize(("kind", "rate", "steps"), [("dit", 1e-2, 60), ("sit", 1e-2, 60), ("ldm", 3e-3, 30)])
 def test_pocket_unet_keeps_the_mean_of_its_input() -> None:
     """Groups of one channel, diffusers' 32 at 32 channels, would normalise it away."""
     for unet in (PRIORS["ldm_pocket"]().prior.network, ldm_pocket()):
         assert unet.base_channels // unet.norm_groups >= 8
 
 
+@pytest.mark.parametrize(("kind", "rate", "steps"), [("dit", 1e-2, 60), ("sit", 1e-2, 60), ("ldm", 3e-3, 30)])
 def test_a_prior_learns_its_data(kind: str, rate: float, steps: int) -> None:
     """One latent per class: the loss falls well below that of knowing nothing, 1 or 2 for standard normal targets."""
     prior = prior_of(kind)
