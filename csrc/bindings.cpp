@@ -136,11 +136,12 @@ PYBIND11_MODULE(_C, m) {
 
     m.def("forget_codes", [] { vqk::CodeShelf::instance().clear(); });
     m.def("kept_codes", [] {
-        const auto [codes, trees, bytes] = vqk::CodeShelf::instance().size();
+        const auto [codes, trees, bytes, remembered] = vqk::CodeShelf::instance().size();
         py::dict size;
         size["codes"] = codes;
         size["trees"] = trees;
         size["bytes"] = bytes;
+        size["remembered"] = remembered;
         return size;
     });
 

@@ -89,7 +89,7 @@ def context(folder: Path) -> Context:
     return Context(folder, folder / "running.json", 60.0, smoke=True)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what a device has is what counts there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has CUDA, whose own tools are then called")
 def test_the_profiler_is_called_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +109,7 @@ def test_the_profiler_is_called_and_read(
         tools.counters(context(tmp_path))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what a device has is what counts there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has CUDA, whose own tools are then called")
 def test_what_a_sanitizer_finds_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Context, "require_gpu_backend", lambda self, op: ["triton"])
     ended = tools.run

@@ -81,7 +81,7 @@ CASES = (
     _case("snac", 48, 4096, 8, 3, "a second at 24 kHz; levels of 12, 24 and 48 vectors"),
     _case("chameleon", 1024, 8192, 256, 1, "an image of 512 x 512"),
     _case("janus", 576, 16384, 8, 1, "an image of 384 x 384"),
-    _case("glm-image", 4096, 16384, 2048, 1, "an image of 1024 x 1024"),
+    _case("glm-image", 4096, 16384, 2048, 1, "an image of 1024 x 1024, a size assumed here"),
     _case("emu3", 4096, 32768, 4, 1, "an image of 512 x 512"),
-    _case("apertus", 1024, 131_072, 256, 1, "an image of 512 x 512"),
+    _case("apertus", 1024, 131_072, 256, 1, "an image of 512 x 512, a size assumed here"),
 )

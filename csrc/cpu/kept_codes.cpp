@@ -45,12 +45,12 @@ bool same_key(const KeptCodes& a, const KeptCodes& b) {
 
 }  // namespace
 
-std::int64_t KeptCodes::bytes() const {
+std::int64_t KeptCodes::size(bool copied, bool tree) const {
     constexpr std::int64_t number = sizeof(float);
     std::int64_t size = sizeof(KeptCodes);
-    if (codes) size += count * (dim * number + std::int64_t(sizeof(double)));
+    if (copied) size += count * (dim * number + std::int64_t(sizeof(double)));
     // packed, with boxes of an eighth of the codes at most, the order and the nodes of the tree
-    if (ordered) size += count * (dim * number * 5 / 4 + 2 * number);
+    if (tree) size += count * (dim * number * 5 / 4 + 2 * number);
     return size;
 }
 
@@ -74,11 +74,12 @@ std::optional<KeptCodes> CodeShelf::recall(const float* codes, std::int64_t coun
                                            const ScanKernel& kernel, int threads, std::int64_t limit) {
     std::optional<KeptCodes> known;
     KeptCodes wanted;
+    wanted.count = count, wanted.dim = dim, wanted.metric = metric, wanted.kernel = &kernel;
+    if (wanted.size(true, true) > limit) return {};  // else they would be copied again and again
     {
         const auto hold = lock();
         if (!hold.owns_lock()) return {};
         wanted.sample = sample_of(codes, count, dim);
-        wanted.count = count, wanted.dim = dim, wanted.metric = metric, wanted.kernel = &kernel;
         const auto found =
             std::find_if(kept_.begin(), kept_.end(), [&](const KeptCodes& kept) { return same_key(kept, wanted); });
         if (found == kept_.end()) {
@@ -90,7 +91,6 @@ std::optional<KeptCodes> CodeShelf::recall(const float* codes, std::int64_t coun
     if (known->codes && !same(known->codes->values.data(), codes, count * dim, threads)) known = wanted;
     if (!known->codes) {
         known->codes = std::make_shared<const CodeCopy>(codes, count, dim, metric, kernel, threads);
-        if (known->bytes() > limit) return {};
         keep(*known, limit);
     }
     return known;
@@ -106,24 +106,28 @@ void CodeShelf::keep(KeptCodes kept, std::int64_t limit) {
     if (hold.owns_lock()) keep_locked(std::move(kept), limit);
 }
 
-std::array<std::int64_t, 3> CodeShelf::size() {
-    std::array<std::int64_t, 3> sum{};
+std::array<std::int64_t, 4> CodeShelf::size() {
+    std::array<std::int64_t, 4> sum{};
     const std::lock_guard<std::mutex> hold(mutex_);
     for (const KeptCodes& one : kept_) {
         sum[0] += one.codes != nullptr;
         sum[1] += one.ordered != nullptr;
         sum[2] += one.bytes();
+        sum[3] += 1;
     }
     return sum;
 }
 
 void CodeShelf::keep_locked(KeptCodes kept, std::int64_t limit) {
+    constexpr std::size_t most = 256;
     kept_.remove_if([&](const KeptCodes& other) { return same_key(other, kept); });
     kept_.push_front(std::move(kept));
     std::int64_t size = 0;
     const auto over =
         std::find_if(kept_.begin(), kept_.end(), [&](const KeptCodes& one) { return (size += one.bytes()) > limit; });
     kept_.erase(over, kept_.end());
+    // training leaves a sample of every step's codes
+    if (kept_.size() > most) kept_.pop_back();
 }
 
 }  // namespace vqk

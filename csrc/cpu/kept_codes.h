@@ -37,7 +37,9 @@ struct KeptCodes {
     bool plain = false;                                  // boxes rule out too little: never order
     double scanned = 0;                                  // ns, of the scans of `codes` so far
 
-    std::int64_t bytes() const;
+    std::int64_t bytes() const { return size(codes != nullptr, ordered != nullptr); }
+    // with a copy of the codes, with a tree over them
+    std::int64_t size(bool copied, bool tree) const;
 };
 
 // The codes kept by this process, those used last first.
@@ -52,8 +54,8 @@ class CodeShelf {
     // puts it in front, in the place of what was known of these codes before
     void keep(KeptCodes kept, std::int64_t limit);
     void clear();
-    // {sets of codes, trees over them, bytes of both}
-    std::array<std::int64_t, 3> size();
+    // {sets of codes, trees over them, bytes, sets remembered by a sample at least}
+    std::array<std::int64_t, 4> size();
 
   private:
     std::unique_lock<std::mutex> lock();

@@ -114,8 +114,8 @@ SEMANTIC_UNIQUENESS = Claim(
         minutes=3,
         remark="Of the codes in use SGC's stand for one class about as often as CVQ-VAE's, but SGC uses fewer, and "
         "codes never hit count as failures. In these scenes colour tells most classes, so codes that only "
-        "reconstruct separate them too. Tried without success, a seed each: three times the steps, five and "
-        "ten times the weight of the loss, a high level of four times the weight, classes by histogram.",
+        "reconstruct separate them too. Tried without success, a seed each: three times the steps; ten times "
+        "the weight of the loss, also with classes by histogram; five times with a heavier high level.",
     ),
     paper=Trial(
         form="The published recipes with maps of ImageNet-S: reconstruction and use of codes alone.",
@@ -207,8 +207,8 @@ SGC_LOSSES = Claim(
         ),
         chart=Chart(y="silhouette"),
         minutes=4,
-        remark="SS comes out as in the paper, though noisy after 200 steps; uniqueness follows the number of codes "
-        "in use, which is largest with proxies.",
+        remark="SS comes out as in the paper, though noisy after 200 steps; in uniqueness the losses lie within "
+        "the noise of each other.",
     ),
 )
 
@@ -245,7 +245,7 @@ SGC_SHARE = Claim(
         ),
         minutes=3,
         remark="SS of 8, 16, 24 and 32 dimensions are not quite the same measure, and with the whole code under "
-        "the loss fewer codes stay in use, which are easier to separate.",
+        "the loss fewer codes stay in use, which may be easier to separate.",
     ),
 )
 

@@ -35,8 +35,8 @@ def semanticist_xl() -> ConceptRun:
 def semanticist_pocket() -> ConceptRun:
     """SEMANTICIST at 64 pixels: 16 tokens of 16 channels, a small DiT/2 on 24 components of 8x8 patches.
 
-    What is other than in the paper, and why. A decoder of minutes predicts neither noise nor velocities, which leave
-    its 96 channels no room for the picture, but the latents, and most often at high noise, where it needs the tokens.
+    What is other than in the paper, and why. A decoder of minutes predicts neither noise nor velocities, for which
+    its 96 channels would need room too, but the latents, and most often at high noise, where it needs the tokens.
     The latents are components of pixels under one scale: the loss is an error of pixels, and noise hides details
     before it hides the whole. Every step of sampling after the first adds what it draws to the decoder's mean: there
     are two. Positions of the encoder start as large as the patches, else all tokens look everywhere for long. Street

@@ -115,20 +115,23 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             assert_same_as_reference(x, codebook)
         assert 0 < extension().kept_codes()["bytes"] <= 1 << 20
-    # too large to be kept at all
-    large = torch.randn(80_000, D)
+    # what would not fit with its tree is not remembered, and puts nothing else out
+    before = extension().kept_codes()
+    large = torch.randn(30_000, D)
     for _ in range(3):
-        vqkernels.nearest_code(x, large)
-    assert extension().kept_codes()["bytes"] <= 1 << 20
+        assert_same_as_reference(x, large)
+    assert extension().kept_codes() == before
 
 
 def test_training_keeps_nothing() -> None:
     """Codes that change between calls cost a look at a few of them, and no memory."""
     x, codebook = torch.randn(100, D), torch.randn(K, D)
-    for _ in range(5):
-        vqkernels.nearest_code(x, codebook)
+    for _ in range(300):
+        vqkernels.nearest_code(x, codebook, backend="cpu")
         codebook += 0.01
-    assert extension().kept_codes()["codes"] == 0
+    kept = extension().kept_codes()
+    assert kept["codes"] == 0
+    assert 1 < kept["remembered"] <= 256
 
 
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +139,7 @@ def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_KEPT_MIB", "0")
     for _ in range(3):
         assert_same_as_reference(x, codebook)
-    assert extension().kept_codes() == {"codes": 0, "trees": 0, "bytes": 0}
+    assert extension().kept_codes() == {"codes": 0, "trees": 0, "bytes": 0, "remembered": 0}
 
 
 @pytest.mark.parametrize("given", ["", "-1", "1.5", "many", "1" * 12])

@@ -10,7 +10,6 @@ import torch
 from vqkernels.compat._inputs import check_map_shape, given_vectors
 from vqkernels.nn.codebook import unit
 from vqkernels.nn.rows import masked_mean_square, without_unusable
-from vqkernels.ops.code_stats import code_stats
 from vqkernels.ops.gather_codes import gather_codes
 from vqkernels.ops.nearest_code import nearest_code
 from vqkernels.ops.quantize import estimate_gradient
@@ -58,10 +57,11 @@ class Match(NamedTuple):
 
     def perplexity(self, num_codes: int) -> torch.Tensor:  # []
         """Exponential of the entropy of how often each code was taken; 1 if none was."""
-        # one column is enough to count
-        count = code_stats(self.rows[:, :1], self.labels, num_codes).count
+        taken = self.indices.where(self.usable, num_codes)
+        count = taken.new_zeros(num_codes + 1).scatter_add(0, taken, torch.ones_like(taken))[:-1].to(self.rows.dtype)
         share = count / count.sum().clamp(min=1)
-        return torch.exp(-(share * (share + 1e-10).log()).sum())
+        # ONNX's optimizer takes 1e-10 for nothing: no logarithm of zero without it either
+        return torch.exp(-(share * (share.where(share > 0, 1) + 1e-10).log()).sum())
 
     def one_hot(self, num_codes: int) -> OneHot:
         return OneHot(self.indices, num_codes, self.dtype)

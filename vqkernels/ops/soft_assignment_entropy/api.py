@@ -154,8 +154,12 @@ def _log(p: torch.Tensor, smoothing: str, eps: float) -> torch.Tensor:
 def _weights(x: torch.Tensor, weight: torch.Tensor | None, grouped: bool) -> torch.Tensor:  # [N, G] float64
     given = torch.ones_like(x[..., 0], dtype=torch.float64) if weight is None else weight.detach().double()
     check_shape("weight", given, tuple(x.shape[:-1]), "x.shape[:-1]")
-    # the largest magnitude is finite exactly where all entries are, and needs no mask of the size of x
-    counts = (x.detach().abs().amax(-1).isfinite()) & (given > 0)
+    # the sum of magnitudes is finite exactly where all entries are, and needs no mask of the size of x (the largest
+    # would do, but a NaN is not the largest number of an ONNX file)
+    magnitude = x.detach().abs()
+    if x.dtype == torch.float64:
+        magnitude = magnitude * 2.0**-64
+    counts = magnitude.sum(-1, dtype=torch.float64).isfinite() & (given > 0)
     weights = torch.where(counts, given, 0.0)
     return weights.reshape(-1, x.shape[-2] if grouped else 1)
 
