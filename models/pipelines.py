@@ -1,8 +1,8 @@
 """Every pocket prior, from data to samples: ``python -m models.pipelines [PRIOR ...]`` or ``make pipelines``.
 
-On embedded street scenes, rendered once: a tokenizer, its codes (or latents, or codes of clips), a prior, samples.
-Killed at any point, the same command goes on where it stopped. ``--record`` writes the table and the pictures of
-models/README.md.
+On embedded street scenes, rendered once: a tokenizer, its codes (or latents, or codes of clips), a prior, samples
+(OUT/priors.webp), and how the video prior goes on with streets (video.webp). Killed at any point, the same command
+goes on where it stopped. ``--record`` writes the table and the pictures of models/README.md.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from models.evaluation.record import write_json
 from models.extract_codes import Kind, extract
 from models.recipes import PRIORS, TOKENIZERS, with_num_codes
 from models.report.pictures import load_picture
+from models.report.showcase import video_rows
 from models.report.systems import draw_rows, prior_table, record_priors
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
@@ -39,7 +40,8 @@ from models.training.run_log import read_metrics
 from models.training.runs import load_config
 
 _SCENES = "classes:scenes:size=64x64,length=2048"  # the class is the weather
-_SHOWN = 8  # samples of the picture
+_SHOWN = 8  # samples of the picture, and frames of the video strip
+_VIDEO, _STREETS = "video_pocket", (1, 3)  # the prior of the strip, and of which held-out clips
 _CODES = 1024  # of a tokenizer, over all its groups
 
 
@@ -141,6 +143,14 @@ def pictures(name: str, folder: Path) -> tuple[str, torch.Tensor]:  # label, [n,
     return label, to_float(torch.from_numpy(np.stack(images[:_SHOWN])).movedim(-1, 1))
 
 
+def draw_video(out: Path) -> None:
+    """Streets, and how the video prior goes on with them."""
+    codes = PIPELINES[_VIDEO]
+    longer = codes.data.replace("frames=4", f"frames={_SHOWN}")
+    rows = video_rows(out / codes.tokenizer, out / _VIDEO, _STREETS, longer)
+    draw_rows(rows, out / "video.webp", titles=[f"frame {number}" for number in range(1, _SHOWN + 1)])
+
+
 def main() -> None:
     config = tyro.cli(PipelinesConfig)
     console, names = Console(), config.priors or tuple(PIPELINES)
@@ -152,12 +162,14 @@ def main() -> None:
     rows = [pictures(name, config.out / name / "samples") for name in names]
     draw_rows(rows, config.out / "priors.webp")
     (config.out / "priors.md").write_text(prior_table(entries) + "\n", encoding="utf-8")
-    console.print(f"pictures: {config.out / 'priors.webp'}")
+    if _VIDEO in names:
+        draw_video(config.out)
+    console.print(f"pictures: {config.out}/*.webp")
     lost = [e["recipe"] for e in entries if not all(v < 1 for k, v in e.items() if k.endswith("_ratio"))]
     if lost:
         raise UserError(f"no better than counting, or than a Gaussian: {', '.join(lost)}")
     if config.record:
-        record_priors(entries, rows, [name for name in PIPELINES if name not in names])
+        record_priors(entries, [name for name in PIPELINES if name not in names], config.out)
 
 
 if __name__ == "__main__":

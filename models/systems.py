@@ -1,8 +1,9 @@
 """Every pocket recipe, trained and looked at: ``python -m models.systems [RECIPE ...]`` or ``make systems``.
 
 Trains the pocket recipe of each system of the papers, scores it on held-out crops beside a trivial baseline, and
-draws what it makes of some of them. Killed at any point, the same command goes on where it stopped. ``--record``
-writes the table and the pictures of models/README.md.
+draws what it makes of some of them (OUT/systems.webp), of prefixes of concept tokens and of groups (prefixes.webp),
+and what the tokens of SGC-VQGAN stand for (classes.webp). Killed at any point, the same command goes on where it
+stopped. ``--record`` writes the table and the pictures of models/README.md.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,7 +33,8 @@ from models.evaluation.subjects import Subject, subject_of
 from models.losses.pixel import psnr
 from models.metrics.codes import CodeCounts
 from models.recipes import CONCEPTS, TOKENIZERS
-from models.report.systems import System, draw_systems, record, table
+from models.report.showcase import class_rows, prefix_rows, telling
+from models.report.systems import System, draw_rows, draw_systems, record, table
 from models.tokenizers.concept import ConceptTokenizer
 from models.train_tokenizer import train
 from models.training.concept_run import ConceptRun
@@ -43,6 +46,9 @@ from models.training.tokenizer_run import TokenizerRun
 POCKET = {name: recipe for name, recipe in (TOKENIZERS | CONCEPTS).items() if name.endswith(("_pocket", "_clusters"))}
 CROPS = 128  # held-out crops that a system is scored on
 _BATCH = 32
+_PREFIXED = ("semanticist_pocket", "mgvq_pocket")  # what the first tokens and groups are shown of
+_SEMANTIC = "sgc_pocket"  # what the classes of tokens are shown of
+_SHOWN = 8  # images in a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +155,20 @@ def look(entry: dict[str, Any], folder: Path, count: int) -> System:
     return System(entry, images, decoded)
 
 
+def draw_details(names: Sequence[str], out: Path) -> None:
+    """What prefixes make, and what tokens stand for, of those recipes that are among ``names``."""
+    rows = []
+    for folder in (out / name for name in _PREFIXED if name in names):
+        config = load_config(folder)
+        assert isinstance(config, TokenizerRun | ConceptRun)
+        rows += prefix_rows(folder, telling(held_out(config, 4 * _SHOWN), _SHOWN))
+    if rows:
+        draw_rows(rows, out / "prefixes.webp")
+    if _SEMANTIC in names:
+        scenes, legend = class_rows(out / _SEMANTIC, _SHOWN)
+        draw_rows(scenes, out / "classes.webp", legend=legend)
+
+
 def main() -> None:
     config = tyro.cli(SystemsConfig)
     console, names = Console(), config.recipes or tuple(POCKET)
@@ -157,15 +177,16 @@ def main() -> None:
         console.print(f"{number}/{len(names)} {name}", highlight=False)
         entries.append(run_system(name, config.out / name, seed=config.seed))
     print(table(entries))
-    seen = [look(entry, config.out / entry["recipe"], 8) for entry in entries]
+    seen = [look(entry, config.out / entry["recipe"], _SHOWN) for entry in entries]
     draw_systems(seen, config.out / "systems.webp")
+    draw_details(names, config.out)
     (config.out / "systems.md").write_text(table(entries) + "\n", encoding="utf-8")
-    console.print(f"pictures: {config.out / 'systems.webp'}")
+    console.print(f"pictures: {config.out}/*.webp")
     lost = [entry["recipe"] for entry in entries if not entry["psnr"] > entry["psnr_baseline"]]
     if lost:
         raise UserError(f"no better than the baseline: {', '.join(lost)}")
     if config.record:
-        record(entries, seen)
+        record(entries, config.out)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.patches import Patch
 
 from models.data.pixels import to_image
 from models.report.blocks import write_block
 
 MODELS = Path(__file__).parents[1]
 RESULTS = MODELS / "results" / "systems.json"
-PICTURES = MODELS.parent / "assets" / "systems.webp"
+ASSETS = MODELS.parent / "assets"
 PRIOR_RESULTS = MODELS / "results" / "priors.json"
-PRIOR_PICTURES = MODELS.parent / "assets" / "priors.webp"
 README = MODELS / "README.md"
+SYSTEM_PICTURES = ("systems.webp", "prefixes.webp", "classes.webp")
+PRIOR_PICTURES = ("priors.webp", "video.webp")
 _HEADER = "| recipe | codes | bits a token | tokens | PSNR (baseline) | codes in use | perplexity | steps | minutes |"
 _RATIOS = ("val_unigram_ratio", "val_bigram_ratio", "val_gaussian_ratio")
 
@@ -113,11 +117,25 @@ def draw_systems(systems: Sequence[System], path: Path) -> None:
     draw_rows(rows, path)
 
 
-def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: Path) -> None:
-    """A picture (.webp or .png) of rows of images [n, 3, S, S], each with its label."""
-    columns = len(rows[0][1])
+def draw_rows(
+    rows: Sequence[tuple[str, torch.Tensor]],
+    path: Path,
+    *,
+    titles: Sequence[str] = (),
+    legend: Sequence[tuple[str, np.ndarray]] = (),
+) -> None:
+    """A picture (.webp or .png) of rows of images [n, 3, S, S], each with its label.
+
+    Args:
+        rows: label and images of each.
+        path: of the picture.
+        titles: of the columns, none or one each.
+        legend: names and colours [3] of 0 to 255, below the rows.
+    """
+    columns, above, below = len(rows[0][1]), 0.25 if titles else 0.0, 0.55 if legend else 0.0  # inches
+    height = 1.15 * len(rows) + above + below
     figure, grid = plt.subplots(
-        len(rows), columns, figsize=(1.15 * columns + 2, 1.15 * len(rows)), squeeze=False, facecolor="white"
+        len(rows), columns, figsize=(1.15 * columns + 2, height), squeeze=False, facecolor="white"
     )
     for line, (label, images) in zip(grid, rows, strict=True):
         for axes, image in zip(line, images, strict=True):
@@ -125,25 +143,33 @@ def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: Path) -> None:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    figure.subplots_adjust(left=0.2, right=0.995, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04)
+    for axes, title in zip(grid[0], titles, strict=bool(titles)):
+        axes.set_title(title, fontsize=9, pad=3)
+    if legend:
+        patches = [Patch(color=colour / 255, label=name) for name, colour in legend]
+        figure.legend(handles=patches, loc="lower center", ncols=8, fontsize=8, frameon=False)
+    top, bottom = 0.995 - above / height, 0.005 + below / height
+    figure.subplots_adjust(left=0.2, right=0.995, top=top, bottom=bottom, wspace=0.04, hspace=0.04)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, pil_kwargs={"quality": 88})
+    figure.savefig(path, dpi=110, pil_kwargs={"quality": 82})
     plt.close(figure)
 
 
-def record(entries: Sequence[dict[str, Any]], systems: Sequence[System]) -> None:
-    """Write what models/README.md shows."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
-    draw_systems(systems, PICTURES)
+def record(entries: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write what models/README.md shows; the pictures are in ``folder``."""
+    _record(RESULTS, entries, folder, SYSTEM_PICTURES)
     write_block(README, "systems", block(entries))
 
 
-def record_priors(
-    entries: Sequence[dict[str, Any]], rows: Sequence[tuple[str, torch.Tensor]], left: Sequence[str]
-) -> None:
-    """Write what models/README.md shows of priors."""
-    PRIOR_RESULTS.parent.mkdir(exist_ok=True)
-    PRIOR_RESULTS.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
-    draw_rows(rows, PRIOR_PICTURES)
+def record_priors(entries: Sequence[dict[str, Any]], left: Sequence[str], folder: Path) -> None:
+    """Write what models/README.md shows of priors; the pictures are in ``folder``."""
+    _record(PRIOR_RESULTS, entries, folder, PRIOR_PICTURES)
     write_block(README, "priors", prior_block(entries, left))
+
+
+def _record(path: Path, entries: Sequence[dict[str, Any]], folder: Path, pictures: Sequence[str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")
+    for name in pictures:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, ASSETS / name)
