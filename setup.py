@@ -39,11 +39,15 @@ AVX512_FLAGS = [
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
 # a translation unit per instruction set; scan_kernel() in csrc/cpu/nearest_code.cpp picks one at run time
+AVX2_FLAGS = ["-mavx2", "-mfma"]
 ISA_FLAGS = {
     "_amx": [*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "_avx512vnni": [*AVX512_FLAGS, "-mavx512vnni"],
     "_avx512": AVX512_FLAGS,
-    "_avx2": ["-mavx2", "-mfma"],
+    "_avxvnni": [*AVX2_FLAGS, "-mavxvnni"],
+    "_avx2": AVX2_FLAGS,
 }
+NEWER_ISAS = ("_amx", "_avx512vnni", "_avxvnni")  # than some compilers
 CUDA_ARCHS = "80;90;100"
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 CXX = shlex.split(os.environ.get("CXX", "")) or ["c++"]
@@ -80,11 +84,15 @@ def sources(cuda: bool, isas: set[str]) -> list[Path]:
 
 
 def compiled_isas() -> set[str]:
-    """Instruction sets of this architecture that the compiler knows; compilers before 2021 lack AMX."""
+    """Instruction sets of this architecture that the compiler knows; compilers before 2021 lack AMX and AVX-VNNI."""
     if not X86:
         return set()
-    knows_amx = subprocess.run([*CXX, *ISA_FLAGS["_amx"], "-xc++", "-fsyntax-only", os.devnull], capture_output=True)
-    return set(ISA_FLAGS) if knows_amx.returncode == 0 else set(ISA_FLAGS) - {"_amx"}
+
+    def unknown(isa: str) -> bool:
+        command = [*CXX, *ISA_FLAGS[isa], "-xc++", "-fsyntax-only", os.devnull]
+        return subprocess.run(command, capture_output=True).returncode != 0
+
+    return set(ISA_FLAGS) - set(filter(unknown, NEWER_ISAS))
 
 
 class BuildKernels(build_ext):
@@ -102,7 +110,8 @@ class BuildKernels(build_ext):
 
         include = [pybind11.get_include(), sysconfig.get_paths()["include"], str(ROOT / "csrc")]
         isas = compiled_isas()
-        defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}", f"-DVQK_AMX={int('_amx' in isas)}"]
+        defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}"]
+        defines += [f"-DVQK{isa.upper()}={int(isa in isas)}" for isa in NEWER_ISAS]
         # contraction off: the canonical distance is defined without fused multiply-add (csrc/README.md)
         flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
         flags += defines + [f"-I{path}" for path in include] + shlex.split(os.environ.get("CXXFLAGS", ""))

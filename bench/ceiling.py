@@ -37,8 +37,8 @@ def middle(ceilings: list[Ceiling]) -> Ceiling:
 
 
 def cpu_ceiling(threads: int, seconds: float) -> Ceiling:
-    """Rates of fused multiply-adds, of the matrix unit's bfloat16 products if there is one, of the kernels' own
-    exponential, and copy bandwidth."""
+    """Rates of fused multiply-adds, of the matrix unit's bfloat16 products and of those of integers if the lookup has
+    a use for them, of the kernels' own exponential, and copy bandwidth."""
     kernels = extension()
     exps = None
     if kernels is not None:
@@ -46,6 +46,8 @@ def cpu_ceiling(threads: int, seconds: float) -> Ceiling:
         exps = kernels.exp_peak(threads, seconds)
         if tiles := kernels.tile_peak(threads, seconds):
             flops["bf16"] = tiles
+        if integers := kernels.integer_peak(threads, seconds):
+            flops["int16"] = integers
     else:
         flops, source = {"fp32": _sgemm_rate(seconds)}, "sgemm, a proxy for FMA"
     source_, target = (torch.zeros(1 << (26 if seconds >= 0.05 else 20)) for _ in range(2))

@@ -16,6 +16,7 @@
 #include "cpu/draw_rows.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
+#include "cpu/integer_scan.h"
 #include "cpu/kept_codes.h"
 #include "cpu/multilevel.h"
 #include "cpu/nearest_code.h"
@@ -104,6 +105,46 @@ void tile_scores(address negated, std::int64_t n, address codes, address bias, s
                {pointer<float>(scores), second.data(), section.data()});
 }
 
+// rate of integer multiply-adds, or 0 where the lookup has none to use
+double integer_peak(int threads, double seconds, int isa) {
+    const vqk::IntegerScan* integers = vqk::scan_kernel(vqk::Isa(isa)).integers;
+    return integers ? peak(integers->spin, threads, seconds) : 0.0;
+}
+
+// Lower bounds [N, W] of the scores of n negated vectors [N, D] against W codes of bias [W] as products of integers
+// give them.
+void integer_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int isa,
+                    address scores) {
+    const vqk::ScanKernel& kernel = vqk::scan_kernel(vqk::Isa(isa));
+    const vqk::IntegerScan& integers = *kernel.integers;
+    const std::int64_t block = kernel.block_codes, lanes = kernel.lanes, depth = (d + 1) / 2;
+    const std::int64_t padded = (n + kernel.queries - 1) / kernel.queries * kernel.queries;
+    // the other codes of the block stay out of the lanes' minima
+    std::vector<float> block_codes(d * block, 0.0f), block_bias(block, std::numeric_limits<float>::infinity());
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+        block_bias[lane] = pointer<const float>(bias)[lane];
+        for (std::int64_t i = 0; i < d; ++i) {
+            block_codes[i * block + lane] = pointer<const float>(codes)[lane * d + i];
+        }
+    }
+    std::vector<std::int32_t> pairs(block * depth), section(padded * lanes);
+    std::vector<float> code_length(block), code_bias(block), length(padded), rest(padded), factor(padded),
+        less(padded);
+    std::vector<float> best(padded * lanes, std::numeric_limits<float>::infinity()), second(best), zeros(d, 0.0f);
+    std::vector<std::int16_t> numbers(padded * depth * 2);
+    const vqk::IntegerCodes packed = {pairs.data(), code_length.data(), code_bias.data(), 1, int(d)};
+    const float share = integers.pack_codes(block_codes.data(), block_bias.data(), packed);
+    for (std::int64_t r = 0; r < padded; ++r) {
+        const float* row = r < n ? pointer<const float>(negated) + r * d : zeros.data();
+        integers.pack_row(row, int(d), numbers.data() + r * depth * 2, &length[r], &rest[r]);
+        factor[r] = vqk::integer_factor(length[r]);
+        less[r] = vqk::integer_margin(d, length[r], rest[r], share);
+    }
+    integers.scan({numbers.data(), factor.data(), less.data()}, int(padded), packed, 1, 0,
+                  {best.data(), second.data(), section.data()});
+    std::copy_n(best.data(), n * lanes, pointer<float>(scores));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -113,12 +154,15 @@ PYBIND11_MODULE(_C, m) {
         py::dict info;
         info["compiler"] = __VERSION__;
         info["cuda"] = bool(VQK_WITH_CUDA);
-        info["isa"] = vqk::scan_kernel(vqk::Isa::automatic).name;
+        info["isa"] = vqk::isa_name(vqk::scan_kernel(vqk::Isa::automatic).isa);
         return info;
     });
     m.def("tile_peak", &tile_peak, py::arg("threads"), py::arg("seconds") = 0.3, release());
     m.def("tile_scores", &tile_scores, release());
     m.def("tile_error", &vqk::tile_error);
+    m.def("integer_peak", &integer_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
+    m.def("integer_scores", &integer_scores, release());
+    m.def("integer_error", &vqk::integer_error);
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
     m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
 

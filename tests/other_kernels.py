@@ -46,7 +46,10 @@ SETTINGS = {
     # the kernels of this package
     "VQKERNELS_ISA=portable": Setting({"VQKERNELS_ISA": "portable"}),
     "VQKERNELS_ISA=avx2": Setting({"VQKERNELS_ISA": "avx2"}, "avx2"),
+    "VQKERNELS_ISA=avx2_int16": Setting({"VQKERNELS_ISA": "avx2_int16"}, "avx2_int16"),
+    "VQKERNELS_ISA=avxvnni": Setting({"VQKERNELS_ISA": "avxvnni"}, "avxvnni"),
     "VQKERNELS_ISA=avx512": Setting({"VQKERNELS_ISA": "avx512"}, "avx512"),
+    "VQKERNELS_ISA=avx512vnni": Setting({"VQKERNELS_ISA": "avx512vnni"}, "avx512vnni"),
     "VQKERNELS_ISA=amx": Setting({"VQKERNELS_ISA": "amx"}, "amx"),
     # all of the lowest at a time: one run in place of five where five take too long
     "the lowest of everything": Setting(

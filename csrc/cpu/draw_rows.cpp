@@ -33,9 +33,8 @@ constexpr std::int64_t section_bytes = 192 << 10;  // of vectors, which stay in 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 const DrawKernel& draw_kernel(Isa isa) {
-    switch (scan_kernel(isa).isa) {
+    switch (scan_kernel(isa).base) {
 #if VQK_X86
-        case Isa::amx:
         case Isa::avx512:
             return draw_avx512();
         case Isa::avx2:

@@ -12,6 +12,7 @@
 #include <numeric>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -37,7 +38,7 @@ std::vector<std::int64_t> iota(std::int64_t first, std::int64_t last) {
 
 // in ns, of one vector against all codes
 double scan_cost(const Lookup& call, const ScanKernel& kernel) {
-    return double(call.k) * pair_cost(call.d, precisions(call.d, kernel).front());
+    return double(call.k) * pair_cost(call.d, precisions(call.d, kernel).front(), kernel);
 }
 
 constexpr double detour = 100;  // ns a vector, by way of home blocks
@@ -65,7 +66,8 @@ template <class Value, class Input>
 void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel) {
     constexpr std::int64_t sample = 64;
     // the share of float32 scores that is as costly as the scan of everything: measured
-    const double break_even = 0.3 * pair_cost(call.d, precisions(call.d, kernel).front()) / pair_cost(call.d, {0});
+    const double break_even =
+        0.3 * scan_cost(call, kernel) / (double(call.k) * pair_cost(call.d, {Unit::floats}, kernel));
     auto ordered = std::make_shared<const OrderedCodes<Value>>(group.frame, kernel, call.threads);
     std::vector<std::int64_t> ids(std::min(call.n, sample));
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * call.n / std::int64_t(ids.size());
@@ -164,6 +166,33 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
     return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.n);
 }
 
+// The ways to scan, without one that would leave too many vectors open: it is tried on some, whose outcome stands.
+// Codes that crowd, in the measure of the vectors' lengths, are told apart by a precise scan alone.
+template <class Value, class Input>
+std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
+                             const ScanKernel& kernel, int threads) {
+    constexpr std::int64_t fewest = 4096, apart = 16;  // of so many vectors every sixteenth
+    std::vector<Precision> ways = precisions(call.d, kernel);
+    if (ways.front().unit != Unit::integers || groups.empty() || call.n < fewest) return ways;
+    std::vector<std::vector<Open>> others;
+    std::int64_t sampled = 0, open = 0;
+    for (const auto& group : groups) {
+        std::vector<Open> sample, rest;
+        for (std::size_t i = 0; i < group->open.size(); ++i) (i % apart ? rest : sample).push_back(group->open[i]);
+        sampled += std::int64_t(sample.size());
+        group->open = std::move(sample);
+        others.push_back(std::move(rest));
+    }
+    scan_round(groups, threads, ways.front());
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+        open += std::int64_t(groups[g]->open.size());
+        groups[g]->open.insert(groups[g]->open.end(), others[g].begin(), others[g].end());
+    }
+    const double saved = 1 - pair_cost(call.d, ways[0], kernel) / pair_cost(call.d, ways[1], kernel);
+    if (double(open) > saved * double(sampled)) ways.erase(ways.begin());
+    return ways;
+}
+
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     constexpr std::int64_t cached_floats = 128 * 1024;  // of codes that stay in the L2 cache
@@ -193,7 +222,7 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     });
     for (std::int64_t g = 0; g < call.g; ++g) (searched[g] ? rest : plain).push_back(std::move(all[g]));
     bool first = true;
-    for (const Precision way : precisions(call.d, kernel)) {
+    for (const Precision way : tried(plain, call, kernel, threads)) {
         const auto many = [&](const auto& group) { return group->open.size() >= fewest; };
         if (!first && std::none_of(plain.begin(), plain.end(), many)) break;
         if (!plain.empty()) scan_round(plain, threads, way);
@@ -208,34 +237,38 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
 
 const ScanKernel& scan_kernel(Isa isa) {
 #if VQK_X86
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+    struct Way {
+        Isa isa;
+        bool supported;
+        const ScanKernel& (*kernel)();
+    };
+    const Way ways[] = {
+    // the best first
 #if VQK_AMX
-    const bool has_amx = has_avx512 && amx_permitted();
-#else
-    constexpr bool has_amx = false;
+        {Isa::amx, avx512 && amx_permitted(), scan_amx},
 #endif
-    if (isa == Isa::amx && !has_amx) {
-        throw std::invalid_argument("instruction set amx: not supported by this processor, system or build");
-    }
-#if VQK_AMX
-    if (isa == Isa::amx || (isa == Isa::automatic && has_amx)) return scan_amx();
+#if VQK_AVX512VNNI
+        {Isa::avx512vnni, avx512 && __builtin_cpu_supports("avx512vnni"), scan_avx512vnni},
 #endif
-    if (isa == Isa::avx512 || (isa == Isa::automatic && has_avx512)) {
-        if (!has_avx512) throw std::invalid_argument("instruction set avx512: not supported by this processor");
-        return scan_avx512();
-    }
-    if (isa == Isa::avx2 || (isa == Isa::automatic && has_avx2)) {
-        if (!has_avx2) throw std::invalid_argument("instruction set avx2: not supported by this processor");
-        return scan_avx2();
+        {Isa::avx512, avx512, scan_avx512},
+#if VQK_AVXVNNI
+        {Isa::avxvnni, avx2 && __builtin_cpu_supports("avxvnni"), scan_avxvnni},
+#endif
+        {Isa::avx2_int16, avx2, scan_int16_avx2},
+        {Isa::avx2, avx2, scan_avx2},
+        {Isa::portable, true, scan_portable},
+    };
+    for (const Way& way : ways) {
+        if (way.supported && (isa == way.isa || isa == Isa::automatic)) return way.kernel();
     }
 #else
-    if (isa != Isa::automatic && isa != Isa::portable) {
-        throw std::invalid_argument("instruction set: expected auto or portable on this processor, got an x86 one");
-    }
+    if (isa == Isa::automatic || isa == Isa::portable) return scan_portable();
 #endif
-    return scan_portable();
+    throw std::invalid_argument(std::string("instruction set ") + isa_name(isa) +
+                                ": not supported by this processor, system or build");
 }
 
 double nearest_code(const Lookup& call) {

@@ -341,7 +341,6 @@ const ScanKernel& scan_amx() {
     static const ScanKernel kernel = [] {
         ScanKernel with_tiles = scan_avx512();
         with_tiles.isa = Isa::amx;
-        with_tiles.name = "amx";
         with_tiles.tiles = &tiles;
         return with_tiles;
     }();

@@ -44,6 +44,7 @@ struct Portable {
         for (int i = 0; i < W; ++i) c.lane[i] += a.lane[i] * b.lane[i];
         return c;
     }
+    static F in_turn(F a) { return a; }
     static F add(F a, F b) {
         for (int i = 0; i < W; ++i) a.lane[i] += b.lane[i];
         return a;
@@ -90,7 +91,7 @@ struct Portable {
 }  // namespace
 
 const ScanKernel& scan_portable() {
-    static const ScanKernel kernel = make_kernel<Portable, 4, 2>(Isa::portable, "portable");
+    static const ScanKernel kernel = make_kernel<Portable, 4, 2>(Isa::portable);
     return kernel;
 }
 

@@ -178,7 +178,7 @@ void scan_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups,
         part.group->write(rows, decision.winners);
         for (const int r : decision.open) part.open.push_back({rows.ids[r], decision.threshold[r]});
     };
-    run_round(groups, threads, section_blocks, way.products > 0, scan, finish);
+    run_round(groups, threads, section_blocks, way.unit == Unit::tiles, scan, finish);
 }
 
 // Evaluates every code that is within the threshold of an open vector.

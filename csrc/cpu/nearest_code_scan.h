@@ -10,6 +10,7 @@
 
 namespace vqk {
 
+struct IntegerScan;
 struct TileScan;
 
 // Packed codes: blocks of V*W codes, stored [block][D][V*W] so that one dimension of a block is V vector loads.
@@ -74,7 +75,7 @@ struct CandidateLists {
 // as float64 use their plain templates instead (cpu/canonical.h, cpu/affine.h).
 struct ScanKernel {
     Isa isa;
-    const char* name;
+    Isa base;           // of what is done in float32 and float64: portable, avx2 or avx512
     int queries;        // Q: panels are padded to a multiple of this
     int lanes;          // W
     int block_codes;    // V*W
@@ -130,7 +131,8 @@ struct ScanKernel {
                  double* sums);
     void (*norms)(const float* const* v, std::int64_t dim, double* norms);
 
-    const TileScan* tiles = nullptr;  // cpu/tile_scan.h, where the processor has a matrix unit
+    const IntegerScan* integers = nullptr;  // cpu/integer_scan.h, where products of integers are the faster ones
+    const TileScan* tiles = nullptr;        // cpu/tile_scan.h, where the processor has a matrix unit
 
     // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
     double (*spin_fma)(std::int64_t rounds);
@@ -140,7 +142,14 @@ struct ScanKernel {
 const ScanKernel& scan_portable();
 #if VQK_X86
 const ScanKernel& scan_avx2();
+const ScanKernel& scan_int16_avx2();
 const ScanKernel& scan_avx512();
+#endif
+#if VQK_AVXVNNI
+const ScanKernel& scan_avxvnni();
+#endif
+#if VQK_AVX512VNNI
+const ScanKernel& scan_avx512vnni();
 #endif
 #if VQK_AMX
 const ScanKernel& scan_amx();

@@ -1,6 +1,7 @@
 // Body of the scan, written against a `Simd` type that provides W lanes of float and a handful of operations.
 // Included by one translation unit per instruction set; everything here has internal linkage on purpose, so that
 // code compiled for one instruction set is never linked into another.
+#pragma once
 
 #include <cstring>
 #include <limits>
@@ -43,6 +44,7 @@ struct Lanes {
 };
 
 // Scores of Q queries against one block: bias + sum_d (-x_d) * c_d, one fused multiply-add per (pair, d).
+// in_turn() stops the compiler from starting them all before any is done, for want of registers.
 // D stays a run-time number: unrolling the loop for small D was measured slower.
 template <class Simd, int Q, int V>
 inline void block_scores(const float* negated, int dim, const float* codes, const float* bias,
@@ -53,11 +55,11 @@ inline void block_scores(const float* negated, int dim, const float* codes, cons
         for (int q = 0; q < Q; ++q) score[q][v] = start;
     }
     for (int d = 0; d < dim; ++d) {
-        typename Simd::F x[Q];
-        for (int q = 0; q < Q; ++q) x[q] = Simd::broadcast(negated[std::int64_t(q) * dim + d]);
-        for (int v = 0; v < V; ++v) {
-            const auto code = Simd::load(codes + (std::int64_t(d) * V + v) * W);
-            for (int q = 0; q < Q; ++q) score[q][v] = Simd::fma(x[q], code, score[q][v]);
+        typename Simd::F code[V];
+        for (int v = 0; v < V; ++v) code[v] = Simd::load(codes + (std::int64_t(d) * V + v) * W);
+        for (int q = 0; q < Q; ++q) {
+            const auto x = Simd::broadcast(negated[std::int64_t(q) * dim + d]);
+            for (int v = 0; v < V; ++v) score[q][v] = Simd::in_turn(Simd::fma(x, code[v], score[q][v]));
         }
     }
 }
@@ -320,7 +322,7 @@ float negate(const float* x, float factor, const float* shift, int dim, float* o
 }
 
 // compiled here for the sake of the vector maximum
-std::uint32_t largest(const float* v, std::int64_t count) {
+inline std::uint32_t largest(const float* v, std::int64_t count) {
     std::uint32_t high = 0;
     for (std::int64_t i = 0; i < count; ++i) {
         std::uint32_t bits;
@@ -415,12 +417,13 @@ void append(const float* negated, int rows, const PackedCodes& codes, std::int64
 
 template <class Simd>
 double spin_fma(std::int64_t rounds) {
-    constexpr int chains = 16;  // enough independent ones to hide the latency on two ports
+    constexpr int chains =
+        12;  // enough independent ones to hide the latency on two ports, few enough for 16 registers
     typename Simd::F sum[chains];
     const auto a = Simd::broadcast(0.999f), b = Simd::broadcast(1e-3f);
     for (int i = 0; i < chains; ++i) sum[i] = Simd::broadcast(float(i));
     for (std::int64_t round = 0; round < rounds; ++round) {
-        for (int i = 0; i < chains; ++i) sum[i] = Simd::fma(sum[i], a, b);
+        for (int i = 0; i < chains; ++i) sum[i] = Simd::in_turn(Simd::fma(sum[i], a, b));
     }
     float lanes[Simd::W], total = 0;
     for (int i = 0; i < chains; ++i) {
@@ -433,10 +436,9 @@ double spin_fma(std::int64_t rounds) {
 }
 
 template <class Simd, int Q, int V>
-ScanKernel make_kernel(Isa isa, const char* name) {
+ScanKernel make_kernel(Isa isa) {
     ScanKernel kernel;
-    kernel.isa = isa;
-    kernel.name = name;
+    kernel.isa = kernel.base = isa;
     kernel.queries = Q;
     kernel.lanes = Simd::W;
     kernel.block_codes = V * Simd::W;

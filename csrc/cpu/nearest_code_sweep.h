@@ -1,5 +1,6 @@
-// All codes, or a range of them, against some vectors: in float32, or on tiles of bfloat16 where there is a matrix
-// unit. What one way cannot decide the next, more precise, one takes up.
+// All codes, or a range of them, against some vectors: in float32, in integers of 16 bits where the processor
+// multiplies those faster, or on tiles of bfloat16 where there is a matrix unit. What one way cannot decide the next,
+// more precise, one takes up.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/integer_scan.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_pack.h"
 #include "cpu/nearest_code_rows.h"
@@ -15,22 +17,37 @@
 
 namespace vqk {
 
-// How scores are computed. products: of bfloat16 parts (cpu/tile_scan.h), or 0: float32.
+enum class Unit { floats, integers, tiles };
+
+// How scores are computed. products: of bfloat16 parts on tiles (cpu/tile_scan.h).
 struct Precision {
-    int products;
+    Unit unit;
+    int products = 0;
 };
 
-// measured, in ns a pair of vector and code: what the float32 scan and tiles with so many products take
-inline double pair_cost(std::int64_t dim, Precision precision) {
-    if (precision.products == 0) return 0.0095 * double(dim + 1);
-    return 0.036 + 0.025 * TileScan::steps(dim, precision.products);
+// measured, in ns a pair of vector and code
+inline double pair_cost(std::int64_t dim, Precision precision, const ScanKernel& kernel) {
+    constexpr double multiply_add = 0.0095;
+    switch (precision.unit) {
+        case Unit::tiles:
+            return 0.036 + 0.025 * TileScan::steps(dim, precision.products);
+        case Unit::integers:
+            return multiply_add * (kernel.integers->cost * double(dim + 1) + 5);
+        default:
+            return multiply_add * double(dim + 1);
+    }
 }
 
 // the ways worth their time, coarse to fine
 inline std::vector<Precision> precisions(std::int64_t dim, const ScanKernel& kernel) {
-    if (!kernel.tiles || pair_cost(dim, {3}) > pair_cost(dim, {0})) return {{0}};
-    if (TileScan::steps(dim, 1) == TileScan::steps(dim, 3)) return {{3}, {0}};
-    return {{1}, {3}, {0}};
+    constexpr Precision floats{Unit::floats}, integers{Unit::integers}, one{Unit::tiles, 1}, three{Unit::tiles, 3};
+    const double cost = pair_cost(dim, floats, kernel);
+    if (kernel.tiles && pair_cost(dim, three, kernel) <= cost) {
+        if (TileScan::steps(dim, 1) == TileScan::steps(dim, 3)) return {three, floats};
+        return {one, three, floats};
+    }
+    if (kernel.integers && pair_cost(dim, integers, kernel) <= cost) return {integers, floats};
+    return {floats};
 }
 
 // Scans the blocks [begin, end) for all of some rows. Codes are packed as they are needed; of the rows, as many pass
@@ -77,18 +94,66 @@ void sweep_tiles(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int se
     }
 }
 
+template <class Value>
+void sweep_integers(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
+                    BlockPacker<Value>& packer, const ScanKernel& kernel) {
+    constexpr int together = 120;                       // a multiple of every kernel's tile
+    constexpr std::int64_t chunk_numbers = 192 * 1024;  // integers that the L2 cache keeps
+    const IntegerScan& integers = *kernel.integers;
+    const int dim = int(rows.dim), depth = (dim + 1) / 2;
+    const auto numbers = make_aligned<std::int16_t>(std::size_t(rows.padded) * depth * 2);
+    std::vector<float> length(rows.padded), rest(rows.padded), factor(rows.padded), less(rows.padded);
+    for (int r = 0; r < rows.padded; ++r) {
+        integers.pack_row(rows.negated.get() + std::int64_t(r) * dim, dim,
+                          numbers.get() + std::int64_t(r) * depth * 2, &length[r], &rest[r]);
+        factor[r] = integer_factor(length[r]);
+    }
+
+    const std::int64_t block_codes = kernel.block_codes, block_pairs = block_codes * depth;
+    const std::int64_t step =
+        std::min(std::max<std::int64_t>(1, chunk_numbers / (section_blocks * block_pairs * 2)) * section_blocks,
+                 std::max<std::int64_t>(end - begin, 1));
+    const auto pairs = make_aligned<std::int32_t>(std::size_t(step * block_pairs));
+    const auto code_length = make_aligned<float>(std::size_t(step * block_codes));
+    const auto bias = make_aligned<float>(std::size_t(step * block_codes));
+    BlockBuffer block(1, dim, kernel);
+    for (std::int64_t first = begin; first < end; first += step) {
+        const std::int64_t blocks = std::min(step, end - first);
+        float share = 0;
+        for (std::int64_t b = 0; b < blocks; ++b) {
+            packer.pack(first + b, block.codes(0), block.bias(0));
+            const IntegerCodes out = {pairs.get() + b * block_pairs, code_length.get() + b * block_codes,
+                                      bias.get() + b * block_codes, 1, dim};
+            share = std::max(share, integers.pack_codes(block.codes(0), block.bias(0), out));
+        }
+        for (int r = 0; r < rows.padded; ++r) less[r] = integer_margin(dim, length[r], rest[r], share);
+        const IntegerCodes packed = {pairs.get(), code_length.get(), bias.get(), blocks, dim};
+        for (int r = 0; r < rows.padded; r += together) {
+            const IntegerRows some = {numbers.get() + std::int64_t(r) * depth * 2, factor.data() + r,
+                                      less.data() + r};
+            integers.scan(some, std::min(together, rows.padded - r), packed, section_blocks,
+                          std::int32_t(first / section_blocks), rows.state(r));
+        }
+    }
+}
+
 // returns what is known of the scores
 template <class Value>
 Scores sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
              const CodeFrame<Value>& frame, const ScanKernel& kernel, Precision precision) {
     rows.clear_lanes();
     BlockPacker<Value> packer(frame, kernel, nullptr, frame.count);
-    if (precision.products == 0) {
-        sweep_floats(rows, begin, end, section_blocks, packer, kernel);
-    } else {
-        sweep_tiles(rows, begin, end, section_blocks, packer, kernel, precision.products);
+    switch (precision.unit) {
+        case Unit::floats:
+            sweep_floats(rows, begin, end, section_blocks, packer, kernel);
+            break;
+        case Unit::integers:
+            sweep_integers(rows, begin, end, section_blocks, packer, kernel);
+            break;
+        case Unit::tiles:
+            sweep_tiles(rows, begin, end, section_blocks, packer, kernel, precision.products);
     }
-    return {packer.radius(), precision.products > 0};
+    return {packer.radius(), precision.unit != Unit::floats};
 }
 
 }  // namespace vqk

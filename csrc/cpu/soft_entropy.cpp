@@ -31,9 +31,8 @@ constexpr std::int64_t turn_codes = 256;        // whose sums a batch has for it
 constexpr double ln2 = 0.69314718055994530942;
 
 const SoftKernels& soft_kernels(Isa isa) {
-    switch (scan_kernel(isa).isa) {
+    switch (scan_kernel(isa).base) {
 #if VQK_X86
-        case Isa::amx:
         case Isa::avx512:
             return soft_avx512();
         case Isa::avx2:

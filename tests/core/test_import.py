@@ -98,6 +98,7 @@ print(vqkernels.nearest_code(torch.zeros(2, 3), torch.ones(4, 3), backend="refer
 def test_the_extension_is_built() -> None:
     """Without it the suite would test the reference backend against itself and look green."""
     from vqkernels._core import extension
+    from vqkernels._core.env import ISA_CODES
 
     assert extension.load_error == ""
-    assert extension.build_info()["isa"] in {"portable", "avx2", "avx512", "amx"}
+    assert extension.build_info()["isa"] in ISA_CODES

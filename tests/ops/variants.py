@@ -10,10 +10,15 @@ from vqkernels.testing import usable_backends
 ISA_FLAGS = {
     "portable": set(),
     "avx2": {"avx2", "fma", "f16c"},
+    "avx2_int16": {"avx2", "fma", "f16c"},
+    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
+    "avx512vnni": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_vnni"},
     "amx": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16"},
 }
-OPS_ON_TILES = {"nearest_code"}  # other ops do on AMX what they do on AVX-512
+INTEGERS = ("avx2_int16", "avxvnni", "avx512vnni")
+NARROW = {*INTEGERS, "amx"}  # other ops do there what they do on AVX2 or AVX-512
+NARROW_OPS = {"nearest_code"}
 
 
 def processor_isas() -> list[str]:
@@ -33,5 +38,5 @@ def variants(op: str) -> list[tuple[str, str]]:
         for backend in usable_backends(op)
         if backend != "reference"
         for isa in (isas if backend == "cpu" else ["auto"])
-        if isa != "amx" or op in OPS_ON_TILES
+        if isa not in NARROW or op in NARROW_OPS
     ]

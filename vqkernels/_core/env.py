@@ -1,7 +1,8 @@
 """Every environment variable the package reads.
 
-``VQKERNELS_ISA``  ``auto`` (default), ``amx``, ``avx512``, ``avx2`` or ``portable``: instruction set of the C++
-                   kernels. Results are the same bits on all of them; the switch is for tests and measurements.
+``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx``, ``avx512vnni``, ``avx512``,
+                   ``avxvnni``, ``avx2_int16``, ``avx2`` or ``portable``. Results are the same bits on all of them; the
+                   switch is for tests and measurements.
 ``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes that come again in call after call, as those of a
                    tokenizer at inference do, and the trees over them; 0 keeps and uses none. The codes are
                    compared on every call: results are the same bits at any setting.
@@ -13,7 +14,16 @@ from __future__ import annotations
 
 import os
 
-ISA_CODES = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4}
+ISA_CODES = {
+    "auto": 0,
+    "portable": 1,
+    "avx2": 2,
+    "avx512": 3,
+    "amx": 4,
+    "avx2_int16": 5,
+    "avxvnni": 6,
+    "avx512vnni": 7,
+}
 
 
 def isa_code() -> int:

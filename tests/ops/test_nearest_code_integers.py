@@ -1,0 +1,155 @@
+"""Lower bounds of scores from products of integers: below the score, and not far below.
+
+Oracle: the exact score of the same float32 coordinates, summed by ``math.fsum``.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from needs import needs_extension
+from variants import INTEGERS, processor_isas
+
+from vqkernels import nearest_code
+from vqkernels._core.env import ISA_CODES
+from vqkernels._core.extension import extension
+
+RANGE = 32767
+DIMS = (1, 2, 3, 8, 15, 16, 33, 64, 255, 770)
+LANES = {"avx2_int16": 8, "avxvnni": 8, "avx512vnni": 16}
+KINDS = (
+    "gaussian",
+    "hard to round",
+    "far",
+    "tiny vectors",
+    "tiny codes",
+    "cancelling",
+    "unlike lengths",
+    "one entry",
+)
+
+pytestmark = needs_extension
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            isa,
+            marks=pytest.mark.skipif(isa not in processor_isas(), reason=f"the machine's processor has no {isa}"),
+        )
+        for isa in INTEGERS
+    ]
+)
+def isa(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def integer_scores(negated: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, isa: str) -> torch.Tensor:
+    """Lower bounds of scores ``[N, lanes]``."""
+    n, d = negated.shape
+    scores = torch.empty(n, LANES[isa])
+    x, c, b, out = (t.data_ptr() for t in (negated, codes, bias, scores))
+    extension().integer_scores(x, n, c, b, d, ISA_CODES[isa], out)
+    return scores
+
+
+def almost_half(rows: int, d: int) -> torch.Tensor:
+    """Rows whose entries lie almost half way between two integers, once scaled to the length of the range.
+
+    All along the diagonal: the remainders of one row are parallel to the other row, which is the worst case of
+    Cauchy-Schwarz. The last entry makes up the length.
+    """
+    entry = math.floor(RANGE / math.sqrt(d)) - 0.51
+    values = torch.full((rows, d), entry, dtype=torch.float64)
+    values[:, -1] = math.sqrt(RANGE**2 - (d - 1) * entry**2)
+    return (values * torch.logspace(-2, 2, rows, dtype=torch.float64)[:, None] / RANGE).float()
+
+
+def problem(kind: str, n: int, lanes: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(d)
+    x, c = (torch.randn(rows, d, generator=generator) for rows in (n, lanes))
+    if kind == "hard to round":
+        x, c = almost_half(n, d), almost_half(lanes, d)
+    elif kind == "far":
+        x = x * 1e12
+    elif kind == "unlike lengths":
+        x, c = x * torch.logspace(-4, 4, n)[:, None], c * torch.logspace(-4, 4, lanes)[:, None]
+    elif kind == "tiny vectors":
+        x = x * torch.logspace(-38, -15, n)[:, None]
+    elif kind == "tiny codes":
+        c = c * torch.logspace(-38, -15, lanes)[:, None]
+    elif kind == "cancelling":
+        x, c = torch.ones(n, d) + x * 1e-6, torch.ones(lanes, d) + c * 1e-6
+        x[:, ::2] *= -1
+    elif kind == "one entry":
+        x, c = torch.zeros(n, d), torch.zeros(lanes, d)
+        x[torch.arange(n), torch.arange(n) % d] = torch.randn(n, generator=generator)
+        c[torch.arange(lanes), torch.arange(lanes) % d] = torch.randn(lanes, generator=generator)
+    return x.contiguous(), c.contiguous()
+
+
+def allowed(x: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """What a score may be off by, ``[N, lanes]``: half a step in every dimension, on either side, and rounding."""
+    rounding = extension().integer_error(x.shape[1])
+    length, code_length = (t.double().norm(dim=1).clamp_min(2.0**-80) for t in (x, codes))
+    rest = math.sqrt(x.shape[1]) * 0.51 / RANGE + 2.0**-21
+    return (rest + (1 + rest) * rest + rounding) * length[:, None] * code_length + (
+        rounding + 2.0**-21
+    ) * bias.double()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_bounded_from_below(kind: str, isa: str) -> None:
+    least = most = 1.0
+    for d in DIMS:
+        x, c = problem(kind, 23, LANES[isa], d)
+        # squares of tiny entries underflow; a dot product is a score without any
+        bias = torch.zeros(len(c)) if "tiny" in kind else (c.double().square().sum(1) / 2).float()
+        scores, error = integer_scores(-x, c, bias, isa), allowed(x, c, bias)
+        terms = -x.double()[:, None] * c.double()  # exact: 24 bits times 24 bits
+        for row, code in product(range(len(x)), range(len(c))):
+            exact = math.fsum([bias[code].item(), *terms[row, code].tolist()])
+            # 0: as high as can be, 1: exact but for the margin, 2: as low as can be
+            distance = (exact - scores[row, code].item()) / (error[row, code].item() + 1e-42)
+            assert distance >= 0, (d, row, code)
+            least, most = min(least, distance), max(most, distance)
+    assert most <= 2 * 1.01 or "tiny" in kind
+    # a margin that nothing uses would be waste, and a test of it blind
+    if kind == "hard to round":
+        assert least < 0.2
+
+
+def test_a_score_is_the_score_of_its_own_code(isa: str) -> None:
+    lanes = LANES[isa]
+    for d in DIMS:
+        x, codes, bias = torch.randn(5, d), torch.zeros(lanes, d), torch.arange(lanes, dtype=torch.float32)
+        assert (integer_scores(x, codes, bias, isa).round() == bias).all()
+        x, ones, zeros = torch.arange(20.0)[:, None].repeat(1, d), torch.ones(lanes, d), torch.zeros(lanes)
+        lower = integer_scores(-x, ones, zeros, isa).double()
+        exact = -x.double().sum(1, keepdim=True)
+        assert (lower <= exact).all()
+        assert (lower >= exact - 2.1 * allowed(x, ones, zeros)).all()
+
+
+def crowded(n: int, k: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes so close together, seen from far away, that integers of 16 bits cannot tell them apart."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(k, d, generator=generator)
+    return codes[torch.randint(k, (n,), generator=generator)] * 1e-5 + 30 * torch.randn(
+        n, 1, generator=generator
+    ), codes * 1e-5
+
+
+@pytest.mark.parametrize("n", [100, 5000])
+def test_codes_that_integers_cannot_tell_apart_are_told_apart(
+    n: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a few vectors, and in so many that the scan is tried on some and given up."""
+    x, codes = crowded(n, 64, 32)
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    got, truth = nearest_code(x, codes, backend="cpu"), nearest_code(x, codes, backend="reference")
+    assert torch.equal(got.indices, truth.indices)
+    assert torch.equal(got.distance, truth.distance)
