@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,10 @@ class WithNoise(Flat):
 
     def forward(self, z: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
         self.noise.of(z, self.quantizer.re_embed)
-        return super().forward(z, **options)
+        z_q, indices, divergence, *logits = super().forward(z, **options)
+        # the divergence is what an entropy leaves of log K, and as exact as that entropy
+        bound = self.quantizer.kl_weight * math.log(self.quantizer.n_embed)
+        return z_q, indices, divergence + bound, *logits
 
 
 GUMBEL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from nn_oracle import assert_same_state, snapshot
+from rounding import farthest, in_their_last_bits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vqkernels
@@ -95,18 +96,21 @@ def test_the_full_codebook_gradient_is_that_of_dense_scores(
     given = x.clone().requires_grad_()
     out = quantizer(given)
     (out.quantized * cotangent).sum().backward()
-    gradients = {}
-    for dtype in (torch.float64, torch.float32):
-        rows, codes = (t.detach().to(dtype).requires_grad_() for t in (x, quantizer.codebook[0]))
+
+    def wanted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows, codes = (t.detach().requires_grad_() for t in tensors)
         score = rows @ codes.T if metric == "dot" else -(rows[:, None] - codes).square().sum(-1)
         soft = (score / 0.7).softmax(1)
-        hard = torch.nn.functional.one_hot(out.indices, 32).to(dtype)
+        hard = torch.nn.functional.one_hot(out.indices, 32).to(rows.dtype)
         # index backpropagation as published: the assignment is hard in value and soft in gradient
-        (((hard + soft - soft.detach()) @ codes) * cotangent.to(dtype)).sum().backward()
-        gradients[dtype] = (rows.grad, codes.grad)
+        objective = ((hard + soft - soft.detach()) @ codes * cotangent.to(rows.dtype)).sum()
+        return torch.autograd.grad(objective, (rows, codes))
+
     assert_bitwise_equal(out.quantized, quantizer.codebook[0][out.indices])
-    for got, want, plain in zip((given.grad, quantizer.table.weight.grad[0]), *gradients.values(), strict=True):
-        assert_within_budget(got, want, plain, factor=4.0)
+    truth = wanted(x.double(), quantizer.codebook[0].double())
+    runs = [wanted(*moved) for moved in in_their_last_bits([x, quantizer.codebook[0]])]
+    for got, want, *plain in zip((given.grad, quantizer.table.weight.grad[0]), truth, *runs, strict=True):
+        assert_within_budget(got, want, farthest(want, plain), factor=4.0)
 
 
 def test_codes_are_sampled_in_proportion_to_their_softmax() -> None:

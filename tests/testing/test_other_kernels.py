@@ -61,7 +61,9 @@ def test_another_order_is_one_of_the_same_numbers() -> None:
     assert done.stdout.strip() == "fine", done.stderr
 
 
-def test_the_table_tells_what_is_green_and_what_is_not(tmp_path: Path) -> None:
+def test_the_table_tells_what_is_green_and_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # of the setting that this test itself may run under
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     suite = tmp_path / "test_small.py"
     suite.write_text("import os\ndef test_small():\n    assert os.environ.get('ATEN_CPU_CAPABILITY') != 'default'\n")
     settings = [word for name in ("one thread", "ATEN_CPU_CAPABILITY=default") for word in ("--only", name)]
