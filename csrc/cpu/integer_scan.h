@@ -48,6 +48,10 @@ struct IntegerScan {
     void (*scan)(const IntegerRows& rows, int count, const IntegerCodes& codes, int section_blocks,
                  std::int32_t section, LaneState state);
 
+    // ScanKernel::append over packed codes
+    void (*append)(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin,
+                   std::int64_t end, const CandidateLists& lists);
+
     // multiply-adds of integers at full rate for about `rounds` iterations; returns operations, two each
     double (*spin)(std::int64_t rounds);
 };

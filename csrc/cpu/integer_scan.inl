@@ -122,43 +122,56 @@ void pack_integer_row(const float* negated, int dim, std::int16_t* out, float* l
     *rest = rest_over(sum(left), *length, dim);
 }
 
+// Scores of Q vectors, from `row` on, against one block.
+template <class Simd, int Q, int V>
+inline void integer_scores(const IntegerRows& rows, int row, const IntegerCodes& codes, std::int64_t block,
+                           typename Simd::F (&score)[Q][V]) {
+    constexpr int W = Simd::W;
+    const int depth = (codes.dim + 1) / 2;
+    const std::int16_t* x = rows.numbers + std::int64_t(row) * depth * 2;
+    const std::int32_t* c = codes.pairs + block * depth * V * W;
+    typename Simd::I product[Q][V];
+    for (int q = 0; q < Q; ++q) {
+        for (int v = 0; v < V; ++v) product[q][v] = Simd::broadcast(std::int32_t(0));
+    }
+    for (int p = 0; p < depth; ++p) {
+        typename Simd::I code[V];
+        for (int v = 0; v < V; ++v) code[v] = Simd::load(c + (std::int64_t(p) * V + v) * W);
+        for (int q = 0; q < Q; ++q) {
+            std::int32_t pair;
+            std::memcpy(&pair, x + (std::int64_t(q) * depth + p) * 2, sizeof pair);
+            const auto entry = Simd::broadcast(pair);
+            for (int v = 0; v < V; ++v) {
+                product[q][v] = Simd::in_turn(Simd::multiply_add(product[q][v], entry, code[v]));
+            }
+        }
+    }
+    for (int v = 0; v < V; ++v) {
+        const auto length = Simd::load(codes.length + (block * V + v) * W);
+        const auto bias = Simd::load(codes.bias + (block * V + v) * W);
+        for (int q = 0; q < Q; ++q) {
+            const auto share = Simd::fma(Simd::from_integers(product[q][v]), Simd::broadcast(rows.factor[row + q]),
+                                         Simd::broadcast(-rows.less[row + q]));
+            score[q][v] = Simd::fma(share, length, bias);
+        }
+    }
+}
+
 template <class Simd, int Q, int V>
 void scan_integers(const IntegerRows& rows, int count, const IntegerCodes& codes, int section_blocks,
                    std::int32_t section, LaneState state) {
-    constexpr int W = Simd::W;
-    const int depth = (codes.dim + 1) / 2;
     scan_sections<Simd, Q, V>(count, codes.blocks, section_blocks, section, state,
                               [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
-                                  const std::int16_t* x = rows.numbers + std::int64_t(row) * depth * 2;
-                                  const std::int32_t* c = codes.pairs + block * depth * V * W;
-                                  typename Simd::I product[Q][V];
-                                  for (int q = 0; q < Q; ++q) {
-                                      for (int v = 0; v < V; ++v) product[q][v] = Simd::broadcast(std::int32_t(0));
-                                  }
-                                  for (int p = 0; p < depth; ++p) {
-                                      typename Simd::I code[V];
-                                      for (int v = 0; v < V; ++v)
-                                          code[v] = Simd::load(c + (std::int64_t(p) * V + v) * W);
-                                      for (int q = 0; q < Q; ++q) {
-                                          std::int32_t pair;
-                                          std::memcpy(&pair, x + (std::int64_t(q) * depth + p) * 2, sizeof pair);
-                                          const auto entry = Simd::broadcast(pair);
-                                          for (int v = 0; v < V; ++v) {
-                                              product[q][v] =
-                                                  Simd::in_turn(Simd::multiply_add(product[q][v], entry, code[v]));
-                                          }
-                                      }
-                                  }
-                                  for (int v = 0; v < V; ++v) {
-                                      const auto length = Simd::load(codes.length + (block * V + v) * W);
-                                      const auto bias = Simd::load(codes.bias + (block * V + v) * W);
-                                      for (int q = 0; q < Q; ++q) {
-                                          const auto share = Simd::fma(Simd::from_integers(product[q][v]),
-                                                                       Simd::broadcast(rows.factor[row + q]),
-                                                                       Simd::broadcast(-rows.less[row + q]));
-                                          score[q][v] = Simd::fma(share, length, bias);
-                                      }
-                                  }
+                                  integer_scores<Simd, Q, V>(rows, row, codes, block, score);
+                              });
+}
+
+template <class Simd, int Q, int V>
+void append_integers(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin,
+                     std::int64_t end, const CandidateLists& lists) {
+    append_scores<Simd, Q, V>(count, begin, end, lists,
+                              [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
+                                  integer_scores<Simd, Q, V>(rows, row, codes, block, score);
                               });
 }
 
@@ -183,7 +196,11 @@ double spin_integers(std::int64_t rounds) {
 
 template <class Simd, int Q, int V>
 constexpr IntegerScan make_integer_scan(double cost) {
-    return {cost, pack_integer_codes<Simd, V>, pack_integer_row<Simd>, scan_integers<Simd, Q, V>,
+    return {cost,
+            pack_integer_codes<Simd, V>,
+            pack_integer_row<Simd>,
+            scan_integers<Simd, Q, V>,
+            append_integers<Simd, Q, V>,
             spin_integers<Simd>};
 }
 

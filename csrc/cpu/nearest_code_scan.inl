@@ -393,26 +393,35 @@ inline void append_block(const typename Simd::F (&score)[V], float threshold, st
     }
 }
 
-template <class Simd, int Q, int V>
-void append(const float* negated, int rows, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
-            const CandidateLists& lists) {
-    constexpr int W = Simd::W;
-    const std::int64_t block_floats = std::int64_t(codes.dim) * V * W;
+// scores(row, block, out) are those of Q queries and one block
+template <class Simd, int Q, int V, class Scores>
+inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const CandidateLists& lists,
+                          const Scores& scores) {
     for (int row = 0; row < rows; row += Q) {
-        const float* tile = negated + std::int64_t(row) * codes.dim;
         for (std::int64_t block = begin; block < end; ++block) {
             typename Simd::F score[Q][V];
-            block_scores<Simd, Q, V>(tile, codes.dim, codes.codes + block * block_floats, codes.bias + block * V * W,
-                                     score);
+            scores(row, block, score);
             for (int q = 0; q < Q; ++q) {
                 const float threshold = lists.threshold[row + q];
                 // most blocks have no candidate
                 if (!Simd::at_most(fold<Simd, V>(score[q]), threshold)) continue;
-                append_block<Simd, V>(score[q], threshold, std::int32_t(block * V * W),
+                append_block<Simd, V>(score[q], threshold, std::int32_t(block * V * Simd::W),
                                       lists.list + (row + q) * lists.capacity, lists.count[row + q]);
             }
         }
     }
+}
+
+template <class Simd, int Q, int V>
+void append(const float* negated, int rows, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
+            const CandidateLists& lists) {
+    constexpr int W = Simd::W;
+    const int dim = codes.dim;
+    append_scores<Simd, Q, V>(
+        rows, begin, end, lists, [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
+            block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim, codes.codes + block * dim * V * W,
+                                     codes.bias + block * V * W, score);
+        });
 }
 
 template <class Simd>

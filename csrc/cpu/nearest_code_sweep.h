@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/integer_pack.h"
 #include "cpu/integer_scan.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_pack.h"
@@ -100,38 +101,23 @@ void sweep_integers(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int
     constexpr int together = 120;                       // a multiple of every kernel's tile
     constexpr std::int64_t chunk_numbers = 192 * 1024;  // integers that the L2 cache keeps
     const IntegerScan& integers = *kernel.integers;
-    const int dim = int(rows.dim), depth = (dim + 1) / 2;
-    const auto numbers = make_aligned<std::int16_t>(std::size_t(rows.padded) * depth * 2);
-    std::vector<float> length(rows.padded), rest(rows.padded), factor(rows.padded), less(rows.padded);
-    for (int r = 0; r < rows.padded; ++r) {
-        integers.pack_row(rows.negated.get() + std::int64_t(r) * dim, dim,
-                          numbers.get() + std::int64_t(r) * depth * 2, &length[r], &rest[r]);
-        factor[r] = integer_factor(length[r]);
-    }
-
-    const std::int64_t block_codes = kernel.block_codes, block_pairs = block_codes * depth;
-    const std::int64_t step =
-        std::min(std::max<std::int64_t>(1, chunk_numbers / (section_blocks * block_pairs * 2)) * section_blocks,
-                 std::max<std::int64_t>(end - begin, 1));
-    const auto pairs = make_aligned<std::int32_t>(std::size_t(step * block_pairs));
-    const auto code_length = make_aligned<float>(std::size_t(step * block_codes));
-    const auto bias = make_aligned<float>(std::size_t(step * block_codes));
+    const int dim = int(rows.dim);
+    IntegerPanel panel(integers, rows.negated.get(), rows.padded, dim);
+    const std::int64_t section_numbers = section_blocks * kernel.block_codes * std::int64_t(dim);
+    const std::int64_t step = std::min(std::max<std::int64_t>(1, chunk_numbers / section_numbers) * section_blocks,
+                                       std::max<std::int64_t>(end - begin, 1));
+    const IntegerBuffer packed(step, dim, kernel.block_codes);
     BlockBuffer block(1, dim, kernel);
     for (std::int64_t first = begin; first < end; first += step) {
         const std::int64_t blocks = std::min(step, end - first);
         float share = 0;
         for (std::int64_t b = 0; b < blocks; ++b) {
             packer.pack(first + b, block.codes(0), block.bias(0));
-            const IntegerCodes out = {pairs.get() + b * block_pairs, code_length.get() + b * block_codes,
-                                      bias.get() + b * block_codes, 1, dim};
-            share = std::max(share, integers.pack_codes(block.codes(0), block.bias(0), out));
+            share = std::max(share, integers.pack_codes(block.codes(0), block.bias(0), packed.view(b, 1)));
         }
-        for (int r = 0; r < rows.padded; ++r) less[r] = integer_margin(dim, length[r], rest[r], share);
-        const IntegerCodes packed = {pairs.get(), code_length.get(), bias.get(), blocks, dim};
+        panel.lower(share);
         for (int r = 0; r < rows.padded; r += together) {
-            const IntegerRows some = {numbers.get() + std::int64_t(r) * depth * 2, factor.data() + r,
-                                      less.data() + r};
-            integers.scan(some, std::min(together, rows.padded - r), packed, section_blocks,
+            integers.scan(panel.from(r), std::min(together, rows.padded - r), packed.view(0, blocks), section_blocks,
                           std::int32_t(first / section_blocks), rows.state(r));
         }
     }

@@ -9,14 +9,17 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/integer_pack.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_pack.h"
 #include "cpu/nearest_code_rows.h"
 #include "cpu/nearest_code_scan.h"
+#include "cpu/nearest_code_sweep.h"
 #include "cpu/parallel.h"
 
 namespace vqk {
@@ -102,6 +105,8 @@ struct Search {
     std::int64_t blocks;
     BlockBuffer packed;
     double radius;
+    std::optional<IntegerBuffer> integers;  // the codes once more, where the scan of integers is faster
+    float share = 0, longest = 0;           // what is left of a code, of its length; the largest length
 
     Search(const Value* codebook, const Lookup& call, std::int64_t m, const ScanKernel& kernel)
         : frame(codebook, call.k, call.d, call.metric, kernel, call.threads),
@@ -111,7 +116,23 @@ struct Search {
           blocks((call.k + kernel.block_codes - 1) / kernel.block_codes),
           packed(blocks, call.d, kernel) {
         for (std::int64_t i = 0; i < call.k && keep < m; ++i) keep += frame.usable(i);
-        radius = pack_all(packed, frame, kernel, nullptr, call.k, call.threads, [](std::int64_t) {});
+        if (precisions(call.d, kernel).front().unit == Unit::integers) {
+            integers.emplace(blocks, call.d, kernel.block_codes);
+        }
+        std::vector<float> shares(blocks, 0.0f);
+        radius = pack_all(packed, frame, kernel, nullptr, call.k, call.threads, [&](std::int64_t b) {
+            if (!integers) return;
+            shares[b] = kernel.integers->pack_codes(packed.codes(b), packed.bias(b), integers->view(b, 1));
+        });
+        if (!integers) return;
+        const float* length = integers->view(0, blocks).length;
+        longest = *std::max_element(length, length + blocks * kernel.block_codes);
+        share = *std::max_element(shares.begin(), shares.end());
+    }
+
+    // what a score of integers may be off by, where E is `margin`
+    double integer_tolerance(double margin) const {
+        return double(longest) * (margin + (integer_error(frame.dim) + 0x1p-21) * double(longest));
     }
 
     PackedCodes view() const { return packed.view(blocks); }
@@ -128,6 +149,7 @@ struct Panel {
     std::vector<std::int32_t> count;    // [padded]
     std::int64_t capacity;
     AlignedArray<Candidate> list;  // [padded][capacity]
+    std::optional<IntegerPanel> integers;
 
     Panel(Rows<Value> loaded, const Search<Value>& search)
         : rows(std::move(loaded)),
@@ -138,11 +160,15 @@ struct Panel {
           count(rows.padded),
           capacity(search.capacity),
           list(make_aligned<Candidate>(std::size_t(rows.padded * capacity))) {
+        if (search.integers) {
+            integers.emplace(*search.kernel.integers, rows.negated.get(), rows.padded, int(search.frame.dim));
+        }
         const Tolerance tolerance(search.frame, search.radius);
         for (int r = 0; r < rows.count; ++r) {
             // rows that cannot be scanned never get a candidate
             if (!rows.scannable(r)) continue;
             band[r] = 2 * tolerance(rows.length[r], rows.x_norm(r));
+            if (integers) band[r] += 2 * search.integer_tolerance(double(integers->margin(r, search.share)));
             threshold[r] = FLT_MAX;
         }
     }
@@ -177,7 +203,12 @@ void scan(Panel<Value>& panel, const Search<Value>& search, std::int64_t keep, s
     const std::int64_t section = stride > 1 ? 1 : std::clamp<std::int64_t>(fits, 1, most);
     for (std::int64_t begin = 0; begin < search.blocks; begin += section * stride) {
         const std::int64_t end = std::min(search.blocks, begin + section);
-        kernel.append(panel.rows.negated.get(), panel.rows.padded, search.view(), begin, end, panel.lists());
+        if (panel.integers) {
+            kernel.integers->append(panel.integers->from(0), panel.rows.padded,
+                                    search.integers->view(0, search.blocks), begin, end, panel.lists());
+        } else {
+            kernel.append(panel.rows.negated.get(), panel.rows.padded, search.view(), begin, end, panel.lists());
+        }
         for (int r = 0; r < panel.rows.count; ++r) {
             if (panel.count[r] > room) tighten(panel, r, keep);
             if (panel.count[r] <= panel.capacity - section_codes) continue;

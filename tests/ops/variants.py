@@ -18,7 +18,7 @@ ISA_FLAGS = {
 }
 INTEGERS = ("avx2_int16", "avxvnni", "avx512vnni")
 NARROW = {*INTEGERS, "amx"}  # other ops do there what they do on AVX2 or AVX-512
-NARROW_OPS = {"nearest_code"}
+NARROW_OPS = {"nearest_code", "top_codes"}
 
 
 def processor_isas() -> list[str]:
