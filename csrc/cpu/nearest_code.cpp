@@ -173,7 +173,9 @@ std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Inpu
                              const ScanKernel& kernel, int threads) {
     constexpr std::int64_t fewest = 4096, apart = 16;  // of so many vectors every sixteenth
     std::vector<Precision> ways = precisions(call.d, kernel);
-    if (ways.front().unit != Unit::integers || groups.empty() || call.n < fewest) return ways;
+    if (ways.front().unit != Unit::integers || groups.empty()) return ways;
+    if (!enough_for_integers(call)) ways.erase(ways.begin());
+    if (call.n < fewest) return ways;
     std::vector<std::vector<Open>> others;
     std::int64_t sampled = 0, open = 0;
     for (const auto& group : groups) {

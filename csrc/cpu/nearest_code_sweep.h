@@ -10,6 +10,7 @@
 #include "cpu/aligned.h"
 #include "cpu/integer_pack.h"
 #include "cpu/integer_scan.h"
+#include "cpu/nearest_code.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_pack.h"
 #include "cpu/nearest_code_rows.h"
@@ -33,13 +34,18 @@ inline double pair_cost(std::int64_t dim, Precision precision, const ScanKernel&
         case Unit::tiles:
             return 0.036 + 0.025 * TileScan::steps(dim, precision.products);
         case Unit::integers:
-            return multiply_add * (kernel.integers->cost * double(dim + 1) + 5);
+            return multiply_add * (kernel.integers->cost * double(dim + 1) + 7);
         default:
             return multiply_add * double(dim + 1);
     }
 }
 
-// the ways worth their time, coarse to fine
+// Is what packing codes as integers costs worth its while? Asked for by name, they serve any number of vectors.
+inline bool enough_for_integers(const Lookup& call) {
+    return call.n >= 256 || call.isa != Isa::automatic;
+}
+
+// the ways worth their time for many vectors, coarse to fine
 inline std::vector<Precision> precisions(std::int64_t dim, const ScanKernel& kernel) {
     constexpr Precision floats{Unit::floats}, integers{Unit::integers}, one{Unit::tiles, 1}, three{Unit::tiles, 3};
     const double cost = pair_cost(dim, floats, kernel);

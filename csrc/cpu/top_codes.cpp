@@ -116,7 +116,7 @@ struct Search {
           blocks((call.k + kernel.block_codes - 1) / kernel.block_codes),
           packed(blocks, call.d, kernel) {
         for (std::int64_t i = 0; i < call.k && keep < m; ++i) keep += frame.usable(i);
-        if (precisions(call.d, kernel).front().unit == Unit::integers) {
+        if (enough_for_integers(call) && precisions(call.d, kernel).front().unit == Unit::integers) {
             integers.emplace(blocks, call.d, kernel.block_codes);
         }
         std::vector<float> shares(blocks, 0.0f);
