@@ -47,12 +47,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # of a grid that the interpreter runs, or that says so, a part that has every value; the others are slow
-    grids: dict[tuple[str, str], list[pytest.Function]] = {}
+    grids: dict[tuple[Any, ...], list[pytest.Function]] = {}
     for item in items:
         callspec = getattr(item, "callspec", None)
         backend = callspec.params.get("backend") if callspec else None
         if callspec and (item.get_closest_marker("covering") or (backend is not None and interpreted(backend))):
-            grids.setdefault((item.nodeid.partition("[")[0], str(backend)), []).append(item)  # type: ignore[arg-type]
+            # what another marker leaves out stands for nothing
+            marked = [bool(item.get_closest_marker(mark)) for mark in ("gpu", "slow")]
+            key = (item.nodeid.partition("[")[0], str(backend), *marked)
+            grids.setdefault(key, []).append(item)  # type: ignore[arg-type]
         if backend is not None and backend_device(backend).type == "cuda":
             item.add_marker(pytest.mark.gpu)
         if backend is not None and item.get_closest_marker("slow_interpreted") and interpreted(backend):
@@ -105,11 +108,15 @@ def _complete(config: pytest.Config, report: Report) -> Report:
     return report
 
 
+# where there is no GPU, torch notes with every seed for it who gave it, a thousand times slower than it seeds
+_seed_torch = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    _seed_torch(0)
 
 
 @pytest.fixture(autouse=True)

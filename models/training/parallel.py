@@ -7,19 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.nn.parallel import DistributedDataParallel
 
 import vqkernels
 from models.errors import UserError
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_SHARED = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+_WHOLE = {"full_state_dict": True, "cpu_offload": True}
+_SHARED = {"full_state_dict": True, "broadcast_from_rank0": True}
 
 
 class Parallel:
@@ -47,7 +41,9 @@ class Parallel:
 
     def weights(self, module: nn.Module) -> dict[str, Any]:
         """A whole state dict; every process must ask."""
-        return get_model_state_dict(module, options=_WHOLE) if self.sharded else module.state_dict()
+        if not self.sharded:
+            return module.state_dict()
+        return _sharded_states().get_model_state_dict(module, options=_options(**_WHOLE))
 
     def optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The whole state of an optimizer; every process must ask."""
@@ -55,16 +51,27 @@ class Parallel:
             return optimizer.state_dict()
         if not optimizer.state:
             return {}  # asked for it, torch would take a first step to make one
-        return dict(get_optimizer_state_dict(module, optimizer, options=_WHOLE))
+        return dict(_sharded_states().get_optimizer_state_dict(module, optimizer, options=_options(**_WHOLE)))
 
     def load_optimizer(self, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Inverse of :meth:`optimizer_state`."""
         if self.sharded and not state:
             return
         if self.sharded:
-            set_optimizer_state_dict(module, optimizer, state, options=_SHARED)
+            _sharded_states().set_optimizer_state_dict(module, optimizer, state, options=_options(**_SHARED))
         else:
             optimizer.load_state_dict(state)
+
+
+def _sharded_states() -> Any:
+    # a second of imports, for shards alone
+    from torch.distributed.checkpoint import state_dict
+
+    return state_dict
+
+
+def _options(**options: bool) -> Any:
+    return _sharded_states().StateDictOptions(**options)
 
 
 def _shard(module: nn.Module) -> nn.Module:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from needs import encodec
+from processes import run_processes
 from vqp_oracle import assert_trains_alike
 
 from vqkernels.compat.encodec.quantization import ResidualVectorQuantizer
@@ -322,7 +322,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.mark.multiproc
 def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> None:
     """With dead codes too. After k-means, whose draws differ, the processes stay the same."""
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     # two for each of two layers in each of four steps
     assert [int(first.pop("calls")), int(second.pop("calls"))] == [16, 16]

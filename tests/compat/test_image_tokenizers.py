@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from needs import needs_extension
+from processes import run_processes
 from rounding import farthest, in_their_last_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -364,7 +364,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.mark.multiproc
 def test_processes_keep_one_ema_codebook(tmp_path: Path) -> None:
     """Oracle: one process that sees the batches of both."""
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(worker, args=(str(tmp_path),), nprocs=2)
     for rank in range(2):
         assert_same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), ema_step(0, 1))
 

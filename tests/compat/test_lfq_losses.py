@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_processes
 from rounding import farthest, in_their_last_bits
 
 import vqkernels
@@ -171,7 +171,7 @@ def distributed_batch() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.multiproc
 def test_mean_assignment_of_two_processes(tmp_path: Path) -> None:
     """One process that sees both batches has the same entropy, and half the gradient, as DDP's average halves it."""
-    mp.spawn(distributed_worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(distributed_worker, args=(str(tmp_path),), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     x, mask = distributed_batch()
     together = torch.cat([x[0], x[1]], dim=1).requires_grad_()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from vqkernels.compat.vector_quantize_pytorch import ResidualSimVQ, VectorQuantize
@@ -63,7 +63,7 @@ def build(name: str) -> VectorQuantize:
 
 @pytest.mark.multiproc
 def test_processes_synchronise_though_built_before_the_group(tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     # frozen codes are those of the first process, and sent no more than once
     torch.manual_seed(0)

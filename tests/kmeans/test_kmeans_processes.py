@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_processes
 
 import vqkernels
 from vqkernels.kmeans import source as sources
@@ -77,7 +77,7 @@ def worker(rank: int, world: int, folder: str) -> None:
 @pytest.mark.multiproc
 @pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in SHARES if n != 2)])
 def test_processes_equal_one(world: int, tmp_path: Path) -> None:
-    mp.spawn(worker, args=(world, str(tmp_path)), nprocs=world)
+    run_processes(worker, args=(world, str(tmp_path)), nprocs=world)
     everybody = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world)]
     for name in PROBLEMS:
         x, options = problem(name)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from code_folders import write_codes, write_latents
+from processes import run_processes
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -240,7 +240,7 @@ def test_shards_on_two_processes_train_to_the_losses_of_one(folders: dict[str, s
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_worker, args=(port, folders, str(tmp_path)), nprocs=2)
+    run_processes(_worker, args=(port, folders, str(tmp_path)), nprocs=2)
     expected = read_metrics(tmp_path / "one")
     for name in ("whole", "broken"):
         lines = read_metrics(tmp_path / name)

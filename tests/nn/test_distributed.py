@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from nn_oracle import compose
+from processes import run_processes
 from torch.nn.parallel import DistributedDataParallel
 
 import vqkernels
@@ -115,7 +115,7 @@ def train_in_parallel(kind: str, rank: int) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    run_processes(worker, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -191,7 +191,7 @@ def entropy_worker(rank: int, folder: str) -> None:
 
 @pytest.mark.multiproc
 def test_an_entropy_over_two_processes_is_that_of_both_batches(tmp_path: Path) -> None:
-    mp.spawn(entropy_worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(entropy_worker, args=(str(tmp_path),), nprocs=2)
     expected = entropy_step(torch.cat([batch(0, 0)[0], batch(0, 1)[0]]).double())
     assert float(expected["gradient"].norm()) > 0
     for rank in range(2):
@@ -241,7 +241,7 @@ def test_the_codebook_does_not_depend_on_the_number_of_processes(processes: int,
     assert bool(share(0, 0, 2).isfinite().all(1).any())
     assert sum(len(share(1, rank, processes)) for rank in range(processes)) == 6000
     assert len(share(0, processes - 1, processes)) == 0
-    mp.spawn(share_worker, args=(processes, str(tmp_path)), nprocs=processes)
+    run_processes(share_worker, args=(processes, str(tmp_path)), nprocs=processes)
     for kind in WORLD_INDEPENDENT:
         expected = train_on_shares(kind, 0, 1)
         for rank in range(processes):

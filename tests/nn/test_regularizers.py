@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from needs import import_library
+from processes import run_processes
 from rounding import farthest, in_their_last_bits
 from torch.distributed.nn.functional import all_reduce
 
@@ -172,7 +172,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.mark.multiproc
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """Means over both; gradients averaged over processes are those of the whole batch, and bits agree."""
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    run_processes(worker, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     codebook = torch.linspace(-1, 1, 30).reshape(2, 5, 3).requires_grad_()
     x, weight = (torch.cat(parts) for parts in zip(batch(0), batch(1), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_processes
 
 import vqkernels
 from vqkernels import SemanticClustering, VectorQuantizer, multilevel_nearest_code, semantic_reanchor_
@@ -165,7 +165,7 @@ def test_the_codebook_does_not_depend_on_the_number_of_processes(tmp_path: Path)
             quantizer(x, labels=labels)
         alone[name] = quantizer.state_dict()
     for world in (2, 4):
-        mp.spawn(worker, args=(world, str(tmp_path)), nprocs=world)
+        run_processes(worker, args=(world, str(tmp_path)), nprocs=world)
         for name, expected in alone.items():
             for rank in range(world):
                 state = torch.load(tmp_path / f"{name}_{world}_{rank}.pt", weights_only=True)

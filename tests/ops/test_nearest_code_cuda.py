@@ -64,6 +64,7 @@ def check(lookup: Lookup, x: torch.Tensor, codebook: torch.Tensor, metric: str =
     assert_bitwise_equal(found.distance, expected.distance)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_adversarial_inputs(problem: str, metric: str, lookup: Lookup) -> None:

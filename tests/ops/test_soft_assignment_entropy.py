@@ -65,13 +65,12 @@ def check(
     assert_meets(run(x, codebook, temperature, metric=metric, backend=backend, **rest), truth, budget)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("metric", METRICS)
-def test_shapes_and_temperatures(metric: str, backend: str) -> None:
-    # interpreted kernels are slow
-    shapes = SHAPES[2:5] if backend == "triton" else SHAPES
-    for (n, k, d), dtype in itertools.product(shapes, dtypes(backend)):
-        x, codebook = lookup_problem("gaussian", n, k, d, dtype=dtype)
-        for temperature in (1e-2, 1.0, 1e2) if backend == "triton" else (1e-2, 0.3, 1.0, 30.0, 1e2):
+def test_shapes_and_temperatures(metric: str, shape: tuple[int, int, int], backend: str) -> None:
+    for dtype in dtypes(backend):
+        x, codebook = lookup_problem("gaussian", *shape, dtype=dtype)
+        for temperature in (1e-2, 1e2) if backend == "triton" else (1e-2, 0.3, 1.0, 30.0, 1e2):
             check(x, codebook, temperature, metric, backend)
 
 
@@ -202,6 +201,7 @@ def among_absent_codes(codebook: torch.Tensor, every: int) -> torch.Tensor:  # [
 
 
 @needs_extension
+@pytest.mark.covering
 @pytest.mark.parametrize(("n", "d", "every"), [(1100, 9, 1), (60, 2, 800)], ids=["kept", "computed again"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_bits_do_not_depend_on_threads(metric: str, n: int, d: int, every: int) -> None:
@@ -339,7 +339,7 @@ def test_float_and_tensor_temperature_agree(backend: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("n", "k", "d"), [(24, 1, 8), (24, 2, 8), (7, 16384, 33), (24, 65536, 8), (37, 65536, 2)])
+@pytest.mark.parametrize(("n", "k", "d"), [(24, 1, 8), (24, 2, 8), (7, 16384, 33), (7, 65536, 8), (13, 65536, 2)])
 def test_codebook_sizes(n: int, k: int, d: int, metric: str) -> None:
     """The longest sums, some vectors masked; float64 inputs of the reference are held to the same oracle above."""
     backend = "cpu" if "cpu" in usable_backends(*OPS) else "reference"
@@ -370,7 +370,7 @@ def test_codes_of_probability_zero(metric: str, smoothing: str, backend: str) ->
 
 def test_exponential_over_its_whole_range(backend: str) -> None:
     """Two codes per group, a vector on the first: the second has odds e^(-d/temperature)."""
-    exponent = torch.linspace(0, 63.9, 41 if backend == "triton" else 4001, dtype=torch.float64)
+    exponent = torch.linspace(0, 63.9, {"triton": 41, "reference": 401}.get(backend, 4001), dtype=torch.float64)
     codebook = torch.stack([torch.zeros_like(exponent), exponent.sqrt()], dim=1)[..., None].float()
     exact = codebook[:, 1, 0].double().square()
     result = soft_assignment_entropy(torch.zeros(1, len(exponent), 1), codebook, backend=backend)

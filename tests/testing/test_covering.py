@@ -19,3 +19,12 @@ def test_every_value_stays_and_few_sets_do() -> None:
 def test_nothing_stands_for_itself() -> None:
     assert covering({}) == set()
     assert covering({"only": {}}) == set()
+
+
+def test_any_two_values_meet() -> None:
+    grid = {f"{a}{b}{c}": {"a": a, "b": b, "c": c} for a in range(4) for b in range(3) for c in range(2)}
+    kept = covering(grid, together=2)
+    for x, y in (("a", "b"), ("a", "c"), ("b", "c")):
+        wanted = {(parameters[x], parameters[y]) for parameters in grid.values()}
+        assert {(grid[name][x], grid[name][y]) for name in kept} == wanted
+    assert 12 <= len(kept) <= 16

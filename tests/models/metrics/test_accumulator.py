@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import run_processes
 from torch import distributed
 
 from models.metrics.accumulator import Accumulator, ImageMeans
@@ -124,7 +124,7 @@ def _process(rank: int, world: int, folder: str) -> None:
 @pytest.mark.multiproc
 def test_processes_do_not_matter(wanted: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, args=(3, folder), nprocs=3)
+        run_processes(_process, args=(3, folder), nprocs=3)
         found = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(3)]
     check(found[0], wanted)
     assert found[1] == found[0]
