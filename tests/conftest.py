@@ -61,7 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if backend is not None and item.get_closest_marker("slow_interpreted") and interpreted(backend):
             item.add_marker(pytest.mark.slow)
     for grid in grids.values():
-        kept = covering({item.name: item.callspec.params for item in grid})
+        marker = grid[0].get_closest_marker("covering")
+        kept = covering({item.name: item.callspec.params for item in grid}, *(marker.args if marker else ()))
         for item in grid:
             if item.name not in kept:
                 item.add_marker(pytest.mark.slow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -17,3 +18,22 @@ def run_processes(worker: Callable[..., None], args: tuple[Any, ...], nprocs: in
     """
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "vqkernels", "pytest"])
     mp.start_processes(worker, args=args, nprocs=nprocs, start_method="forkserver")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def torchrun_variables(rank: int, world: int, port: int) -> dict[str, str]:
+    """What ``torchrun`` tells a process through its environment."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }

@@ -46,6 +46,7 @@ def train(module: Segment, batches: list[list[torch.Tensor]], how: Any) -> list[
     return seen
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "EuclideanCodebook"])
 def test_a_checkpoint_changes_nothing(name: str, reentrant: bool) -> None:

@@ -31,6 +31,7 @@ def spoilt(name: str, x: torch.Tensor, value: float, every: bool) -> tuple[torch
     return last.movedim(-1, channels(name)), good
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from code_folders import write_codes, write_latents
-from processes import run_processes
+from processes import free_port, run_processes, torchrun_variables
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -217,13 +216,7 @@ def _still(folders: dict[str, str], steps: int, batch_size: int, parallel: str) 
 
 
 def _worker(rank: int, port: int, folders: dict[str, str], out: str) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= torchrun_variables(rank, 2, port)
     torch.set_num_threads(1)
     config = _still(folders, 6, 4, "fsdp2")
     train(config, out=Path(out) / "whole", progress=False)
@@ -237,10 +230,7 @@ def _worker(rank: int, port: int, folders: dict[str, str], out: str) -> None:
 @pytest.mark.slow
 def test_shards_on_two_processes_train_to_the_losses_of_one(folders: dict[str, str], tmp_path: Path) -> None:
     train(_still(folders, 6, 8, "ddp"), out=tmp_path / "one", progress=False)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    run_processes(_worker, args=(port, folders, str(tmp_path)), nprocs=2)
+    run_processes(_worker, args=(free_port(), folders, str(tmp_path)), nprocs=2)
     expected = read_metrics(tmp_path / "one")
     for name in ("whole", "broken"):
         lines = read_metrics(tmp_path / name)

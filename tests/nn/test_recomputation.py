@@ -65,6 +65,7 @@ def train(module: Segment, batches: list[torch.Tensor], how: Any, together: bool
     return seen
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("kind", [*KINDS, *COMPOSED, "entropy", "semantic"])

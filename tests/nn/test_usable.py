@@ -27,6 +27,7 @@ def spoilt(x: torch.Tensor, value: float, every: bool) -> torch.Tensor:  # [N, 8
     return x
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize("value", TOO_LONG)
 @pytest.mark.parametrize("kind", [*(kind for kind in KINDS), "nested", "residual"])

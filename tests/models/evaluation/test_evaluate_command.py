@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
+from processes import free_port, run_processes, torchrun_variables
 
 from models import command, evaluate
 
-ROOT = Path(__file__).parents[3]
 OPTIONS = ("--size", "32", "--split", "train", "--metrics", "psnr", "fd", "codes", "--batch-size", "2")
 
 
@@ -37,14 +37,20 @@ def test_it_prints_the_scores_it_writes(run: Path, capsys: pytest.CaptureFixture
     assert "scores.json" in shown
 
 
+def worker(rank: int, port: int, said: str, arguments: list[str]) -> None:
+    """One of two processes as ``torchrun`` starts them, and what it says in a file."""
+    os.environ |= torchrun_variables(rank, 2, port)
+    torch.set_num_threads(1)
+    with open(f"{said}{rank}", "w") as file, contextlib.redirect_stdout(file):
+        assert call(*arguments) == 0
+
+
 @pytest.mark.multiproc
 def test_two_processes_find_the_same(run: Path, record: dict, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["-m", "models.evaluate", str(run), *OPTIONS, "--out", str(tmp_path / "scores.json")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("written to") == 1
+    arguments = [str(run), *OPTIONS, "--out", str(tmp_path / "scores.json")]
+    run_processes(worker, args=(free_port(), str(tmp_path / "said"), arguments), nprocs=2)
+    assert "written to" in (tmp_path / "said0").read_text()
+    assert (tmp_path / "said1").read_text() == ""
     found = json.loads((tmp_path / "scores.json").read_text())
     scores, wanted = found.pop("scores"), dict(record)
     for name, value in wanted.pop("scores").items():
