@@ -6,6 +6,7 @@ Nothing here asserts a time.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -444,10 +445,13 @@ def test_every_processor_has_its_table_and_its_newest_result(tmp_path: Path, mon
     assert "Measured at def (2020-02-01)." in text
 
 
+newest = functools.cache(readme.newest)
+
+
 @pytest.mark.parametrize("document", readme.DOCUMENTS, ids=lambda path: path.name)
 def test_the_figures_of_the_documents_are_those_of_the_results(document: Path) -> None:
     text, held = document.read_text(), 0
-    for name, told in readme.blocks(list(readme.newest().values()), readme.CHARTS, document.parent).items():
+    for name, told in readme.blocks(list(newest().values()), readme.CHARTS, document.parent).items():
         if f"<!-- {name}:begin -->" in text:
             assert readme.between_markers(text, name) == told, "run `python -m bench.plot --readme`"
             held += 1

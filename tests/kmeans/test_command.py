@@ -84,7 +84,7 @@ def test_a_killed_run_loses_one_iteration_and_no_bit(tmp_path: Path) -> None:
     rows = features(tmp_path / "rows", 60_000)
     whole, cut = tmp_path / "whole.npy", tmp_path / "cut.npy"
     options = [rows, "--k", 60, "--max-iter", 12, "--tol", 0, "--quiet"]
-    assert run(*options, "--out", whole).returncode == 0
+    assert main([*map(str, options), "--out", str(whole)]) == 0
     checkpoint = tmp_path / "cut.npy.checkpoint"
     kills = []
     for resume in ([], ["--resume"]):

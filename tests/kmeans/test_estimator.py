@@ -67,6 +67,7 @@ def test_the_same_kind_comes_back() -> None:
     )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", "i4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_memory_map_gives_what_its_rows_give(dtype: str, order: str, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_memory_map_gives_what_its_rows_give(dtype: str, order: str, tmp_path:
     "call", ["fit", *(pytest.param(call, marks=pytest.mark.slow) for call in ("predict", "score"))]
 )
 def test_a_memory_map_stays_on_disk(call: str, tmp_path: Path) -> None:
-    path, n, chunk = str(tmp_path / "rows.npy"), 800_000, 1 << 17
+    path, n, chunk = str(tmp_path / "rows.npy"), 400_000, 1 << 17
     setup = f"""
 import numpy, torch, vqkernels
 from vqkernels.kmeans import source

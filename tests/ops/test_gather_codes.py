@@ -51,6 +51,7 @@ def test_gradcheck(backend: str) -> None:
     assert torch.autograd.gradcheck(lambda c: gather_codes(c, indices, backend=backend), codebook)
 
 
+@pytest.mark.slow_interpreted
 def test_gradient_is_the_same_bits_at_any_thread_count(backend: str) -> None:
     codebook = torch.randn(30, 40, requires_grad=True)
     indices, upstream = torch.randint(-1, 30, (5000,)), torch.randn(5000, 40)

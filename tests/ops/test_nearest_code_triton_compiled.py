@@ -6,6 +6,8 @@ Oracle: the machine code. Tensor cores do the scan, registers suffice, no thread
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,23 +100,36 @@ CASES += [(kernel, 8, 90, "cosine") for kernel in ("canonical_norms", "measure_b
 CASES += [("pack_rows", 64, 90, "l2"), ("decide_listed", 8, 90, "cosine")]
 
 
-@pytest.fixture(scope="module")
-def reports() -> dict[tuple[str, int, int, str], KernelReport]:
-    return dict(zip(CASES, compile_reports(*(build(*case) for case in CASES)), strict=True))
+Case = tuple[str, int, int, str]
+# every kernel is among those of sm_90
+MARKED = {case: pytest.param(case, marks=() if case[2] == 90 else pytest.mark.slow) for case in CASES}
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_nothing_is_spilled(case: tuple[str, int, int, str], reports: dict[Any, KernelReport]) -> None:
+@functools.cache
+def reports(capability: int) -> dict[Case, KernelReport]:
+    cases = [case for case in CASES if case[2] == capability]
+    return dict(zip(cases, compile_reports(*(build(*case) for case in cases)), strict=True))
+
+
+def cases(wanted: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", [MARKED[case] for case in CASES if wanted(case)], ids=str)
+
+
+def test_every_kernel_is_compiled_by_default() -> None:
+    assert {case[0] for case in CASES if case[2] == 90} == {case[0] for case in CASES} == set(MODULES)
+
+
+@cases()
+def test_nothing_is_spilled(case: Case) -> None:
     # bytes per thread; the kernels that decide trade a few for occupancy, outside their inner loops
     budget = {"scan_listed": 32, "decide_rows": 8}.get(case[0], 0)
-    assert reports[case].spill_bytes <= budget
+    assert reports(case[2])[case].spill_bytes <= budget
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[0] == "scan_codes"], ids=str)
-def test_the_scan_runs_on_tensor_cores_and_keeps_to_itself(
-    case: tuple[str, int, int, str], reports: dict[Any, KernelReport]
-) -> None:
-    report, (_, d, capability, _) = reports[case], case
+@cases(lambda case: case[0] == "scan_codes")
+def test_the_scan_runs_on_tensor_cores_and_keeps_to_itself(case: Case) -> None:
+    _, d, capability, _ = case
+    report = reports(capability)[case]
     assert report.count(TENSOR_CORE) > 0
     # the loop over codes is the one with the minima; its accumulators are reduced in registers
     loop = report.loop_with("FMNMX")
@@ -127,19 +142,17 @@ def test_the_scan_runs_on_tensor_cores_and_keeps_to_itself(
     assert report.count("FMNMX", loop) < (2.2 if chunked_mma_v2 else 1.2) * pairs
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[3] == "l2" and "pack" not in case[0]], ids=str)
-def test_canonical_sums_are_not_fused(case: tuple[str, int, int, str], reports: dict[Any, KernelReport]) -> None:
-    report = reports[case]
+@cases(lambda case: case[3] == "l2" and "pack" not in case[0])
+def test_canonical_sums_are_not_fused(case: Case) -> None:
+    report = reports(case[2])[case]
     assert report.count("DFMA") == 0
     assert (report.count("DADD") > 0) == (case[0] in ("decide_rows", "scan_listed"))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[3] == "cosine"], ids=str)
-def test_roots_and_quotients_are_correctly_rounded(
-    case: tuple[str, int, int, str], reports: dict[Any, KernelReport]
-) -> None:
+@cases(lambda case: case[3] == "cosine")
+def test_roots_and_quotients_are_correctly_rounded(case: Case) -> None:
     # ptxas expands them with fused operations of its own; there is none besides
-    ptx = reports[case].ptx
+    ptx = reports(case[2])[case].ptx
     assert "fma.rn.f64" not in ptx
     assert "approx" not in ptx
     assert ("div.rn.f64" in ptx) == (case[0] != "canonical_norms")
