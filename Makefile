@@ -1,7 +1,8 @@
 # Every target makes its own environment; a second call starts in seconds.
 #
 #   make demo    train and compare tokenizers on real photographs, sample a prior -> runs/demo/report.html
-#   make demo-full  systems, pipelines, every claim of the papers, then the demo, whose page links to them (resumable)
+#   make demo-full  every prior, every claim of the papers with one seed, then the demo, whose page links to them; two
+#                trainings at once (resumable; JOBS=4: four; SEEDS="0 1": all seeds of the claims)
 #   make test    the test suite (make test-slow: the long tests too; make test-kernels: under other kernels of torch)
 #   make systems    every pocket tokenizer of models/, trained and scored -> runs/systems (resumable)
 #   make pipelines  every pocket prior, from data to samples -> runs/pipelines (resumable)
@@ -15,6 +16,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+JOBS ?= 2
+SEEDS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 ENV := $(VENV)/.environment
@@ -27,8 +30,9 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 demo: $(BUILT)
 	$(BIN)/python -m models.demo
 
-demo-full: systems pipelines
-	$(BIN)/python -m models.reproduce --all
+demo-full: $(BUILT)
+	$(BIN)/python -m models.pipelines --jobs $(JOBS)
+	$(BIN)/python -m models.reproduce --all --jobs $(JOBS) --seeds $(SEEDS)
 	$(BIN)/python -m models.demo
 
 systems: $(BUILT)

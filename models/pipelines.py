@@ -8,8 +8,10 @@ goes on where it stopped. ``--record`` writes the table and the pictures of mode
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,13 +31,14 @@ from models.environment import environment
 from models.errors import UserError
 from models.evaluation.record import write_json
 from models.extract_codes import Kind, extract
+from models.jobs import Job, side_by_side
 from models.recipes import PRIORS, TOKENIZERS, with_num_codes
 from models.report.pictures import load_picture
 from models.report.showcase import video_rows
 from models.report.systems import draw_rows, prior_table, record_priors
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
-from models.training.prior_data import describe_data
+from models.training.prior_data import CODEBOOK, describe_data
 from models.training.run_log import read_metrics
 from models.training.runs import load_config
 
@@ -79,12 +82,15 @@ class PipelinesConfig:
 
     priors: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # which; all of them if none is named
     out: Path = Path("runs/pipelines")  # run folders, codes and samples; what is there is continued
+    jobs: int = 1  # trainings at once; several have one thread each
     record: bool = False  # write models/results/priors.json, the README's table and its pictures, of these priors
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.priors if name not in PIPELINES]
         if unknown:
             raise ValueError(f"priors: expected some of {', '.join(PIPELINES)}, got {', '.join(unknown)}")
+        if self.jobs < 1:
+            raise ValueError(f"jobs: expected at least 1, got {self.jobs}")
 
 
 def run_pipeline(name: str, codes: Codes, out: Path, *, progress: bool = True) -> dict[str, Any]:
@@ -94,9 +100,7 @@ def run_pipeline(name: str, codes: Codes, out: Path, *, progress: bool = True) -
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
     tokenizer, folder = out / codes.tokenizer, out / codes.folder
-    _train_tokenizer(codes.tokenizer, tokenizer, rendered(_SCENES, out / "data"), progress)
-    data = rendered(codes.data, out / "data")
-    extract(tokenizer, folder, data=data, kind=codes.kind, progress=progress)
+    make_codes(codes, out, progress=progress)
     config = dataclasses.replace(PRIORS[name](), data=f"{codes.kind}:{folder}")
     if (out / name / "config.json").exists():
         _check_same(out / name, describe_data(config))
@@ -114,6 +118,37 @@ def run_pipeline(name: str, codes: Codes, out: Path, *, progress: bool = True) -
     }
     write_json(done, entry)
     return entry
+
+
+def make_codes(codes: Codes, out: Path, *, progress: bool = True) -> None:
+    """What a prior learns, and the tokenizer of it."""
+    tokenizer = out / codes.tokenizer
+    _train_tokenizer(codes.tokenizer, tokenizer, rendered(_SCENES, out / "data"), progress)
+    data = rendered(codes.data, out / "data")
+    extract(tokenizer, out / codes.folder, data=data, kind=codes.kind, progress=progress)
+
+
+def run_side_by_side(names: Sequence[str], out: Path, processes: int, console: Console) -> None:
+    """The same pipelines, several trainings at once."""
+    told = {PIPELINES[name] for name in names}
+    for data in (_SCENES, *(codes.data for codes in told)):
+        rendered(data, out / "data")
+
+    def parts(codes: Codes) -> set[str]:
+        done = (out / codes.folder / CODEBOOK).exists()
+        return set() if done else {codes.folder, codes.tokenizer}
+
+    quiet = functools.partial(make_codes, progress=False), functools.partial(run_pipeline, progress=False)
+    jobs = [
+        Job(name=codes.folder, call=quiet[0], arguments=(codes, out), makes=functools.partial(parts, codes))
+        for codes in sorted(told, key=lambda codes: codes.folder)
+    ]
+    for name in names:
+        codes = PIPELINES[name]
+        makes = functools.partial(lambda name, codes: {name} | parts(codes), name, codes)
+        jobs.append(Job(name=name, call=quiet[1], arguments=(name, codes, out), makes=makes))
+    for done, (job, _) in enumerate(side_by_side(jobs, processes), 1):
+        console.print(f"{done}/{len(jobs)} {job.name}", highlight=False)
 
 
 def _train_tokenizer(recipe: str, run_dir: Path, data: str, progress: bool) -> None:
@@ -155,6 +190,8 @@ def main() -> None:
     config = tyro.cli(PipelinesConfig)
     console, names = Console(), config.priors or tuple(PIPELINES)
     entries = []
+    if config.jobs > 1:
+        run_side_by_side(names, config.out, config.jobs, console)
     for number, name in enumerate(names, 1):
         console.print(f"{number}/{len(names)} {name}", highlight=False)
         entries.append(run_pipeline(name, PIPELINES[name], config.out))

@@ -7,7 +7,7 @@ killed goes on where it was, and a second call changes nothing.
     python -m models.reproduce --list                        # claims, papers, minutes on two cores
     python -m models.reproduce lc-utilization                # train what is missing, print table and verdict
     python -m models.reproduce lc-utilization --seeds 0 1 2 3
-    python -m models.reproduce --all                         # everything, and one page: runs/claims/claims.html
+    python -m models.reproduce --all --jobs 2                # everything, and one page: runs/claims/claims.html
     python -m models.reproduce mgvq-groups --scale paper --data IMAGENET     # the published recipe, on GPUs
 
 At pocket scale the directions of the papers are looked for, not their numbers: each result says what was measured
@@ -18,14 +18,15 @@ models/results/claims and writes the table of models/README.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Annotated, Any
 
 import numpy as np
@@ -38,13 +39,14 @@ from rich.text import Text
 
 from models import command
 from models.claims import CLAIMS
-from models.claims.claim import Claim, Codes, Made, Run, Scale, Train, run_key, with_seed
+from models.claims.claim import Claim, Codes, Made, Prior, Run, Scale, Train, Trial, run_key, with_seed
 from models.claims.rendered import rendered
 from models.claims.result import result_of
 from models.environment import environment
 from models.errors import UserError
 from models.evaluation.record import write_json
 from models.extract_codes import extract
+from models.jobs import Job, side_by_side
 from models.report.claims import RESULTS, number, publish, read_results, write_page
 from models.train_classifier import train as train_classifier
 from models.train_prior import train as train_prior
@@ -52,6 +54,8 @@ from models.train_tokenizer import train as train_tokenizer
 from models.training.checkpoint import checkpoint_steps, find_checkpoint, read_weights
 from models.training.classifier_run import ClassifierRun
 from models.training.concept_run import ConceptRun
+from models.training.prior_data import CODEBOOK
+from models.training.run_log import read_metrics
 from models.training.tokenizer_run import TokenizerRun
 
 _FEATURES = "quantizer.table.features"
@@ -68,7 +72,12 @@ class ReproduceConfig:
     seeds: tuple[int, ...] | None = None  # of the runs; None takes those of the claim
     data: str | None = None  # data set of "paper"; None takes that of the recipe
     out: Path = Path("runs/claims")  # folder of trainings, results and page
+    jobs: int = 1  # trainings and measurements at once; several have one thread each
     publish: bool = False  # also copy the results into models/results/claims, and the table into models/README.md
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"jobs: expected at least 1, got {self.jobs}")
 
 
 class Workshop:
@@ -94,6 +103,33 @@ class Workshop:
         data = self._rendered(run.codes.data or "")
         return Made(run=folder, seed=run.config.seed, tokenizer=tokenizer, codes=codes, data=data)
 
+    def makes(self, run: Run) -> set[str]:
+        """Names of what is still to be made for a run."""
+        if isinstance(run, Prior):
+            codes, made = self._codes_folder(run.codes), self.makes(run.codes.tokenizer)
+            return {self.folder(run).name} | made | (set() if (codes / CODEBOOK).exists() else {codes.name})
+        if _complete(self.folder(run), run.config.steps):
+            return set()
+        return {self.folder(run).name} | (set() if run.features_of is None else self.makes(run.features_of))
+
+    def render(self, run: Run) -> None:
+        """Make the files of the data that a run is trained on."""
+        if isinstance(run, Prior):
+            self.render(run.codes.tokenizer)
+            self._rendered(run.codes.data or "")
+        elif self._data is None:
+            self._rendered(run.config.data)
+
+    def trainings(self, run: Run) -> dict[str, float]:
+        """Minutes at the median rate of a step, of a run that is done and all that it is made from."""
+        if isinstance(run, Prior):
+            others = self.trainings(run.codes.tokenizer)
+        else:
+            others = {} if run.features_of is None else self.trainings(run.features_of)
+        folder = self.folder(run)
+        seconds = median(line["step_seconds"] for line in read_metrics(folder) if "step_seconds" in line)
+        return {**others, folder.name: round(run.config.steps * seconds / 60, 3)}
+
     def _tokenizer(self, run: Train) -> Path:
         folder, config = self.folder(run), run.config
         if _complete(folder, config.steps):
@@ -105,9 +141,12 @@ class Workshop:
         train_tokenizer(config, out=folder, resume=True, progress=self._console.is_terminal)
         return folder
 
-    def _codes(self, codes: Codes) -> Path:
+    def _codes_folder(self, codes: Codes) -> Path:
         told = json.dumps([codes.kind, codes.data, codes.samples])
-        folder = self.out / "codes" / f"{run_key(codes.tokenizer)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        return self.out / "codes" / f"{run_key(codes.tokenizer)}-{_short(told)}"
+
+    def _codes(self, codes: Codes) -> Path:
+        folder = self._codes_folder(codes)
         data = None if codes.data is None else self._rendered(codes.data)
         # shards that are there are not made again
         extract(
@@ -161,30 +200,76 @@ def reproduce(claim: Claim, options: ReproduceConfig, console: Console) -> dict[
     trial = claim.trial(options.scale)
     if trial is None:
         raise UserError(f"scale: expected 'pocket' for {claim.name}, which has no published recipe, got 'paper'")
-    seeds = trial.seeds if options.seeds is None else options.seeds
-    if not seeds:
-        raise UserError("seeds: expected at least one, got none")
+    seeds = _seeds(trial, options)
     workshop = Workshop(options.out, console, options.data)
-    names = [variant.name for variant in trial.variants]
-    values: dict[str, dict[str, list[float]]] = {name: {} for name in names}
-    stamps: list[dict[str, str]] = []
-    for seed in seeds:
-        for variant in trial.variants:
-            measured = _measured(trial.measure, workshop, with_seed(variant.run, seed))
-            stamps.append(measured["environment"])
-            for metric, value in measured["values"].items():
-                values[variant.name].setdefault(metric, []).append(float("nan") if value is None else value)
+    values: dict[str, dict[str, list[float]]] = {variant.name: {} for variant in trial.variants}
+    stamps, trainings = list[dict[str, str]](), dict[str, dict[str, float]]()
+    for name, run in _runs(trial, seeds):
+        measured = _measured(trial.measure, workshop, run)
+        stamps.append(measured["environment"])
+        trainings.setdefault(str(run.config.seed), {}).update(workshop.trainings(run))
+        for metric, value in measured["values"].items():
+            values[name].setdefault(metric, []).append(float("nan") if value is None else value)
     merged = {name: "; ".join(dict.fromkeys(stamp[name] for stamp in stamps)) for name in stamps[0]}
-    result = result_of(claim, options.scale, seeds, values, merged)
+    result = result_of(claim, options.scale, seeds, values, trainings, merged)
     suffix = "" if options.scale == "pocket" else "-paper"
     _write(options.out / "results" / f"{claim.name}{suffix}.json", result)
     return result
 
 
+def _seeds(trial: Trial, options: ReproduceConfig) -> tuple[int, ...]:
+    seeds = trial.seeds if options.seeds is None else options.seeds
+    if not seeds:
+        raise UserError("seeds: expected at least one, got none")
+    return seeds
+
+
+def _runs(trial: Trial, seeds: Sequence[int]) -> list[tuple[str, Run]]:
+    """All runs, each with the name of its variant."""
+    return [(variant.name, with_seed(variant.run, seed)) for seed in seeds for variant in trial.variants]
+
+
+def in_turn(claims: Sequence[Claim], options: ReproduceConfig, console: Console) -> Iterator[Claim]:
+    """The claims; where several jobs are allowed each as soon as all of it is measured."""
+    if options.jobs == 1:
+        yield from claims
+        return
+    workshop, jobs, missing = Workshop(options.out, console, options.data), dict[str, Job](), list[set[str]]()
+    for claim in claims:
+        trial = claim.trial(options.scale)
+        assert trial is not None
+        missing.append(set())
+        for _, run in _runs(trial, _seeds(trial, options)):
+            path = _measured_path(trial.measure, workshop, run)
+            if path.exists():
+                continue
+            workshop.render(run)
+            missing[-1].add(path.stem)
+            arguments = (trial.measure, run, options.out, options.data)
+            makes = functools.partial(workshop.makes, run)
+            jobs[path.stem] = Job(name=path.stem, call=_measured_apart, arguments=arguments, makes=makes)
+    yield from [claim for claim, left in zip(claims, missing, strict=True) if not left]
+    for done, (job, _) in enumerate(side_by_side(tuple(jobs.values()), options.jobs), 1):
+        console.print(f"  {done}/{len(jobs)} {job.name}", highlight=False)
+        for claim, left in zip(claims, missing, strict=True):
+            if job.name in left:
+                left.remove(job.name)
+                if not left:
+                    yield claim
+
+
+def _measured_apart(measure: Callable[[Made], Mapping[str, float]], run: Run, out: Path, data: str | None) -> None:
+    _measured(measure, Workshop(out, Console(quiet=True), data), run)
+
+
+def _measured_path(measure: Callable[[Made], Mapping[str, float]], workshop: Workshop, run: Run) -> Path:
+    key = _short(f"{measure.__module__} {inspect.getsource(measure)}")
+    return workshop.out / "measured" / f"{workshop.folder(run).name}-{key}.json"
+
+
 def _measured(measure: Callable[[Made], Mapping[str, float]], workshop: Workshop, run: Run) -> dict[str, Any]:
     """The numbers of a run, measured once as long as its settings and the measurement stay what they are."""
-    key = _short(f"{measure.__module__} {inspect.getsource(measure)}")
-    path = workshop.out / "measured" / f"{workshop.folder(run).name}-{key}.json"
+    path = _measured_path(measure, workshop, run)
     if not path.exists():
         made = workshop.made(run)
         torch.manual_seed(run.config.seed)
@@ -278,7 +363,7 @@ def main() -> None:
         listed(console)
         return
     results = []
-    for claim in chosen(options):
+    for claim in in_turn(chosen(options), options, console):
         console.print(f"{claim.name}", highlight=False)
         results.append(reproduce(claim, options, console))
         show(results[-1], console)

@@ -9,6 +9,7 @@ stopped. ``--record`` writes the table and the pictures of models/README.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from models.environment import environment
 from models.errors import UserError
 from models.evaluation.record import write_json
 from models.evaluation.subjects import Subject, subject_of
+from models.jobs import Job, side_by_side
 from models.losses.pixel import psnr
 from models.metrics.codes import CodeCounts
 from models.recipes import CONCEPTS, TOKENIZERS
@@ -57,6 +59,7 @@ class SystemsConfig:
 
     recipes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # which; all of them if none is named
     out: Path = Path("runs/systems")  # a run folder each; what is there is continued
+    jobs: int = 1  # trainings at once; several have one thread each
     seed: int = 0  # of weights and crops
     record: bool = False  # write models/results/systems.json, the README's table and its pictures
 
@@ -64,6 +67,8 @@ class SystemsConfig:
         unknown = [name for name in self.recipes if name not in POCKET]
         if unknown:
             raise ValueError(f"recipes: expected some of {', '.join(POCKET)}, got {', '.join(unknown)}")
+        if self.jobs < 1:
+            raise ValueError(f"jobs: expected at least 1, got {self.jobs}")
         if self.record and self.recipes:
             raise ValueError("record: expected all recipes, got a choice of them")
 
@@ -173,6 +178,14 @@ def main() -> None:
     config = tyro.cli(SystemsConfig)
     console, names = Console(), config.recipes or tuple(POCKET)
     entries = []
+    if config.jobs > 1:
+        train_all = functools.partial(run_system, seed=config.seed, progress=False)
+        jobs = [
+            Job(name=name, call=train_all, arguments=(name, config.out / name), makes=functools.partial(set, [name]))
+            for name in names
+        ]
+        for number, (job, _) in enumerate(side_by_side(jobs, config.jobs), 1):
+            console.print(f"{number}/{len(names)} {job.name} done", highlight=False)
     for number, name in enumerate(names, 1):
         console.print(f"{number}/{len(names)} {name}", highlight=False)
         entries.append(run_system(name, config.out / name, seed=config.seed))

@@ -1,6 +1,6 @@
-"""Street scenes as files: rendered once, for many runs that train on them.
+"""Street scenes, and tiles of photographs, as files: made once, for many runs that train on them.
 
-FOLDER/images/{train,val}/X.png  FOLDER/maps/{train,val}/X.png      "maps:FOLDER"
+FOLDER/images/{train,val}/X.png  FOLDER/maps/{train,val}/X.png      "maps:FOLDER"; of "pictures:embedded"
 FOLDER/{train,val}/CLIP/FRAME.png                                   "video:FOLDER?frames=T"
 FOLDER/{train,val}/WEATHER/X.png                                    "FOLDER", of "classes:scenes:..."
 """
@@ -14,14 +14,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from models.data.photos import embedded_photos
 from models.data.source import open_source
+
+PICTURES = "pictures:embedded"  # tiles of the photographs, each labelled with the number of its photograph
+_TILE = 64  # pixels per side
+_TILES = {"train": 100, "val": 20}  # of each photograph: of its left three quarters, of its right quarter
 
 
 def rendered(spec: str, folder: Path) -> str:
-    """The spec of the same scenes as files below ``folder``, which are made if they are not there; else ``spec``.
+    """The spec of the same scenes or tiles as files below ``folder``, made if they are not there; else ``spec``.
 
     A folder that exists is whole.
     """
+    if spec == PICTURES:
+        return _labelled_tiles(folder)
     by_class, scenes = spec.startswith("classes:"), spec.removeprefix("classes:")
     if not scenes.startswith("scenes"):
         return spec
@@ -52,6 +59,23 @@ def rendered(spec: str, folder: Path) -> str:
     if by_class:
         return str(place)
     return f"maps:{place}" if frames == 1 else f"video:{place}?frames={frames}"
+
+
+def _labelled_tiles(folder: Path) -> str:
+    place = folder / f"pictures-{_TILE}-{_TILES['train']}-{_TILES['val']}"
+    if not place.exists():
+        partial = place.with_name(f".{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for label, photo in enumerate(embedded_photos()):
+            random, border = np.random.default_rng(label), photo.image.shape[1] * 3 // 4
+            for split, side in (("train", photo.image[:, :border]), ("val", photo.image[:, border:])):
+                for number in range(_TILES[split]):
+                    top, left = (random.integers(length - _TILE + 1) for length in side.shape[:2])
+                    name = f"{split}/{label:02d}-{number:03d}.png"
+                    _save(partial / "images" / name, side[top : top + _TILE, left : left + _TILE])
+                    _save(partial / "maps" / name, np.full((_TILE, _TILE), label, np.uint8))
+        partial.replace(place)
+    return f"maps:{place}"
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:  # [H, W, 3] or [H, W] uint8

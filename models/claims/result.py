@@ -12,7 +12,12 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]  # variant, metric -> one n
 
 
 def result_of(
-    claim: Claim, scale: Scale, seeds: Sequence[int], values: Values, environment: Mapping[str, str]
+    claim: Claim,
+    scale: Scale,
+    seeds: Sequence[int],
+    values: Values,
+    trainings: Mapping[str, Mapping[str, float]],
+    environment: Mapping[str, str],
 ) -> dict[str, Any]:
     """What was measured, and the verdict.
 
@@ -21,6 +26,7 @@ def result_of(
         scale: at which it was tried.
         seeds: of the runs.
         values: the measured numbers.
+        trainings: by seed, the minutes of each training, those that other claims share too.
         environment: what they were measured with.
     """
     trial = claim.trial(scale)
@@ -53,6 +59,7 @@ def result_of(
         "checks": [dataclasses.asdict(finding) for finding in findings],
         "holds": all(finding.holds for finding in findings),
         "chart": _chart(trial, trial.chart, values),
+        "trainings": {seed: dict(minutes) for seed, minutes in trainings.items()},
         "environment": dict(environment),
     }
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from models.claims.claim import Codes, Prior, Train
+from models.claims.rendered import PICTURES
 from models.networks.patch import PatchConfig
 from models.recipes import PRIORS, TOKENIZERS
 from models.recipes.sgc import sgc_pocket
@@ -19,9 +20,11 @@ from models.training.prior_run import PriorRun
 from models.training.tokenizer_run import TokenizerRun
 
 STEPS = 200
+PICTURE_STEPS = 600
 SCENES = "scenes:length=600,size=32x32"  # 60 others are held out
 CLIPS = "scenes:length=256,size=32x32,frames=4"
 _PRIOR_STEPS = 200
+PICTURE_STEPS = 600
 _SAMPLES = 2048  # crops whose codes a prior sees; an eighth as many are held out
 
 
@@ -51,6 +54,20 @@ def scene(quantizer: QuantizerConfig, semantics: SemanticsConfig | None = None, 
         semantics=semantics,
         stage=stage,
         data=SCENES,
+    )
+
+
+def on_pictures(run: TokenizerRun) -> TokenizerRun:
+    """The same on tiles of photographs, the number of the photograph the class: 8 x 8 pixels a token, 600 steps."""
+    stage = replace(run.stage, steps=PICTURE_STEPS, image_size=64)
+    semantics = None if run.semantics is None else replace(run.semantics, num_classes=10)
+    return replace(
+        run,
+        network=PatchConfig(hidden=128),
+        semantics=semantics,
+        stage=stage,
+        data=PICTURES,
+        **_looks(PICTURE_STEPS),
     )
 
 
@@ -86,4 +103,4 @@ def _looks(steps: int) -> dict[str, int]:
     return {"log_every": 50, "val_every": steps, "checkpoint_every": steps}
 
 
-__all__ = ["CLIPS", "SCENES", "STEPS", "PriorRun", "codes", "patch", "prior", "scene", "sgc_scene"]
+__all__ = ["CLIPS", "SCENES", "STEPS", "PriorRun", "codes", "on_pictures", "patch", "prior", "scene", "sgc_scene"]

@@ -6,13 +6,14 @@ from pathlib import Path
 
 
 def write_block(path: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
+    """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``, if that changes anything.
 
     Raises:
         ValueError: if the file does not have each marker once, in this order.
     """
-    head, _, tail = _parts(path, name)
-    path.write_text(f"{head}<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->{tail}", encoding="utf-8")
+    head, before, tail = _parts(path, name)
+    if before != f"\n{text}\n":
+        path.write_text(f"{head}<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->{tail}", encoding="utf-8")
 
 
 def read_block(path: Path, name: str) -> str:

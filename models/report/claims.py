@@ -12,13 +12,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from models.report.blocks import read_block, write_block
+from models.report.blocks import write_block
 from models.report.charts import Axis, Series, dot_chart, line_chart
 
 _HERE = Path(__file__).parent
 RESULTS = _HERE.parent / "results" / "claims"  # what is committed
 README = _HERE.parent / "README.md"
-BLOCK = "claims"
+PRIORS = _HERE.parent / "results" / "priors.json"
+BLOCK, MINUTES = "claims", "minutes"  # of the README
 
 Result = dict[str, Any]
 
@@ -96,14 +97,37 @@ def readme_table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def minutes_told(results: Sequence[Result], priors: Sequence[Result]) -> str:
+    """What the trainings of claims and priors take, and ``make demo-full``, by the recorded minutes."""
+    every, first = dict[str, float](), dict[str, float]()
+    for result in results:
+        if result["scale"] == "pocket":
+            for trainings in result["trainings"].values():
+                every |= trainings
+            first |= result["trainings"].get("0", {})
+    claims, some, drawn = sum(every.values()), sum(first.values()), sum(entry["minutes"] for entry in priors)
+    return (
+        "By the recorded minutes (steps at their median rate, one thread, a machine that was busy with other work) "
+        f"the {len(every)} trainings of the claims take {claims:.0f} minutes, those with seed 0 {some:.0f}, and the "
+        f"{len(priors)} priors {drawn:.0f}. So `make demo-full`, the priors and the claims with seed 0, two "
+        f"trainings at once, comes to {(some + drawn) / 2:.0f} minutes of training, with all seeds to "
+        f"{(claims + drawn) / 2:.0f}; codes, measurements, samples and the demo (at most 6 minutes) come on top."
+    )
+
+
+def write_minutes(readme: Path = README, results: Path = RESULTS, priors: Path = PRIORS) -> None:
+    """Say in the README what trainings take."""
+    entries = json.loads(priors.read_text(encoding="utf-8"))
+    write_block(readme, MINUTES, minutes_told(read_results(results), entries))
+
+
 def publish(source: Path, target: Path, order: Sequence[str] = (), readme: Path = README) -> None:
     """Copy results to where they are committed, and write the table of all that are there into the README."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*.json")):
         _write_changed(target / path.name, path.read_text(encoding="utf-8"))
-    table = readme_table(read_results(target, order))
-    if read_block(readme, BLOCK) != table:
-        write_block(readme, BLOCK, table)
+    write_block(readme, BLOCK, readme_table(read_results(target, order)))
+    write_minutes(readme, target)
 
 
 def _gap(check: Result) -> str:

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from models.data.pixels import to_image
 from models.report.blocks import write_block
+from models.report.claims import write_minutes
 
 MODELS = Path(__file__).parents[1]
 RESULTS = MODELS / "results" / "systems.json"
@@ -165,6 +166,7 @@ def record_priors(entries: Sequence[dict[str, Any]], left: Sequence[str], folder
     """Write what models/README.md shows of priors; the pictures are in ``folder``."""
     _record(PRIOR_RESULTS, entries, folder, PRIOR_PICTURES)
     write_block(README, "priors", prior_block(entries, left))
+    write_minutes()
 
 
 def _record(path: Path, entries: Sequence[dict[str, Any]], folder: Path, pictures: Sequence[str]) -> None:

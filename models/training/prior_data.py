@@ -26,6 +26,7 @@ from models.tokenizers.fingerprint import fingerprint
 from models.training.prior_run import CodeInfo, PriorRun
 from models.training.runs import load_codec, load_prior_config
 
+CODEBOOK = "codebook.safetensors"  # beside the codes, written after them
 UNKNOWN = ""  # tokenizer of a prior that was imported without one
 _SPREAD_SAMPLES = 256  # latents whose spread is measured
 
@@ -145,16 +146,19 @@ def set_code_vectors(prior: nn.Module, config: PriorRun) -> None:
 
 
 def write_codebook(folder: Path, codebook: np.ndarray) -> None:  # [G, K, D/G]
-    """Put the vectors of the codes beside the codes, for priors that read them."""
+    """Put the vectors of the codes beside the codes, for priors that read them; left alone if it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".codebook.safetensors.partial"
-    partial.write_bytes(safetensors.numpy.save({"codebook": np.ascontiguousarray(codebook)}))
-    partial.replace(folder / "codebook.safetensors")
+    path, content = folder / CODEBOOK, safetensors.numpy.save({"codebook": np.ascontiguousarray(codebook)})
+    if path.exists() and path.read_bytes() == content:
+        return
+    partial = folder / f".{CODEBOOK}.partial"
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def read_codebook(data: str) -> torch.Tensor:  # [G, K, D/G] float32
     """The vectors of the codes in the folder of "codes:DIR"."""
-    path = Path(data.partition(":")[2]) / "codebook.safetensors"
+    path = Path(data.partition(":")[2]) / CODEBOOK
     try:
         codebook: np.ndarray = safetensors.numpy.load_file(path)["codebook"]
     except (safetensors.SafetensorError, OSError, KeyError) as error:

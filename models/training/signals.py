@@ -14,7 +14,10 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}, checkpoint written")
-        self.signum = signum
+        self.signum, self.step = signum, step
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, int]]:  # to be told to another process
+        return Stopped, (self.signum, self.step)
 
 
 class StopRequest:

@@ -6,6 +6,10 @@ import dataclasses
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,9 +36,10 @@ from models.claims.claim import (
     with_seed,
 )
 from models.errors import UserError
+from models.jobs import Job
 from models.report import claims as report
 from models.report.blocks import read_block
-from models.reproduce import ReproduceConfig, chosen, show
+from models.reproduce import ReproduceConfig, chosen, in_turn, show
 from models.reproduce import reproduce as put_to_the_test
 from models.training.classifier_run import ClassifierRun
 from models.training.prior_run import CodeInfo, build_prior
@@ -127,6 +132,38 @@ def test_a_second_call_changes_nothing_and_claims_share_runs(finished: Path, sma
     (finished / "results" / "another.json").unlink()
 
 
+def one_after_the_other(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, None]]:
+    """In this process, the last job first; each has something to make until it is done."""
+    assert processes == 2
+    for job in reversed(jobs):
+        assert job.makes()
+        yield job, job.call(*job.arguments)
+        assert not job.makes()
+
+
+def test_several_jobs_give_the_same_and_tell_claims_as_they_get_done(
+    finished: Path, small: TokenizerRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "side_by_side", one_after_the_other)
+    claim = a_claim(small)
+    few = dataclasses.replace(
+        claim.pocket,
+        variants=claim.pocket.variants[1:],
+        checks=(Check(says="many", high=("many | more", "codes"), low=0.0, margin=0.0),),
+    )
+    half = dataclasses.replace(claim, name="half", pocket=few)
+    options = ReproduceConfig(out=tmp_path, jobs=2)
+    told = [each.name for each in in_turn([claim, half], options, quiet())]
+    assert told == ["half", "a-claim"]  # what the second needs is done before
+    assert [each.name for each in in_turn([claim, half], options, quiet())] == ["a-claim", "half"]
+    before = files(tmp_path)
+    put_to_the_test(claim, options, quiet())
+    assert {path: stamp for path, stamp in files(tmp_path).items() if path in before} == before
+    ours, theirs = (json.loads((out / "results" / "a-claim.json").read_text()) for out in (tmp_path, finished))
+    assert ours["variants"] == theirs["variants"]
+    assert {seed: len(minutes) for seed, minutes in ours["trainings"].items()} == {"0": 2, "1": 2}
+
+
 def test_what_was_killed_ends_with_the_same_numbers(
     finished: Path, small: TokenizerRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +188,26 @@ def test_what_was_killed_ends_with_the_same_numbers(
     assert json.loads(json.dumps(result["variants"])) == unbroken["variants"]
 
 
+KINDS = ("training", "measuring", "half of .tmp", "half of .partial")
+
+
+@pytest.mark.parametrize("kinds", [KINDS, pytest.param((), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_sigkill_at_any_moment_changes_nothing_in_the_end(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    """While training, measuring and writing; by a process that kills itself there, see killed_claims.py."""
+    command = [sys.executable, str(Path(__file__).with_name("killed_claims.py")), str(tmp_path), *kinds]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    moments, whole = found.pop("moments"), found.pop("whole")
+    assert set(KINDS) <= set(moments)
+    assert whole["files"][-1:] == ["results/tiny.json"]
+    assert len(whole["files"]) == 3  # two measurements, and no part of a file left over
+    assert len(found) == 1 + len(kinds or moments)
+    assert {told: ended == whole for told, ended in found.items()} == dict.fromkeys(found, True)
+    assert int(list(found)[-1].split()[1]) > 2
+
+
 def test_what_does_not_hold_is_said_to(finished: Path, small: TokenizerRun, tmp_path: Path) -> None:
     console = quiet()
     result = put_to_the_test(a_claim(small, margin=33.0), ReproduceConfig(out=finished), console)
@@ -170,11 +227,24 @@ def test_what_does_not_hold_is_said_to(finished: Path, small: TokenizerRun, tmp_
     assert "2 seeds" in line
     assert "Not equal: 5 to 6 bits per token." in line
     readme, target = tmp_path / "README.md", tmp_path / "committed"
-    readme.write_text("before\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nafter\n")
+    readme.write_text(
+        "before\n<!-- claims:begin -->\nold\n<!-- claims:end -->\n<!-- minutes:begin -->\n<!-- minutes:end -->\n"
+    )
     report.publish(finished / "results", target, readme=readme)
     assert line in readme.read_text()
     assert "old" not in readme.read_text()
     assert json.loads((target / "a-claim.json").read_text()) == json.loads(json.dumps(result))
+
+
+def test_minutes_count_shared_trainings_once() -> None:
+    claims = [
+        {"scale": "pocket", "trainings": {"0": {"a": 1.0, "b": 2.0}, "1": {"c": 4.0}}},
+        {"scale": "pocket", "trainings": {"0": {"b": 2.0, "d": 5.0}}},
+        {"scale": "paper", "trainings": {"0": {"e": 999.0}}},
+    ]
+    told = report.minutes_told(claims, [{"minutes": 20.0}, {"minutes": 10.0}])
+    assert "the 4 trainings of the claims take 12 minutes, those with seed 0 8, and the 2 priors 30" in told
+    assert "comes to 19 minutes of training, with all seeds to 21" in told
 
 
 def test_charts_show_what_is_there() -> None:
@@ -269,6 +339,8 @@ def test_priors_of_claims_build() -> None:
 def test_the_committed_results_are_what_the_readme_shows() -> None:
     results = report.read_results(report.RESULTS, tuple(CLAIMS))
     assert read_block(report.README, report.BLOCK) == report.readme_table(results)
+    priors = json.loads(report.PRIORS.read_text())
+    assert read_block(report.README, report.MINUTES) == report.minutes_told(results, priors)
     for result in results:
         claim = CLAIMS[result["claim"]]
         trial = claim.trial(result["scale"])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from models import pipelines
 from models.errors import UserError
+from models.jobs import Job
 from models.networks.gpt import GPTConfig
 from models.recipes import PRIORS, TOKENIZERS
 from models.report import systems as report
 from models.report.blocks import read_block
+from models.training.prior_data import CODEBOOK
 from models.training.tokenizer_run import TokenizerRun, replace_stage
 
 Made = tuple[Path, dict]
@@ -55,6 +59,34 @@ def test_what_is_done_is_not_done_again(made: Made, monkeypatch: pytest.MonkeyPa
     out, entry = made
     monkeypatch.setattr(pipelines, "train_prior", None)  # would raise if called
     assert pipelines.run_pipeline("ar_pocket", pipelines.GRID, out) == json.loads(json.dumps(entry))
+
+
+def test_codes_come_before_their_priors_when_several_train_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, wrote = [], []
+
+    def in_turn(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, None]]:
+        for job in jobs:
+            began.append((job.name, job.makes()))
+            yield job, job.call(*job.arguments)
+
+    def codes(codes: pipelines.Codes, out: Path, progress: bool) -> None:
+        wrote.append(codes.folder)
+        (out / codes.folder).mkdir()
+        (out / codes.folder / CODEBOOK).touch()
+
+    monkeypatch.setattr(pipelines, "rendered", lambda spec, folder: wrote.append(spec))
+    monkeypatch.setattr(pipelines, "make_codes", codes)
+    monkeypatch.setattr(pipelines, "run_pipeline", lambda name, codes, out, progress: wrote.append(name))
+    monkeypatch.setattr(pipelines, "side_by_side", in_turn)
+    pipelines.run_side_by_side(("ar_pocket", "nar_pocket"), tmp_path, 2, Console(quiet=True))
+    assert wrote == [pipelines._SCENES, pipelines._SCENES, "codes", "ar_pocket", "nar_pocket"]
+    assert began == [
+        ("codes", {"codes", "patch_fc"}),
+        ("ar_pocket", {"ar_pocket"}),  # nothing that the other one makes
+        ("nar_pocket", {"nar_pocket"}),
+    ]
 
 
 @pytest.mark.parametrize("ratio", [0.9, 1.0])
