@@ -1,7 +1,6 @@
 """Work side by side: processes that do one job after the other with one thread each.
 
-Small networks gain little from a second thread, so two jobs at once are done in nearly half the time of one after the
-other. A job names what it makes; jobs that have something of that in common are not done at once. What was killed
+Small networks gain little from a second thread; two at once keep two cores busy. A job names what it makes; jobs that have something of that in common are not done at once. What was killed
 goes on when the command is given again: jobs are such that can be.
 """
 

@@ -100,16 +100,18 @@ def readme_table(results: Sequence[Result]) -> str:
 def minutes_told(results: Sequence[Result], priors: Sequence[Result]) -> str:
     """What the trainings of claims and priors take, and ``make demo-full``, by the recorded minutes."""
     every, first = dict[str, float](), dict[str, float]()
-    for result in results:
-        if result["scale"] == "pocket":
-            for trainings in result["trainings"].values():
-                every |= trainings
-            first |= result["trainings"].get("0", {})
+    pocket = [result for result in results if result["scale"] == "pocket"]
+    timed = [result["trainings"] for result in pocket if "trainings" in result]  # older results say nothing of it
+    for seeds in timed:
+        for trainings in seeds.values():
+            every |= trainings
+        first |= seeds.get("0", {})
+    missing = f" ({len(timed)} of {len(pocket)})" if len(timed) < len(pocket) else ""
     claims, some, drawn = sum(every.values()), sum(first.values()), sum(entry["minutes"] for entry in priors)
     return (
         "By the recorded minutes (steps at their median rate, one thread, a machine that was busy with other work) "
-        f"the {len(every)} trainings of the claims take {claims:.0f} minutes, those with seed 0 {some:.0f}, and the "
-        f"{len(priors)} priors {drawn:.0f}. So `make demo-full`, the priors and the claims with seed 0, two "
+        f"the {len(every)} trainings of the claims{missing} take {claims:.0f} minutes, those with seed 0 {some:.0f}, "
+        f"and the {len(priors)} priors {drawn:.0f}. So `make demo-full`, the priors and the claims with seed 0, two "
         f"trainings at once, comes to {(some + drawn) / 2:.0f} minutes of training, with all seeds to "
         f"{(claims + drawn) / 2:.0f}; codes, measurements, samples and the demo (at most 6 minutes) come on top."
     )

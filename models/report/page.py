@@ -39,8 +39,11 @@ _BESIDE = {
     "../claims/claims.html": "The papers' claims, put to the test",
     "../systems/systems.md": "Scores of every pocket tokenizer",
     "../systems/systems.webp": "What they make of held-out crops",
+    "../systems/prefixes.webp": "What the first concept tokens and groups make",
+    "../systems/classes.webp": "What the tokens of SGC-VQGAN stand for",
     "../pipelines/priors.md": "Scores of every pocket prior",
     "../pipelines/priors.webp": "Samples of them",
+    "../pipelines/video.webp": "How the video prior goes on with streets",
 }
 _CURVES = (
     ("utilization", "Share of the codebook in use", Axis("utilization", form=percent, low=0.0)),

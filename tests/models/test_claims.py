@@ -245,6 +245,7 @@ def test_minutes_count_shared_trainings_once() -> None:
     told = report.minutes_told(claims, [{"minutes": 20.0}, {"minutes": 10.0}])
     assert "the 4 trainings of the claims take 12 minutes, those with seed 0 8, and the 2 priors 30" in told
     assert "comes to 19 minutes of training, with all seeds to 21" in told
+    assert "claims (2 of 3) take 12" in report.minutes_told([*claims, {"scale": "pocket"}], [])
 
 
 def test_charts_show_what_is_there() -> None:
