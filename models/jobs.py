@@ -1,7 +1,8 @@
 """Work side by side: processes that do one job after the other with one thread each.
 
-Small networks gain little from a second thread; two at once keep two cores busy. A job names what it makes; jobs that have something of that in common are not done at once. What was killed
-goes on when the command is given again: jobs are such that can be.
+Small networks gain little from a second thread; two at once keep two cores busy. A job names what it makes; jobs that
+have something of that in common are not done at once. What was killed goes on when the command is given again: jobs
+are such that can be.
 """
 
 from __future__ import annotations
