@@ -54,6 +54,8 @@ class Verdict:
     passed: bool
     # where the value of a solution is judged, not indices: by how much it is above the least of all, as a share
     excess: float | None = None
+    # of such a solution: share of its own assignments that are not to the nearest, beyond float32 rounding
+    misassigned: float | None = None
 
     @property
     def share(self) -> float:
@@ -62,7 +64,8 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.excess is not None:
-            return f"{'' if self.passed else 'WRONG '}+{self.excess:.3%}"
+            told = f"{'' if self.passed else 'WRONG '}+{self.excess:.3%}"
+            return told if self.misassigned is None else f"{told}, {self.misassigned:.3%} misassigned"
         if self.passed and not self.different:
             return "exact"
         return f"{self.share:.2%} differ by rounding" if self.passed else f"WRONG {self.share:.2%}"

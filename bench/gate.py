@@ -178,6 +178,44 @@ class SquaredL2:
         return self.codebook[group, indices]
 
 
+class Cosine(SquaredL2):
+    """``-x.c / |c|``, which orders codes as the cosine does; products summed over d in order.
+
+    A float32 evaluation normalises both, with an error of ``(D / 2 + 2) u`` each, and errs by ``D u`` in the product
+    of unit vectors.
+    """
+
+    def all_distances(self, rows: torch.Tensor) -> torch.Tensor:
+        product = _sum_of_products(self.x[rows].permute(2, 0, 1)[..., None], self._by_dimension[:, None])
+        return _over(-product, _norms(self._by_dimension)[None])
+
+    def distances(self, rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        codes = self._codes(indices).permute(3, 0, 1, 2)
+        return _over(-_sum_of_products(self.x[rows].permute(2, 0, 1)[..., None], codes), _norms(codes))
+
+    def budget(self, rows: torch.Tensor, answer: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        operations = (2 * self.shape[3] + 6) * U32
+        length = self.x[rows].double().norm(dim=2)[..., None]
+        return (2 * operations / (1 - operations) * length).expand(answer.shape)
+
+
+def _sum_of_products(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # [D, ...], [D, ...] -> [...]
+    """Float64, d by d, each product rounded before it is added."""
+    total = torch.zeros(torch.broadcast_shapes(x.shape[1:], codes.shape[1:]), dtype=torch.float64, device=x.device)
+    for a, b in zip(x, codes, strict=True):
+        total += a.double() * b.double()
+    return total
+
+
+def _norms(codes: torch.Tensor) -> torch.Tensor:  # [D, ...] -> [...]
+    return _sqrt(_sum_of_products(codes, codes))
+
+
+def _over(value: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """A code of length zero has cosine 0 to everything."""
+    return torch.where(norm > 0, value / norm, 0.0)
+
+
 def _sum_of_squares(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:  # [D, ...], [D, ...] -> [...]
     """Float64, d by d, each square rounded before it is added."""
     total = torch.zeros(torch.broadcast_shapes(x.shape[1:], codes.shape[1:]), dtype=torch.float64, device=x.device)

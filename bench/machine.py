@@ -32,7 +32,7 @@ _FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "a
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
     """The same number of threads for torch (vqkernels follows it), faiss, OpenMP and every BLAS."""
-    for module in ("faiss", "sklearn"):  # a pool can only be limited once it is loaded
+    for module in ("faiss", "sklearn", "superkmeans"):  # a pool can only be limited once it is loaded
         if importlib.util.find_spec(module):
             importlib.import_module(module)
     before = torch.get_num_threads()

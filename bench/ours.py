@@ -87,8 +87,13 @@ def backend_obstacle(op: str, backend: str, _: str = "") -> str:
 
 
 def _prepare(op: str, backend: str | None, problem: Any) -> Call:
-    function = getattr(vqkernels, op)
-    return lambda: function(*problem, backend=backend).indices
+    function, more = getattr(vqkernels, op), options(problem)
+    return lambda: function(*problem, **more, backend=backend).indices
+
+
+def options(problem: Any) -> dict[str, Any]:
+    """What the op of a problem is told besides its tensors."""
+    return dict(getattr(problem, "options", {}))
 
 
 def at_inference(op: str, contestants: Sequence[Implementation]) -> tuple[Implementation, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,10 +22,16 @@ from bench import compare, plot, readme, record, run, table
 from bench.case import Call, Implementation, OpCase, Verdict, Work
 from bench.ceiling import Ceiling
 from bench.device import Cpu
-from bench.gate import SquaredL2, checked_rows
+from bench.gate import U32, SquaredL2, checked_rows
+from bench.kmeans.cases import verify as verify_kmeans
+from bench.kmeans.cases import wrong_share
+from bench.kmeans.problem import ClusterProblem
+from bench.kmeans.pruning import FAISS_SUPER, SUPERKMEANS, Pruned, faiss_draw, ordered, superkmeans_draw
 from bench.machine import slug
 from bench.memory import peak_bytes
 from bench.nearest_code.cases import verify
+from bench.nearest_code.cosine import CosineProblem
+from bench.nearest_code.leech import golay_code, leech_codebook, leech_vectors
 from bench.ours import OURS
 from bench.registry import OPS, cases_on, find_case
 from bench.timing import Timing, measure, summarize
@@ -63,9 +70,37 @@ def test_cases_keep_the_true_codebook() -> None:
         problem = case.inputs(case.smoke().sizes, 0)
         groups = (case.sizes["G"],) if case.sizes["G"] > 1 else ()
         assert problem.x.shape == (case.smoke().sizes["N"], *groups, case.sizes["D"])
+        assert problem.codebook.shape == (*groups, case.smoke().sizes["K"], case.sizes["D"])
         # work counted by hand: a multiply and an add per coordinate of a pair
         n, k, d, g = (case.sizes[letter] for letter in "NKDG")
         assert case.work(case.sizes).flops == 2 * d * case.work(case.sizes).pairs == 2 * d * n * k * g
+
+
+def test_codes_of_the_leech_lattice() -> None:
+    # oracle: the known weights of the Golay code, and how many vectors each makes which angle with
+    assert np.bincount(golay_code().sum(axis=1)).nonzero()[0].tolist() == [0, 8, 12, 16, 24]
+    assert (golay_code().sum(axis=1) == 8).sum() == 759
+    vectors = leech_vectors().astype(np.int64)
+    assert len({vector.tobytes() for vector in vectors}) == 196_560
+    for vector in vectors[[0, 5000, 150_000]]:
+        products, counts = np.unique(vectors @ vector, return_counts=True)
+        assert products.tolist() == [-32, -16, -8, 0, 8, 16, 32]
+        assert counts.tolist() == [1, 4600, 47104, 93150, 47104, 4600, 1]
+    assert torch.allclose(leech_codebook().double().norm(dim=1), torch.ones(1).double(), rtol=24 * U32)
+
+
+def test_a_cosine_is_not_a_distance_and_a_peer_may_miss_by_rounding() -> None:
+    x = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    codebook = torch.tensor([[1.0, 1.0], [10.0, 0.0], [1.0 + 2.0**-22, 1.0], [0.0, 0.0]])
+    right = torch.tensor([1, 0])
+    problem = CosineProblem(x, codebook)
+    assert torch.equal(vqkernels.nearest_code(x, codebook, metric="cosine").indices, right)
+    by_rounding, nearest, nothing = torch.tensor([1, 2]), torch.tensor([0, 0]), torch.tensor([1, 3])
+    verdicts = verify(problem, {"ours": right, "peer": by_rounding, "l2": nearest, "zero": nothing}, OUR_NAME)
+    assert verdicts["ours"].passed
+    assert (verdicts["peer"].different, verdicts["peer"].passed) == (1, True)
+    assert [verdicts[name].wrong for name in ("l2", "zero")] == [1, 1]
+    assert not verify(problem, {"ours": by_rounding, "peer": right}, OUR_NAME)["ours"].passed
 
 
 def _injected(answer: Callable[[LookupProblem], torch.Tensor], *, ours: bool) -> OpCase:
@@ -188,6 +223,36 @@ def test_inertia_is_judged_by_its_excess() -> None:
     assert 0.005 < (verdicts["peer"].excess or 0) <= 1.0001 * len(problem.x) * 16 / inertia
     assert str(verdicts["peer"]).startswith("WRONG +")
     assert not verdicts["broken"].passed
+
+
+@pytest.mark.parametrize("draw", [superkmeans_draw, faiss_draw], ids=["superkmeans", "faiss"])
+def test_peers_that_draw_their_start_are_handed_it(draw: Callable[[int, int], np.ndarray]) -> None:
+    # oracle: the float64 means of the rows nearest to each row of the start
+    case = find_case("kmeans", "k1000-d128")
+    problem = case.inputs({"N": 3000, "K": 40, "D": 128, "I": 1}, 0)
+    x = ordered(problem, draw(3000, 40))
+    assert np.array_equal(x[draw(3000, 40)], problem.start.numpy())
+    assert np.array_equal(np.sort(x, axis=0), np.sort(problem.x.numpy(), axis=0))
+    found = (SUPERKMEANS if draw is superkmeans_draw else FAISS_SUPER).prepare(problem)()
+    centroids = found.centroids if isinstance(found, Pruned) else found
+    nearest = torch.cdist(problem.x.double(), problem.start.double()).argmin(1)
+    means = torch.stack([problem.x[nearest == k].double().mean(0) for k in range(40)])
+    # float32 sums of at most N rows, which are rotated and turned back
+    budget = (3000 + 4 * 128) * U32 * float(problem.x.norm(dim=1).max())
+    assert float((centroids.double() - means).norm(dim=1).max()) < budget
+
+
+def test_assignments_of_a_peer_are_held_against_the_nearest() -> None:
+    x, centroids = torch.randn(1000, 4), torch.randn(30, 4)
+    right = vqkernels.nearest_code(x, centroids).indices
+    wrong = right.clone()
+    wrong[::10] = torch.cdist(x, centroids).argmax(1)[::10]
+    shares = [wrong_share(Pruned(centroids, x, lambda labels=labels: labels)) for labels in (right, wrong)]  # type: ignore[misc]
+    assert shares == [0.0, 0.1]
+    problem = ClusterProblem(x, centroids, 1)
+    verdicts = verify_kmeans(problem, {"ours": centroids, "peer": Pruned(centroids, x, lambda: wrong)}, OUR_NAME)
+    assert str(verdicts["peer"]) == "+0.000%, 10.000% misassigned"
+    assert str(verdicts["ours"]) == "+0.000%"
 
 
 def test_a_case_whose_inputs_are_missing_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,11 @@ import torch
 
 import vqkernels
 from bench.case import Implementation, OpCase, Verdict, Work, needs_cuda
+from bench.gate import SquaredL2
 from bench.kmeans.contestants import CONTESTANTS, ELKAN, FAST_PYTORCH, OURS
 from bench.kmeans.photos import patch_features
 from bench.kmeans.problem import ClusterProblem
+from bench.kmeans.pruning import FAISS_SUPER, SUPERKMEANS, Pruned
 
 _ALLOWED = 1.005  # times the least inertia
 _PART = 1 << 16
@@ -34,6 +36,16 @@ def mixture(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
     # a part at a time: beside the vectors nothing of their size exists
     for part, ids in zip(x.split(_PART), torch.randint(k, (n,), generator=generator).split(_PART), strict=True):
         torch.add(centers[ids], torch.randn(part.shape, generator=generator), out=part)
+    return ClusterProblem(x, x[torch.randperm(n, generator=generator)[:k]].clone(), iterations)
+
+
+def low_rank(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
+    """Vectors near a subspace of an eighth of the dimensions, as embeddings are; the start is rows of them."""
+    n, k, d, iterations = (sizes[letter] for letter in "NKDI")
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(d, d // 8, generator=generator)).Q
+    x = torch.randn(n, d // 8, generator=generator) @ basis.T
+    x += 0.1 * torch.randn(n, d, generator=generator)
     return ClusterProblem(x, x[torch.randperm(n, generator=generator)[:k]].clone(), iterations)
 
 
@@ -64,16 +76,34 @@ def _on_disk(sizes: Mapping[str, int], seed: int) -> ClusterProblem:
     return ClusterProblem(x, torch.from_numpy(x[:k].copy()), iterations)
 
 
-def verify(problem: ClusterProblem, answers: Mapping[str, torch.Tensor], ours: frozenset[str]) -> dict[str, Verdict]:
+def verify(
+    problem: ClusterProblem, answers: Mapping[str, torch.Tensor | Pruned], ours: frozenset[str]
+) -> dict[str, Verdict]:
     """Hold the inertia of every answer against the least."""
-    inertia = {name: _inertia(problem, centroids) for name, centroids in answers.items()}
+    misassigned = {name: wrong_share(answer) for name, answer in answers.items() if isinstance(answer, Pruned)}
+    centroids = {name: a.centroids if isinstance(a, Pruned) else a for name, a in answers.items()}
+    inertia = {name: _inertia(problem, found) for name, found in centroids.items()}
     least = min(value for value in inertia.values() if not math.isnan(value))
     # NaN is not below anything
     off = {name: not value <= _ALLOWED * least for name, value in inertia.items()}
     return {
-        name: Verdict(1, 1, int(bad), int(bad), 0, not bad, excess=inertia[name] / least - 1)
+        name: Verdict(
+            1, 1, int(bad), int(bad), 0, not bad, excess=inertia[name] / least - 1, misassigned=misassigned.get(name)
+        )
         for name, bad in off.items()
     }
+
+
+def wrong_share(found: Pruned) -> float:
+    """Share of the rows whose label is a centroid that is farther than float32 rounding explains."""
+    geometry, labels = SquaredL2(found.rows, found.centroids), found.labels()
+    wrong = 0
+    for rows in torch.arange(len(found.rows)).split(max(1, _MANY // found.rows.shape[1])):
+        nearest = vqkernels.nearest_code(found.rows[rows], found.centroids).indices[:, None, None]
+        given = labels[rows][:, None, None]
+        farther = geometry.distances(rows, given) - geometry.distances(rows, nearest)
+        wrong += int((farther > geometry.budget(rows, given, nearest)).sum())
+    return wrong / len(found.rows)
 
 
 def _inertia(problem: ClusterProblem, centroids: torch.Tensor) -> float:
@@ -137,22 +167,34 @@ def _masked(n: int, k: int) -> Implementation:
     return replace(FAST_PYTORCH, obstacle=obstacle)
 
 
-def _everyone(n: int, k: int) -> tuple[Implementation, ...]:
-    return (*CONTESTANTS, _elkan(n, k), _masked(n, k))
+def _faiss_super(d: int) -> Implementation:
+    """Only where it can split the dimensions in two."""
+    return FAISS_SUPER if d >= 32 else replace(FAISS_SUPER, obstacle=lambda _: f"needs 32 dimensions, got {d}")
+
+
+def _everyone(n: int, k: int, d: int) -> tuple[Implementation, ...]:
+    return (*CONTESTANTS, SUPERKMEANS, _faiss_super(d), _elkan(n, k), _masked(n, k))
 
 
 def _both(name: str, sizes: tuple[int, int, int, int], note: str) -> tuple[OpCase, OpCase]:
-    everyone = _everyone(*sizes[:2])
+    everyone = _everyone(*sizes[:3])
     return (
         _case(name, sizes, mixture, everyone, f"{note}; a mixture of K Gaussians"),
         _case(f"{name}-photos", sizes, photos, everyone, f"{note}; patches of photographs"),
     )
 
 
+def _embeddings(name: str, sizes: tuple[int, int, int, int]) -> OpCase:
+    note = f"embeddings: {sizes[2] // 8} dimensions, and noise in all"
+    return _case(name, sizes, low_rank, _everyone(*sizes[:3]), note)
+
+
 CASES = (
     *_both("k1000-d64", (100_000, 1000, 64, 10), "a small codebook of long codes"),
     *_both("k10000-d16", (100_000, 10_000, 16, 10), "ten vectors per centroid"),
     *_both("k50000-d8", (200_000, 50_000, 8, 3), "four vectors per centroid"),
+    _embeddings("k1000-d128", (100_000, 1000, 128, 10)),
+    _embeddings("k4096-d512", (50_000, 4096, 512, 10)),
     replace(
         _case(
             "k100000-d32-disk",
@@ -168,7 +210,7 @@ CASES = (
             "k100000-d256",
             _LARGE,
             mixture,
-            _everyone(*_LARGE[:2]),
+            _everyone(*_LARGE[:3]),
             "ten vectors per centroid, 1e11 pairs per iteration; a mixture of K Gaussians",
         ),
         devices=("cuda",),

@@ -6,13 +6,15 @@ decide which implementation wins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 
-from bench.case import OpCase, Verdict, Work
-from bench.gate import SquaredL2, judge
+from bench.case import Implementation, OpCase, Verdict, Work
+from bench.gate import Cosine, SquaredL2, judge
+from bench.nearest_code.cosine import COSINE_LOOKUPS, FIXED_COSINE_LOOKUPS, CosineProblem
+from bench.nearest_code.leech import leech_codebook
 from bench.nearest_code.lookups import INFERENCE_LOOKUPS, LOOKUPS
 from vqkernels.testing import LookupProblem, lookup_problem
 
@@ -28,9 +30,25 @@ def _inputs(data: str, sizes: Mapping[str, int], seed: int) -> LookupProblem:
     return problem._replace(codebook=(2 * uniform - 1) / k)
 
 
-def verify(problem: LookupProblem, answers: Mapping[str, torch.Tensor], ours: frozenset[str]) -> dict[str, Verdict]:
+_gaussian = partial(_inputs, "gaussian")
+
+
+def _cosine(sizes: Mapping[str, int], seed: int) -> CosineProblem:
+    return CosineProblem(*_gaussian(sizes, seed))
+
+
+def _leech(sizes: Mapping[str, int], seed: int) -> CosineProblem:
+    """The lattice's codes, or so many of all kinds among them as are asked for."""
+    x, codebook = _gaussian(sizes, seed).x, leech_codebook()
+    return CosineProblem(x, codebook[:: len(codebook) // sizes["K"]][: sizes["K"]].contiguous())
+
+
+def verify(
+    problem: LookupProblem | CosineProblem, answers: Mapping[str, torch.Tensor], ours: frozenset[str]
+) -> dict[str, Verdict]:
     """Hold the indices of every implementation against the truth."""
-    return judge(SquaredL2(*problem), answers, ours)
+    geometry = Cosine if isinstance(problem, CosineProblem) else SquaredL2
+    return judge(geometry(*problem), answers, ours)
 
 
 def _work(sizes: Mapping[str, int]) -> Work:
@@ -48,20 +66,17 @@ def lookup_case(
     *,
     true_n: int | None = None,
     cuda_n: int | None = None,
-    data: str = "gaussian",
-    inference: bool = False,
+    inputs: Callable[[Mapping[str, int], int], LookupProblem | CosineProblem] = _gaussian,
+    implementations: tuple[Implementation, ...] = LOOKUPS,
     note: str,
 ) -> OpCase:
-    """A lookup; ``true_n`` where ``n`` was scaled down, ``cuda_n`` where a GPU gets yet another.
-
-    ``inference``: the codes stay what they are from call to call.
-    """
+    """A lookup; ``true_n`` where ``n`` was scaled down, ``cuda_n`` where a GPU gets yet another."""
     return OpCase(
         op="nearest_code",
         name=name,
         sizes={"N": n, "K": k, "D": d, "G": g},
-        inputs=partial(_inputs, data),
-        implementations=INFERENCE_LOOKUPS if inference else LOOKUPS,
+        inputs=inputs,
+        implementations=implementations,
         verify=verify,
         work=_work,
         smoke_sizes={"N": 50, "K": 301},
@@ -77,7 +92,14 @@ CASES = (
     lookup_case("vqgan-f8", 4096, 16384, 256, true_n=10240, note="VQGAN and CVQ, one step"),
     lookup_case("vqgan-lc-f16", 4096, 100_000, 8, true_n=65536, note="VQGAN-LC, one step"),
     lookup_case("vqgan-lc-f8", 4096, 100_000, 4, true_n=262_144, note="VQGAN-LC at f8, one step"),
-    lookup_case("vqgan-lc-image", 256, 100_000, 8, inference=True, note="VQGAN-LC, the tokens of one image"),
+    lookup_case(
+        "vqgan-lc-image",
+        256,
+        100_000,
+        8,
+        implementations=INFERENCE_LOOKUPS,
+        note="VQGAN-LC, the tokens of one image",
+    ),
     lookup_case("fc-ema-f16", 16384, 16384, 8, true_n=65536, note="factorized-code and EMA baselines, one step"),
     lookup_case("seqgan", 16384, 1024, 256, true_n=65536, note="SeQ-GAN, one step"),
     lookup_case("sgc", 5760, 8192, 32, note="SGC-VQGAN with its two levels concatenated, one step per device"),
@@ -94,13 +116,40 @@ CASES = (
         cuda_n=262_144,
         note="one E-step of a codebook of CLIP features",
     ),
-    lookup_case("uniform-init", 4096, 16384, 256, data="uniform-init", note="VQGAN before its first step: near-ties"),
+    lookup_case("emu", 1024, 131_072, 256, true_n=4096, note="IBQ with the codes of Emu3.5, the tokens of one image"),
+    lookup_case(
+        "unitok",
+        8192,
+        4096,
+        8,
+        8,
+        inputs=_cosine,
+        implementations=COSINE_LOOKUPS,
+        note="UniTok, 8 groups, 32 images; by cosine",
+    ),
+    lookup_case(
+        "leech",
+        1024,
+        196_560,
+        24,
+        inputs=_leech,
+        implementations=FIXED_COSINE_LOOKUPS,
+        note="spherical Leech quantization, whose codes are those of the lattice; by cosine",
+    ),
+    lookup_case(
+        "uniform-init",
+        4096,
+        16384,
+        256,
+        inputs=partial(_inputs, "uniform-init"),
+        note="VQGAN before its first step: near-ties",
+    ),
     lookup_case(
         "offset-100-sigma",
         4096,
         8192,
         8,
-        data="offset-100-sigma",
+        inputs=partial(_inputs, "offset-100-sigma"),
         note="data far from the origin, where |x|^2 - 2xc + |c|^2 cancels",
     ),
 )

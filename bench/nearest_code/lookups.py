@@ -15,14 +15,14 @@ import torch
 from bench.case import DEVICES, Call, Implementation
 from bench.chunks import CHUNKS, CUDA_CHUNKS, Expanded, chunk_rows, chunked, in_chunks, per_group
 from bench.nearest_code.gpu_lookups import GPU_LOOKUPS
-from bench.ours import at_inference, ours
-from vqkernels.testing import LookupProblem
+from bench.ours import at_inference, options, ours
 
 
-def canonical(problem: LookupProblem) -> Sequence[Any]:
+def canonical(problem: Any) -> Sequence[Any]:
     """What the backends of the op receive."""
     grouped = problem.codebook if problem.codebook.dim() == 3 else problem.codebook[None]
-    return problem.x.reshape(-1, grouped.shape[0], grouped.shape[2]), grouped, "l2"
+    x = problem.x.reshape(-1, grouped.shape[0], grouped.shape[2])
+    return x, grouped, options(problem).get("metric", "l2")
 
 
 def _faiss(
@@ -35,13 +35,15 @@ def _faiss(
 
     index = faiss.IndexFlatL2(codebook.shape[1])
     index.add(codebook.numpy())
-    queries = x.numpy()
+    return lambda: faiss_search(index, x, blas_threshold)
 
-    def call() -> torch.Tensor:
-        faiss.cvar.distance_compute_blas_threshold = blas_threshold
-        return torch.from_numpy(index.search(queries, 1)[1][:, 0])
 
-    return call
+def faiss_search(index: Any, x: torch.Tensor, blas_threshold: int) -> torch.Tensor:  # [N, D] -> [N]
+    """The first answer of an index to every vector."""
+    import faiss
+
+    faiss.cvar.distance_compute_blas_threshold = blas_threshold
+    return torch.from_numpy(index.search(x.numpy(), 1)[1][:, 0])
 
 
 def _torch_addmm(
@@ -133,16 +135,18 @@ def _sklearn_kmeans(
     return call
 
 
-def _vector_quantize_pytorch(
+def vector_quantize_pytorch(
     x: torch.Tensor,  # [N, D]
     codebook: torch.Tensor,  # [K, D]
     *,
     pairs: int,
+    **options: Any,
 ) -> Call:
+    """The quantizer of this library, made with the options."""
     from vector_quantize_pytorch import VectorQuantize
 
     num_codes, dim = codebook.shape
-    quantizer = VectorQuantize(dim=dim, codebook_size=num_codes).to(x.device).eval().requires_grad_(False)
+    quantizer = VectorQuantize(dim=dim, codebook_size=num_codes, **options).to(x.device).eval().requires_grad_(False)
     quantizer.codebook = codebook
     return in_chunks(chunk_rows(x, codebook, pairs), lambda chunk: quantizer(chunk[None])[1][0], x)
 
@@ -212,7 +216,7 @@ LOOKUPS = (
     Implementation(
         "vector-quantize-pytorch",
         "vector_quantize_pytorch",
-        per_group(_vector_quantize_pytorch),
+        per_group(vector_quantize_pytorch),
         chunked(*CHUNKS[1:]),
         chunked(*CUDA_CHUNKS),
         note="VectorQuantize.eval() forward (lookup and gather), chunked over N so that memory stays bounded",
