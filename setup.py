@@ -32,7 +32,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
-X86 = platform.machine().lower() in {"x86_64", "amd64"}
+MACHINE = platform.machine().lower()
+X86, ARM64 = MACHINE in {"x86_64", "amd64"}, MACHINE in {"aarch64", "arm64"}
+# contraction off: the canonical distance is defined without fused multiply-add (csrc/README.md)
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
 # gcc 12 takes its own intrinsics for reads of uninitialised registers
 AVX512_FLAGS = [
     *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"),
@@ -46,6 +49,7 @@ ISA_FLAGS = {
     "_avx512": AVX512_FLAGS,
     "_avxvnni": [*AVX2_FLAGS, "-mavxvnni"],
     "_avx2": AVX2_FLAGS,
+    "_neon": [],  # part of every AArch64 processor
 }
 NEWER_ISAS = ("_amx", "_avx512vnni", "_avxvnni")  # than some compilers
 CUDA_ARCHS = "80;90;100"
@@ -86,13 +90,13 @@ def sources(cuda: bool, isas: set[str]) -> list[Path]:
 def compiled_isas() -> set[str]:
     """Instruction sets of this architecture that the compiler knows; compilers before 2021 lack AMX and AVX-VNNI."""
     if not X86:
-        return set()
+        return {"_neon"} if ARM64 else set()
 
     def unknown(isa: str) -> bool:
         command = [*CXX, *ISA_FLAGS[isa], "-xc++", "-fsyntax-only", os.devnull]
         return subprocess.run(command, capture_output=True).returncode != 0
 
-    return set(ISA_FLAGS) - set(filter(unknown, NEWER_ISAS))
+    return set(ISA_FLAGS) - {"_neon"} - set(filter(unknown, NEWER_ISAS))
 
 
 class BuildKernels(build_ext):
@@ -111,10 +115,9 @@ class BuildKernels(build_ext):
         include = [pybind11.get_include(), sysconfig.get_paths()["include"], str(ROOT / "csrc")]
         isas = compiled_isas()
         defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}"]
-        defines += [f"-DVQK{isa.upper()}={int(isa in isas)}" for isa in NEWER_ISAS]
-        # contraction off: the canonical distance is defined without fused multiply-add (csrc/README.md)
-        flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
-        flags += defines + [f"-I{path}" for path in include] + shlex.split(os.environ.get("CXXFLAGS", ""))
+        defines += [f"-DVQK{isa.upper()}={int(isa in isas)}" for isa in (*NEWER_ISAS, "_neon")]
+        includes = [f"-I{path}" for path in include]
+        flags = [*FLAGS, *defines, *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
         work = Path(self.build_temp).resolve()
         work.mkdir(parents=True, exist_ok=True)

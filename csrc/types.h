@@ -15,7 +15,7 @@ namespace vqk {
 
 enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
 enum class Metric : int { l2 = 0, cosine = 1, dot = 2 };
-enum class Isa : int {  // x86 unless portable
+enum class Isa : int {  // x86 but for portable and neon
     automatic = 0,
     portable = 1,
     avx2 = 2,
@@ -23,12 +23,13 @@ enum class Isa : int {  // x86 unless portable
     amx = 4,
     avx2_int16 = 5,
     avxvnni = 6,
-    avx512vnni = 7
+    avx512vnni = 7,
+    neon = 8
 };
 // as VQKERNELS_ISA spells them
 inline const char* isa_name(Isa isa) {
-    constexpr const char* names[] = {"auto", "portable",   "avx2",    "avx512",
-                                     "amx",  "avx2_int16", "avxvnni", "avx512vnni"};
+    constexpr const char* names[] = {"auto",       "portable", "avx2",       "avx512", "amx",
+                                     "avx2_int16", "avxvnni",  "avx512vnni", "neon"};
     return names[int(isa)];
 }
 

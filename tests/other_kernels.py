@@ -51,6 +51,7 @@ SETTINGS = {
     "VQKERNELS_ISA=avx512": Setting({"VQKERNELS_ISA": "avx512"}, "avx512"),
     "VQKERNELS_ISA=avx512vnni": Setting({"VQKERNELS_ISA": "avx512vnni"}, "avx512vnni"),
     "VQKERNELS_ISA=amx": Setting({"VQKERNELS_ISA": "amx"}, "amx"),
+    "VQKERNELS_ISA=neon": Setting({"VQKERNELS_ISA": "neon"}, "neon"),
     # all of the lowest at a time: one run in place of five where five take too long
     "the lowest of everything": Setting(
         {

@@ -40,6 +40,10 @@ const DrawKernel& draw_kernel(Isa isa) {
         case Isa::avx2:
             return draw_avx2();
 #endif
+#if VQK_NEON
+        case Isa::neon:
+            return draw_neon();
+#endif
         default:
             return draw_portable();
     }

@@ -41,6 +41,9 @@ const DrawKernel& draw_portable();
 const DrawKernel& draw_avx2();
 const DrawKernel& draw_avx512();
 #endif
+#if VQK_NEON
+const DrawKernel& draw_neon();
+#endif
 
 namespace {
 

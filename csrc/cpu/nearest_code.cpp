@@ -242,6 +242,7 @@ const ScanKernel& scan_kernel(Isa isa) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+#endif
     struct Way {
         Isa isa;
         bool supported;
@@ -255,20 +256,24 @@ const ScanKernel& scan_kernel(Isa isa) {
 #if VQK_AVX512VNNI
         {Isa::avx512vnni, avx512 && __builtin_cpu_supports("avx512vnni"), scan_avx512vnni},
 #endif
+#if VQK_X86
         {Isa::avx512, avx512, scan_avx512},
+#endif
 #if VQK_AVXVNNI
         {Isa::avxvnni, avx2 && __builtin_cpu_supports("avxvnni"), scan_avxvnni},
 #endif
+#if VQK_X86
         {Isa::avx2_int16, avx2, scan_int16_avx2},
         {Isa::avx2, avx2, scan_avx2},
+#endif
+#if VQK_NEON
+        {Isa::neon, true, scan_neon},
+#endif
         {Isa::portable, true, scan_portable},
     };
     for (const Way& way : ways) {
         if (way.supported && (isa == way.isa || isa == Isa::automatic)) return way.kernel();
     }
-#else
-    if (isa == Isa::automatic || isa == Isa::portable) return scan_portable();
-#endif
     throw std::invalid_argument(std::string("instruction set ") + isa_name(isa) +
                                 ": not supported by this processor, system or build");
 }

@@ -151,6 +151,9 @@ const ScanKernel& scan_avxvnni();
 #if VQK_AVX512VNNI
 const ScanKernel& scan_avx512vnni();
 #endif
+#if VQK_NEON
+const ScanKernel& scan_neon();
+#endif
 #if VQK_AMX
 const ScanKernel& scan_amx();
 bool amx_permitted();  // by the processor and the system

@@ -38,6 +38,10 @@ const SoftKernels& soft_kernels(Isa isa) {
         case Isa::avx2:
             return soft_avx2();
 #endif
+#if VQK_NEON
+        case Isa::neon:
+            return soft_neon();
+#endif
         default:
             return soft_portable();
     }

@@ -107,5 +107,8 @@ const SoftKernels& soft_portable();
 const SoftKernels& soft_avx2();
 const SoftKernels& soft_avx512();
 #endif
+#if VQK_NEON
+const SoftKernels& soft_neon();
+#endif
 
 }  // namespace vqk

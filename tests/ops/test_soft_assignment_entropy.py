@@ -230,7 +230,7 @@ def test_borders_of_batches(n: int) -> None:
 
 def test_borders_of_slices_of_dimensions(isa: str) -> None:
     """Against the oracle. A block of codes that is larger than the first level cache is met slice by slice."""
-    slices = {"portable": 1024, "avx2": 512}.get(isa, 128)
+    slices = {"portable": 1024, "avx2": 512, "neon": 512}.get(isa, 128)
     dims = (slices - 1, slices, slices + 1, 2 * slices + 3)
     for dim, dtype in itertools.product(dims, (torch.float32, torch.float64)):
         x, codebook = lookup_problem("gaussian", 9, 70, dim, dtype=dtype)

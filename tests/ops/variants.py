@@ -15,6 +15,7 @@ ISA_FLAGS = {
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
     "avx512vnni": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_vnni"},
     "amx": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16"},
+    "neon": {"aarch64"},
 }
 INTEGERS = ("avx2_int16", "avxvnni", "avx512vnni")
 NARROW = {*INTEGERS, "amx"}  # other ops do there what they do on AVX2 or AVX-512
@@ -23,7 +24,7 @@ NARROW_OPS = {"nearest_code", "top_codes"}
 
 def processor_isas() -> list[str]:
     """The instruction sets that this processor has, the best last."""
-    flags = set()
+    flags = {"aarch64"} if platform.machine().lower() in {"aarch64", "arm64"} else set()
     if platform.machine() == "x86_64" and Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = set(next(line for line in lines if line.startswith("flags")).split())

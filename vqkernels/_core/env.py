@@ -1,7 +1,7 @@
 """Every environment variable the package reads.
 
 ``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx``, ``avx512vnni``, ``avx512``,
-                   ``avxvnni``, ``avx2_int16``, ``avx2`` or ``portable``. Results are the same bits on all of
+                   ``avxvnni``, ``avx2_int16``, ``avx2``, ``neon`` or ``portable``. Results are the same bits on all of
                    them; the switch is for tests and measurements.
 ``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes that come again in call after call, as those of a
                    tokenizer at inference do, and the trees over them; 0 keeps and uses none. The codes are
@@ -23,6 +23,7 @@ ISA_CODES = {
     "avx2_int16": 5,
     "avxvnni": 6,
     "avx512vnni": 7,
+    "neon": 8,
 }
 
 
