@@ -1,0 +1,2 @@
+// Lists are among the arguments that pybind11.h reads.
+#pragma once
