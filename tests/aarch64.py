@@ -36,7 +36,6 @@ from vqkernels._core import extension
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-OTHER_ARCHITECTURES = ("_amx", "_avx512", "_avx2")
 ERRORS = {1: ValueError, 2: RuntimeError}  # as driver.cpp numbers them
 
 
@@ -46,24 +45,25 @@ def missing_tools() -> str:
     return f"the machine has no {' and no '.join(absent)}" if absent else ""
 
 
-def build_flags() -> list[str]:
-    """Those of every file of the extension (setup.py)."""
+def setup_facts() -> dict[str, Any]:
+    """The names that setup.py defines: the flags of every file, and those of the files of instruction sets."""
     with (
         mock.patch.dict(os.environ, VQKERNELS_BUILD="none"),
         mock.patch.object(sys, "argv", ["setup.py", "--version"]),
         redirect_stdout(None),
     ):
-        flags: list[str] = runpy.run_path(str(ROOT / "setup.py"))["FLAGS"]
-    return flags
+        return runpy.run_path(str(ROOT / "setup.py"))
 
 
 def compile_driver(folder: Path) -> Path:
     """Compile the kernels and the driver into a program that needs no files of its system."""
+    facts = setup_facts()
     found = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
-    sources = [source for source in found if not source.stem.endswith(OTHER_ARCHITECTURES)]
+    others = tuple(set(facts["ISA_FLAGS"]) - {"_neon"})
+    sources = [source for source in found if not source.stem.endswith(others)]
     sources.append(ROOT / "tests" / "driver" / "driver.cpp")
-    defines = ["-DVQK_X86=0", "-DVQK_AMX=0", "-DVQK_NEON=1", "-DVQK_WITH_CUDA=0"]
-    command = [COMPILER, *build_flags(), "-Werror", *defines, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'driver'}"]
+    command = [COMPILER, *facts["FLAGS"], "-Werror", "-DVQK_NEON=1", "-DVQK_WITH_CUDA=0"]
+    command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'driver'}"]
 
     def compile_one(source: Path) -> str:
         target = str(folder / f"{source.name}.o")

@@ -33,6 +33,11 @@ struct Neon {
     static void store(std::int32_t* p, I a) { vst1q_s32(p, a); }
     static I broadcast(std::int32_t a) { return vdupq_n_s32(a); }
     static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+    // gcc takes factors by their element of a register, unless it may not look into sums: then it copies them, too
+    template <class Sum>
+    static Sum in_turn(Sum a) {
+        return a;
+    }
     static F add(F a, F b) { return vaddq_f32(a, b); }
     static F sub(F a, F b) { return vsubq_f32(a, b); }
     // those that prefer a number to a NaN
@@ -72,7 +77,7 @@ double spin_sums(std::int64_t rounds) {
 }
 
 ScanKernel make_neon() {
-    ScanKernel kernel = make_kernel<Neon, 4, 4>(Isa::neon, "neon");
+    ScanKernel kernel = make_kernel<Neon, 4, 4>(Isa::neon);
     kernel.spin_fma = spin_sums;
     return kernel;
 }

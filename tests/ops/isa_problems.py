@@ -142,7 +142,7 @@ def _update(draw: random.Random, seed: int, work: int) -> IsaProblem:
 OPS = (_nearest, _nearest, _top, _multilevel, _draw_rows, _update)
 
 
-def isa_problem(seed: int, work: int = 200_000) -> IsaProblem:
+def isa_problem(seed: int, work: int) -> IsaProblem:
     """The problem of a seed, with at most about ``work`` products."""
     draw = random.Random(seed)
     return draw.choice(OPS)(draw, seed, work)
@@ -192,7 +192,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/ops/isa_problems.py", description=__doc__)
     parser.add_argument("--problems", type=int, default=100_000, help="how many (%(default)s)")
     parser.add_argument("--first", type=int, default=0, help="seed of the first (%(default)s)")
-    parser.add_argument("--work", type=int, default=200_000, help="products of the largest (%(default)s)")
+    parser.add_argument("--work", type=int, default=50_000, help="products of the largest (%(default)s)")
     parser.add_argument("--aarch64", action="store_true", help="emulate AArch64 kernels, too")
     options = parser.parse_args()
     isas = processor_isas()
