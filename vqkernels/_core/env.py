@@ -1,8 +1,8 @@
 """Every environment variable the package reads.
 
 ``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx``, ``avx512vnni``, ``avx512``,
-                   ``avxvnni``, ``avx2_int16``, ``avx2``, ``neon`` or ``portable``. Results are the same bits on all of
-                   them; the switch is for tests and measurements.
+                   ``avxvnni``, ``avx2_int16``, ``avx2``, ``neon`` or ``portable``. Results are the same bits on all
+                   of them; the switch is for tests and measurements.
 ``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes that come again in call after call, as those of a
                    tokenizer at inference do, and the trees over them; 0 keeps and uses none. The codes are
                    compared on every call: results are the same bits at any setting.
