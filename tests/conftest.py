@@ -29,6 +29,9 @@ Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+# ATEN_CPU_CAPABILITY says how inductor compiles, and what it has compiled before is found again without asking
+os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
+
 # `with torch.device(...)` collects the factories it changes when first used: before tests replace some by others
 with torch.device("meta"):
     torch.empty(0)
