@@ -18,7 +18,7 @@ from vqkernels.compat._feature_maps import as_map, map_rows
 from vqkernels.compat._inputs import check_dtype_of
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.ops.gather_codes import gather_codes
-from vqkernels.ops.soft_assignment_entropy import soft_assignment_entropy
+from vqkernels.ops.soft_assignment_entropy import unrounded_entropies
 
 
 class GumbelQuantize(Renamed):
@@ -107,8 +107,9 @@ class GumbelQuantize(Renamed):
         values = self._in_use(self.embed.weight).to(wide)
         drawn, z_q = self._draw(rows, filters, values, self.temperature if temp is None else temp)
         z_q = torch.where(usable[:, None], z_q, values[0].detach())
-        entropy = soft_assignment_entropy(rows, filters, metric="dot", weight=usable.to(wide)).sample
-        diff = self.kl_weight * (math.log(self.n_embed) - entropy) * usable.any()
+        # rounded, the entropy would be off by more than the divergence of assignments that are nearly uniform
+        entropy = unrounded_entropies(rows, filters, metric="dot", weight=usable.to(wide)).sample
+        diff = (self.kl_weight * (math.log(self.n_embed) - entropy) * usable.any()).to(wide)
         indices = drawn.where(usable, 0).reshape(shape)
         if self.remap is not None:
             indices = self.remap_to_used(self.used[indices].long())

@@ -1,5 +1,11 @@
 """Entropies of soft assignments; see README.md in this folder."""
 
-from vqkernels.ops.soft_assignment_entropy.api import METRICS, SMOOTHINGS, SoftEntropy, soft_assignment_entropy
+from vqkernels.ops.soft_assignment_entropy.api import (
+    METRICS,
+    SMOOTHINGS,
+    SoftEntropy,
+    soft_assignment_entropy,
+    unrounded_entropies,
+)
 
-__all__ = ["METRICS", "SMOOTHINGS", "SoftEntropy", "soft_assignment_entropy"]
+__all__ = ["METRICS", "SMOOTHINGS", "SoftEntropy", "soft_assignment_entropy", "unrounded_entropies"]

@@ -98,6 +98,25 @@ def soft_assignment_entropy(
         >>> sample.item() < 1e-6, round(usage.item(), 6)  # sharp, and both codes in use: log 2
         (True, 0.693147)
     """
+    options: dict[str, Any] = {"metric": metric, "temperature": temperature, "weight": weight, "backend": backend}
+    found = unrounded_entropies(x, codebook, **options, smoothing=smoothing, eps=eps, reduce=reduce)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return SoftEntropy(*(t.to(dtype) for t in found))
+
+
+def unrounded_entropies(
+    x: torch.Tensor,  # [..., D] or [..., G, D]
+    codebook: torch.Tensor,  # [K, D] or [G, K, D]
+    *,
+    metric: str = "l2",
+    temperature: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+    smoothing: str = "none",
+    eps: float = 1e-5,
+    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    backend: str | None = None,
+) -> SoftEntropy:
+    """:func:`soft_assignment_entropy` in float64, where the device has it: for small differences of entropies."""
     check_floating("x", x)
     check_floating("codebook", codebook)
     _check_options(metric, temperature, smoothing, eps)
@@ -114,9 +133,7 @@ def soft_assignment_entropy(
 
         def measured(x: torch.Tensor, codebook: torch.Tensor, temperature: Any, weight: Any) -> SoftEntropy:
             options: dict[str, Any] = {"smoothing": smoothing, "eps": eps, "reduce": reduce}
-            return soft_assignment_entropy(
-                x, codebook, metric=metric, temperature=temperature, weight=weight, **options
-            )
+            return unrounded_entropies(x, codebook, metric=metric, temperature=temperature, weight=weight, **options)
 
         whole: SoftEntropy = through_the_cpu(measured, (x, codebook, temperature, weight), device)
         return whole
@@ -138,8 +155,7 @@ def soft_assignment_entropy(
     means = sums[:, :-1] / torch.where(total > 0, total, 1.0)
     mean_assignment, sample = means[:, :-1], means[:, -1]
     usage = (mean_assignment * -_log(mean_assignment, smoothing, eps)).sum(1)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    result = SoftEntropy(sample.to(dtype), usage.to(dtype), mean_assignment.detach().to(dtype))
+    result = SoftEntropy(sample, usage, mean_assignment.detach())
     return result if codebook.dim() == 3 else SoftEntropy(*(t[0] for t in result))
 
 
