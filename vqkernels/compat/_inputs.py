@@ -47,8 +47,14 @@ def check_dtype_of(name: str, x: torch.Tensor, layer: object) -> None:
     weight = next(layer.parameters(), None) if isinstance(layer, nn.Module) else None
     if weight is not None:
         check_state(weight)
-    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if weight is not None and not meet(x, weight):
         raise TypeError(f"{name}: expected {weight.dtype} as that of the projection, got {x.dtype}")
+
+
+def meet(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether a product of them has one dtype, if only because autocast casts them, which leaves float64 alone."""
+    casts = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, weight.dtype)
+    return casts or x.dtype == weight.dtype
 
 
 def check_indices_of(name: str, indices: torch.Tensor, like: torch.Tensor, *, least: int = 0) -> None:

@@ -105,9 +105,8 @@ class RunningMeans(NotScriptable, nn.Module):
             means = torch.where(count[..., None] > 0, centres, means)
         # a mean without vectors starts like any other code does; of size 0 it would become a zero code
         size = torch.where(count > 0, count, 1)
-        state.embed.copy_(means)
-        state.cluster_size.copy_(size)
-        state.embed_avg.copy_(means * size[..., None])
+        size = torch.where(held(state.embed_avg, size[..., None], means * size[..., None]), size, 1)
+        self._put_(held(state.embed_avg, means), means, size)
         self.started_()
 
     def started_(self) -> None:
@@ -148,12 +147,23 @@ class RunningMeans(NotScriptable, nn.Module):
         """Put dead codes on their anchors; one without waits for the next batch."""
         if not anchors.key.numel():
             return
-        embed, cluster_size, embed_avg = self.state()
+        _, cluster_size, embed_avg = self.state()
+        size = torch.full_like(cluster_size, self.reset_cluster_size)
         replaced = (cluster_size < self.threshold_ema_dead_code) & anchors.key.isfinite()
-        vectors, size = anchors.vectors, self.reset_cluster_size
-        for tensor, value in ((embed, vectors), (embed_avg, vectors * size)):
-            tensor.copy_(torch.where(replaced[..., None], value, tensor))
-        cluster_size.masked_fill_(replaced, size)
+        replaced &= held(embed_avg, anchors.vectors, anchors.vectors * self.reset_cluster_size)
+        self._put_(replaced, anchors.vectors, size)
+
+    def _put_(
+        self,
+        where: torch.Tensor,  # [H, K] bool
+        means: torch.Tensor,  # [H, K, D]
+        size: torch.Tensor,  # [H, K]
+    ) -> None:
+        """Make some codes means of so many vectors."""
+        embed, cluster_size, embed_avg = self.state()
+        for tensor, value in ((embed, means), (embed_avg, means * size[..., None])):
+            tensor.copy_(torch.where(where[..., None], value, tensor))
+        cluster_size.copy_(torch.where(where, size, cluster_size))
 
     def _expire_(self, x: torch.Tensor, indices: torch.Tensor) -> None:  # [N, H, D], [N, H]
         """Put codes that are dead by now on vectors of the batches of all processes."""
@@ -184,6 +194,12 @@ class RunningMeans(NotScriptable, nn.Module):
     ) -> tuple[CodeStats, Anchors]:
         k = self.codebook_size if num_codes is None else num_codes
         return stats_of_all(x, indices, k, anchors, synchronised=sync and self._synchronised())
+
+
+def held(like: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:  # [H, K, ...] each -> [H, K] bool
+    """Which codes have numbers that a buffer like this one, perhaps of 16 bits, can hold."""
+    finite = [value.to(like.dtype).isfinite().all(dim=-1) for value in values]
+    return torch.stack(finite).all(dim=0)
 
 
 def _spread(x: torch.Tensor, indices: torch.Tensor, k: int) -> Anchors:  # [N, H, D], [N, H]

@@ -63,12 +63,14 @@ class _Recomputation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         needed = ctx.needs_input_grad[2:]
+        of_instead = grad if ctx.needs_input_grad[1] else None
+        if not any(needed):
+            return None, of_instead, *(None for _ in needed)
         args = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
         with torch.enable_grad():
             value = ctx.function(*args)
         wanted = [t for t in args if t.requires_grad]
         found = iter(torch.autograd.grad(value, wanted, grad))
-        of_instead = grad if ctx.needs_input_grad[1] else None
         return None, of_instead, *(next(found) if n else None for n in needed)
 
 

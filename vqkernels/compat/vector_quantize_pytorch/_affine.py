@@ -8,6 +8,7 @@ import torch
 
 from vqkernels._core.devices import widest
 from vqkernels._core.recomputation import recomputing
+from vqkernels.compat._running_means import held
 from vqkernels.compat.vector_quantize_pytorch._codebook import Codebook
 
 
@@ -68,7 +69,8 @@ class AffineCodebook(Codebook):
         for name, value in (("codebook_mean", mean), ("codebook_variance", variance)):
             first = getattr(self, f"{name}_needs_init")
             old = getattr(self, name)
-            old.copy_(torch.where(first, value, torch.lerp(value, old, self.affine_param_codebook_decay)))
+            new = torch.where(first, value, torch.lerp(value, old.to(value.dtype), self.affine_param_codebook_decay))
+            old.copy_(torch.where(held(old, new)[..., None], new, old))
             first.fill_(False)
         mean, some = self._mean(x, indices)
         # float32 holds the squares, and their mean, but not always their sum
@@ -78,7 +80,8 @@ class AffineCodebook(Codebook):
             if old is None:
                 setattr(self, name, torch.where(some, value, float(name == "batch_variance")))
             else:
-                old.copy_(torch.where(some, torch.lerp(value, old, self.affine_param_batch_decay), old))
+                new = torch.lerp(value, old.to(value.dtype), self.affine_param_batch_decay)
+                old.copy_(torch.where(some & held(old, new)[..., None], new, old))
 
     def _mean(self, x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[H, 1, D]`` over the vectors that take part, and whether there is any, ``[H, 1, 1]``."""

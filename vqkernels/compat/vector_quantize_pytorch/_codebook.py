@@ -11,7 +11,7 @@ from vqkernels._core.checks import check_floating, check_same_device
 from vqkernels._core.recomputation import recomputing
 from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
-from vqkernels.compat._running_means import RunningMeans, State
+from vqkernels.compat._running_means import RunningMeans, State, held
 from vqkernels.nn.sharded import WrittenParameters
 from vqkernels.ops.ema_update import no_step_if_empty
 
@@ -162,6 +162,10 @@ class Codebook(WrittenParameters, RunningMeans):
         step = torch.full_like(self.cluster_size, 1 - self.decay)
         if weight is not None:
             step *= weight if weight.dim() == 2 else weight[None]
-        step = torch.where(count.isnan(), 0, step)
-        self.cluster_size.lerp_(count.nan_to_num().to(step), step)
-        self.embed_avg.lerp_(total.to(step), step[..., None])
+        step = torch.where(count.isnan(), 0, step).to(torch.promote_types(step.dtype, torch.float32))
+        size = torch.lerp(self.cluster_size.to(step), count.nan_to_num().to(step), step)
+        sums = torch.lerp(self.embed_avg.to(step), total.to(step), step[..., None])
+        # as of `ema_update_`: a code whose statistics would not be finite keeps its state
+        kept = held(self.embed_avg, size[..., None], sums)
+        self.cluster_size.copy_(torch.where(kept, size, self.cluster_size))
+        self.embed_avg.copy_(torch.where(kept[..., None], sums, self.embed_avg))

@@ -31,7 +31,9 @@ class MLP(nn.Module):
 
     def mix(self, codes: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """One code for one condition; both ``[..., D]``, broadcast."""
-        of_condition, of_codes = self.proj_in.weight.chunk(2, dim=1)
+        weight = self.proj_in.weight
+        codes, condition = codes.to(weight.dtype), condition.to(weight.dtype)
+        of_condition, of_codes = weight.chunk(2, dim=1)
         # the halves of the layer apart: neither argument is copied for every value of the other
         x = F.linear(condition, of_condition, self.proj_in.bias) + F.linear(codes, of_codes)
         for layer in self.layers:

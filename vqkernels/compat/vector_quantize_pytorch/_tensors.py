@@ -36,7 +36,7 @@ def without_lost(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [...,
     return torch.where(finite[..., None], x, 0), finite
 
 
-def project(layer: nn.Module, codes: torch.Tensor) -> torch.Tensor:
+def project(layer: Callable[[torch.Tensor], torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
     """Codes through a projection, in the precision of its weight."""
     weight = getattr(layer, "weight", None)
     out: torch.Tensor = layer(codes if weight is None else codes.to(weight.dtype))

@@ -39,7 +39,8 @@ class _Phi(nn.Module):
         self.resi_ratio = float(abs(resi_ratio))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.resi_ratio <= 1e-8 else torch.lerp(x, self.conv(x), self.resi_ratio)
+        # what autocast makes of a convolution is of another dtype
+        return x if self.resi_ratio <= 1e-8 else torch.lerp(x, self.conv(x).to(x.dtype), self.resi_ratio)
 
 
 class HierarchicalVQ(nn.Module):

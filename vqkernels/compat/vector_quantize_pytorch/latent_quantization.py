@@ -240,6 +240,8 @@ class LatentQuantize(Constants):
         assert self.in_place_codebook_optimizer is not None
         with torch.enable_grad():
             values = self._values(self._nearest(z))
+            if not values.requires_grad:
+                return
             given = z.where(part[..., None, None], values.detach())
             (F.mse_loss(values, given) * (part.numel() / part.sum().clamp(min=1))).backward()
         self.in_place_codebook_optimizer.step()

@@ -10,7 +10,7 @@ from torch import nn
 from vqkernels._core.arguments import Size, checked
 from vqkernels._core.checks import check_index_values, check_shape, check_size
 from vqkernels._core.shown import shape_of
-from vqkernels.compat._inputs import check_indices_of, given_vectors
+from vqkernels.compat._inputs import check_indices_of, given_vectors, meet
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 
 
@@ -70,7 +70,7 @@ class RandomProjectionQuantizer(nn.Module):
         x = given_vectors("x", x, self.rand_projs.shape[1], -1, self.rand_projs, least=3)
         if x.dim() != 3:
             raise ValueError(f"x: expected [B, N, dim], got shape {shape_of(x)}")
-        if x.dtype != self.rand_projs.dtype and not torch.is_autocast_enabled(x.device.type):
+        if not meet(x, self.rand_projs):
             raise TypeError(f"x: expected {self.rand_projs.dtype} as the projection, got {x.dtype}")
         if indices is not None:
             check_indices_of("indices", indices, self.rand_projs)

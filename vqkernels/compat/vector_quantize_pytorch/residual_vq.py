@@ -22,6 +22,7 @@ from vqkernels.compat.vector_quantize_pytorch._residual import (
     shared_seed,
 )
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
+from vqkernels.compat.vector_quantize_pytorch._tensors import project
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 from vqkernels.nn.rows import without_unusable
 from vqkernels.ops.gather_codes import gather_codes
@@ -177,8 +178,7 @@ class ResidualVQ(DroppingStack):
 
     def get_output_from_indices(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ..., q] -> [B, ..., dim]
         """Their sum past ``project_out``, channels last."""
-        out: torch.Tensor = self.project_out(self.get_codes_from_indices(indices).sum(dim=0))
-        return out
+        return project(self.project_out, self.get_codes_from_indices(indices).sum(dim=0))
 
     @checked
     def forward(
@@ -292,7 +292,7 @@ class ResidualVQ(DroppingStack):
         if self.diveq and self.training:
             clean, usable = without_unusable(start)
             quantized = directional_reparam(clean, quantized).where(usable[..., None], quantized)
-        out: torch.Tensor = self.project_out(quantized)
+        out = project(self.project_out, quantized)
         if mask is not None:
             out = out.where(mask[..., None], torch.zeros_like(out) if self.return_zeros_for_masked_padding else last)
         return out.movedim(-1, 1) if self.channel_first else out
