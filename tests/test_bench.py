@@ -9,6 +9,8 @@ import dataclasses
 import functools
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,15 @@ from bench.kmeans.cases import verify as verify_kmeans
 from bench.kmeans.cases import wrong_share
 from bench.kmeans.problem import ClusterProblem
 from bench.kmeans.pruning import FAISS_SUPER, SUPERKMEANS, Pruned, faiss_draw, ordered, superkmeans_draw
-from bench.machine import slug
+from bench.machine import ROOT, slug
 from bench.memory import peak_bytes
 from bench.nearest_code.cases import verify
 from bench.nearest_code.cosine import CosineProblem
 from bench.nearest_code.leech import golay_code, leech_codebook, leech_vectors
 from bench.ours import OURS
 from bench.registry import OPS, cases_on, find_case
+from bench.test_benchmarks import CASES as PYTEST_CASES
+from bench.test_benchmarks import gated
 from bench.timing import Timing, measure, summarize
 from vqkernels.testing import LookupProblem
 
@@ -261,6 +265,31 @@ def test_a_case_whose_inputs_are_missing_is_left_out(capsys: pytest.CaptureFixtu
     assert result.cases == []
     assert not result.complete
     assert "package no_such_package is not installed" in capsys.readouterr().err
+
+
+def test_every_case_is_a_benchmark_of_pytest() -> None:
+    assert [case.id for case in PYTEST_CASES] == [f"{op}-{case.name}" for op in OPS for case in cases_on(op, "cpu")]
+
+
+@pytest.mark.slow
+def test_benchmarks_of_pytest_run(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    options = ("--benchmark-only", "--smoke", "--threads=1", "--benchmark-max-time=0", "--benchmark-min-rounds=1")
+    command = [sys.executable, "-m", "pytest", "bench", *options, f"--benchmark-json={result}", "-k", "k8192-d8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    (measured,) = json.loads(result.read_text())["benchmarks"]
+    assert measured["param"] == "nearest_code-k8192-d8"
+    assert measured["extra_info"] == dict(find_case("nearest_code", "k8192-d8").smoke().sizes)
+    assert measured["stats"]["rounds"] >= 1
+
+
+def test_a_wrong_answer_is_no_benchmark_of_pytest() -> None:
+    case = _injected(_one_off, ours=True)
+    with pytest.raises(AssertionError, match="not exact, and not timed"):
+        gated(case, list(case.implementations))
+    right = find_case("nearest_code", case.name).smoke()
+    assert callable(gated(right, [i for i in right.implementations if i.name == OURS]))
 
 
 def test_quantiles() -> None:
