@@ -112,7 +112,7 @@ def test_the_tables_of_claims_are_those_of_the_results(tmp_path: Path, monkeypat
         trial = CLAIMS[name].trial("pocket")
         assert trial is not None
         values: dict[str, Any] = {variant.name: defaultdict(lambda: [0.5]) for variant in trial.variants}
-        (tmp_path / f"{name}.json").write_text(json.dumps(result_of(CLAIMS[name], "pocket", (0,), values, {})))
+        (tmp_path / f"{name}.json").write_text(json.dumps(result_of(CLAIMS[name], "pocket", (0,), values, {}, {})))
     every, one = hooks.claims(), hooks.claims(["lc-replacement", "no-such-claim"])
     assert every.count("\n| `") == 2
     assert "(claims-page.html)" in every

@@ -1,9 +1,9 @@
 """Folders of images, with or without a subfolder for each class.
 
-The index holds names, not images: 1.3 million files take about 50 MB, shared by all processes. Order: the files of a
-folder by name, then its subfolders by name. With both ``train/`` and ``val/`` on top these are the split, else every
-tenth image is held out. A class is the first folder on the way to an image (below ``train`` and ``val``); a split
-has labels if each of its images has a class.
+The index holds names, not images: 1.3 million files take less than 200 MB, shared by all processes. Order: the files
+of a folder by name, then its subfolders by name. With both ``train/`` and ``val/`` on top these are the split, else
+every tenth image is held out. A class is the first folder on the way to an image (below ``train`` and ``val``); a
+split has labels if each of its images has a class.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def minutes_told(results: Sequence[Result], priors: Sequence[Result]) -> str:
         f"the {len(every)} trainings of the claims{missing} take {claims:.0f} minutes, those with seed 0 {some:.0f}, "
         f"and the {len(priors)} priors {drawn:.0f}. So `make demo-full`, the priors and the claims with seed 0, two "
         f"trainings at once, comes to {(some + drawn) / 2:.0f} minutes of training, with all seeds to "
-        f"{(claims + drawn) / 2:.0f}; codes, measurements, samples and the demo (at most 6 minutes) come on top."
+        f"{(claims + drawn) / 2:.0f}; codes, measurements, samples and the demo come on top."
     )
 
 

@@ -33,7 +33,7 @@ def usable_backends(*ops: str) -> list[str]:
 
 
 def interpreted(backend: str) -> bool:
-    """Return whether a backend's kernels run in an interpreter, a thousand times slower than they are.
+    """Return whether a backend's kernels run in an interpreter, many times slower than they are.
 
     Args:
         backend: name of a backend.
