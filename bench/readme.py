@@ -22,12 +22,17 @@ SUMMARY_BLOCK = "bench:summary"
 
 
 def newest(folder: Path = RESULTS) -> dict[tuple[str, str], Path]:
-    """The latest complete result of every op on every processor that has one: ``(op, processor) -> path``."""
+    """The latest complete result of every op on every processor shown: ``(op, processor) -> path``.
+
+    Shown are all GPUs, and of each maker's processors the one measured last.
+    """
     runs = {path: load(path) for path in folder.glob("*/*.json")}
     by_date = [path for path in sorted(runs, key=lambda path: runs[path].environment["date"]) if runs[path].complete]
+    last = {_maker(runs[path]): _identity(runs[path]) for path in by_date}
     # a processor that learned a new instruction set is the same one
     latest = {(runs[path].op, _identity(runs[path])): path for path in by_date}
-    found = {(runs[path].op, processor(runs[path])): path for path in latest.values()}
+    shown = [path for path in latest.values() if last[_maker(runs[path])] == _identity(runs[path])]
+    found = {(runs[path].op, processor(runs[path])): path for path in shown}
     kinds = {name: DEVICES.index(runs[path].device) for (_, name), path in found.items()}
     order = ((op, name) for op in OPS for name in sorted(kinds, key=lambda name: (kinds[name], name)))
     return {key: found[key] for key in order if key in found}
@@ -36,6 +41,11 @@ def newest(folder: Path = RESULTS) -> dict[tuple[str, str], Path]:
 def _identity(run: Run) -> str:
     stamp = run.environment
     return slug(stamp) if run.device != "cpu" else f"{slug(stamp)} {stamp['cpu']['family']}"
+
+
+def _maker(run: Run) -> str:
+    """Whose processor it is; every GPU is one of its own."""
+    return _identity(run) if run.device != "cpu" else str(run.environment["cpu"]["family"].split()[0])
 
 
 def processor(run: Run) -> str:
@@ -73,27 +83,28 @@ def gpu_status(found: Mapping[tuple[str, str], Path] | None = None) -> str:
 
 
 def summary(found: Mapping[tuple[str, str], Path]) -> str:
-    """A table for each processor: by how much the best exact peer of each case is slower."""
-    runs = [load(path) for path in found.values()]
-    tables = []
-    for name in dict.fromkeys(processor(run) for run in runs):
-        own = [run for run in runs if processor(run) == name and _speedups(run)]
-        if own:
-            tables.append("\n".join([*_summary_head(own[0]), *map(_summary_line, own), "", _summary_foot(own)]))
-    return "\n\n".join(tables)
+    """A table with the processors side by side: by how much the best exact peer of each case is slower."""
+    runs = [run for run in map(load, found.values()) if _speedups(run)]
+    # a processor whose results are of several instruction sets has a column for each
+    of: dict[str, dict[str, Run]] = {}
+    for run in runs:
+        of.setdefault(processor(run), {})[run.op] = run
+    header = ["op"]
+    for own in of.values():
+        header += [table.machine(next(iter(own.values()))), f"vs {table.USUAL}"]
+    lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
+    for op in dict.fromkeys(run.op for run in runs):
+        cells = (cell for own in of.values() for cell in (_cells(own[op]) if op in own else ("not measured", "")))
+        lines.append(f"| {' | '.join([f'`{op}`', *cells])} |")
+    return "\n".join([*lines, "", "; ".join(_summary_foot(list(own.values())) for own in of.values()) + "."])
 
 
-def _summary_head(run: Run) -> list[str]:
-    header = ("op", "cases", "least", "median", "most", f"vs {table.USUAL}")
-    return [f"**{table.machine(run)}**", "", f"| {' | '.join(header)} |", "|---|--:|--:|--:|--:|--:|"]
-
-
-def _summary_line(run: Run) -> str:
+def _cells(run: Run) -> tuple[str, str]:
     ratios = _speedups(run)
     named = ((case, m) for case in run.cases for m in case.measurements if m.implementation == table.USUAL)
     usual = [ratio for case, m in named if (ratio := case.ratio(m)) is not None]
-    cells = [f"`{run.op}`", str(len(ratios)), *(table.times(f(ratios)) for f in (min, median, max))]
-    return f"| {' | '.join([*cells, _span(usual)])} |"
+    least, middle, most = (table.times(f(ratios)) for f in (min, median, max))
+    return f"{least}, **{middle}**, {most} ({len(ratios)} cases)", _span(usual)
 
 
 def _span(ratios: Sequence[float]) -> str:
@@ -103,7 +114,7 @@ def _span(ratios: Sequence[float]) -> str:
 def _summary_foot(runs: Sequence[Run]) -> str:
     stamps = {(run.environment["commit"], run.environment["date"][:10]): None for run in runs}
     measured = ", ".join(f"{commit} ({date})" for commit, date in stamps)
-    return f"Measured at {measured}."
+    return f"{table.machine(runs[0])}: measured at {measured}"
 
 
 def _speedups(run: Run) -> list[float]:
@@ -141,7 +152,7 @@ def write(documents: Sequence[Path], results: Sequence[Path], charts: Path = CHA
 
 def _table(run: Run, path: Path, charts: Path, folder: Path) -> str:
     source, chart = (os.path.relpath(p.resolve(), folder) for p in (path, charts / f"{chart_name(run)}.svg"))
-    return f"{table.markdown(run, source)} Every implementation: [chart]({chart})."
+    return f"**{table.machine(run)}**\n\n{table.markdown(run, source)} Every implementation: [chart]({chart})."
 
 
 def _markers(name: str) -> tuple[str, str]:

@@ -415,7 +415,8 @@ def test_plot_and_readme_come_from_the_file(tmp_path: Path) -> None:
     arguments = [str(result), "--out", str(charts), "--readme", str(page)]
     assert plot.main(arguments) == 0
     text = page.read_text()
-    assert text.startswith("before\n<!-- bench:nearest_code:begin -->\n| case |")
+    named = "**Example(R) CPU 7 @ 2.00GHz, 2 threads, avx512**"
+    assert text.startswith(f"before\n<!-- bench:nearest_code:begin -->\n{named}\n\n| case |")
     assert text.endswith("<!-- bench:nearest_code:end -->\nafter\n")
     assert "old" not in text
     assert "**2.00x**" in text
@@ -534,9 +535,38 @@ def test_every_processor_has_its_table_and_its_newest_result(tmp_path: Path, mon
     text = page.read_text()
     assert text.count("| case |") == 2
     assert text.index("[`nearest_code/2.json`]") < text.index("[`nearest_code/1.json`]")
-    assert text.count("| `nearest_code` | 2 | 2.00x | 3.00x | 4.00x |") == 2
-    assert "**Example(R) CPU 7 @ 2.00GHz, 2 threads, amx**" in text
-    assert "Measured at def (2020-02-01)." in text
+    first, second = "Example(R) CPU 7 @ 2.00GHz, 2 threads, amx", "Other, 2 threads, avx512"
+    assert f"| op | {first} | vs vector-quantize-pytorch | {second} |" in text
+    assert text.count("2.00x, **3.00x**, 4.00x (2 cases)") == 2
+    assert "2 threads, amx: measured at def (2020-02-01); Other" in text
+
+
+def test_of_a_makers_processors_the_last_measured_is_shown(tmp_path: Path) -> None:
+    def stamp(maker: str, model: str, day: int, isa: str) -> dict[str, Any]:
+        base = _run().environment
+        cpu = {**base["cpu"], "model": maker, "family": f"{maker} {model}"}
+        return {**base, "cpu": cpu, "build": {"isa": isa}, "date": f"2020-02-{day:02}T00:00:00+00:00"}
+
+    stamps = {
+        ("nearest_code", "intel"): stamp("Intel", "6 1 1", 1, "amx"),
+        ("nearest_code", "older"): stamp("AMD", "25 17 1", 2, "avx512"),
+        # measured before, and the other ops not again
+        ("top_codes", "older"): stamp("AMD", "25 17 1", 2, "avx512"),
+        ("nearest_code", "newer"): stamp("AMD", "25 1 1", 3, "avx2_int16"),
+    }
+    for (op, name), environment in stamps.items():
+        record.save(_run(op=op, environment=environment), tmp_path / op / f"{name}.json")
+    found = readme.newest(tmp_path)
+    assert {key: path.name for key, path in found.items()} == {
+        ("nearest_code", "amd-2c-avx2_int16"): "newer.json",
+        ("nearest_code", "intel-2c-amx"): "intel.json",
+    }
+    lines = readme.summary(found).splitlines()
+    assert lines[0].startswith("| op | AMD, 2 threads, avx2_int16 | vs")
+    assert "| Intel, 2 threads, amx |" in lines[0]
+    record.save(_run(op="kmeans", environment=stamps["nearest_code", "intel"]), tmp_path / "kmeans" / "intel.json")
+    told = readme.summary(readme.newest(tmp_path)).splitlines()[3]
+    assert told.startswith("| `kmeans` | not measured |  | 2.00x, **3.00x**")
 
 
 newest = functools.cache(readme.newest)
