@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import numpy as np
@@ -121,14 +121,21 @@ class Workshop:
             self._rendered(run.config.data)
 
     def trainings(self, run: Run) -> dict[str, float]:
-        """Minutes at the median rate of a step, of a run that is done and all that it is made from."""
+        """Minutes at the rate of each stage's fastest stretch, of a run that is done and all that it is made from.
+
+        Other stretches are those of a machine that had other work to do.
+        """
         if isinstance(run, Prior):
             others = self.trainings(run.codes.tokenizer)
         else:
             others = {} if run.features_of is None else self.trainings(run.features_of)
-        folder = self.folder(run)
-        seconds = median(line["step_seconds"] for line in read_metrics(folder) if "step_seconds" in line)
-        return {**others, folder.name: round(run.config.steps * seconds / 60, 3)}
+        folder, first, seconds = self.folder(run), 0, 0.0
+        lines = [(line["step"], line["step_seconds"]) for line in read_metrics(folder) if "step_seconds" in line]
+        for stage in run.config.stages:
+            rates = [rate for step, rate in lines if first < step <= first + stage.steps]
+            seconds += stage.steps * min(rates)
+            first += stage.steps
+        return {**others, folder.name: round(seconds / 60, 3)}
 
     def _tokenizer(self, run: Train) -> Path:
         folder, config = self.folder(run), run.config

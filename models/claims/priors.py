@@ -323,6 +323,7 @@ SGC_VIDEO = Claim(
         minutes=4,
         remark="Most tokens of a scene stay what they are from frame to frame, and 200 steps do not teach the "
         "prior even that: copying gets more of them right. The loss points the paper's way, within the "
-        "noise.",
+        "noise. With 600 steps (SGC, one seed) the loss falls to 0.30 of counting and the prior gets 79 % right, "
+        "copying 83 %: more steps go the right way, and would take more than this claim's minutes.",
     ),
 )
