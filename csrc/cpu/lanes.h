@@ -1,6 +1,7 @@
 // W lanes of float or double for code that is compiled once per instruction set: compiler vector types, on which + -
 // * / and comparisons work lane by lane. What the compiler cannot be trusted to find is left to a derived type, which
-// the file of the instruction set provides: fma, sqrt, min, max and any_less.
+// the file of the instruction set provides: fma, sqrt, min, max, any_less, and in_turn, which stops it from starting
+// all products of a tile of sums before any is added, for want of registers.
 #pragma once
 
 #include <cstdint>

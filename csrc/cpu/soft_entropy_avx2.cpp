@@ -11,6 +11,10 @@ struct Avx2Single : Lanes<float, 8> {
     static F sqrt(F a) { return F(_mm256_sqrt_ps(__m256(a))); }
     static F min(F a, F b) { return F(_mm256_min_ps(__m256(a), __m256(b))); }
     static F max(F a, F b) { return F(_mm256_max_ps(__m256(a), __m256(b))); }
+    static F in_turn(F a) {
+        asm volatile("" : "+x"(a));
+        return a;
+    }
     static bool any_less(F a, F b) {
         return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_LT_OQ)) != 0;
     }
@@ -21,6 +25,10 @@ struct Avx2Double : Lanes<double, 4> {
     static F sqrt(F a) { return F(_mm256_sqrt_pd(__m256d(a))); }
     static F min(F a, F b) { return F(_mm256_min_pd(__m256d(a), __m256d(b))); }
     static F max(F a, F b) { return F(_mm256_max_pd(__m256d(a), __m256d(b))); }
+    static F in_turn(F a) {
+        asm volatile("" : "+x"(a));
+        return a;
+    }
     static bool any_less(F a, F b) {
         return _mm256_movemask_pd(_mm256_cmp_pd(__m256d(a), __m256d(b), _CMP_LT_OQ)) != 0;
     }

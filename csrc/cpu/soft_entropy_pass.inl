@@ -113,7 +113,8 @@ struct GainSum {
         for (int q = 0; q < Q; ++q) {
             for (int v = 0; v < V; ++v) {
                 const F relative = tile.relative(tile.load(q, v), q);
-                part[q] = L::fma(exp2_of<L>(tile.log_p(relative, q)), tile.gain(relative, q, v), part[q]);
+                const F p = exp2_of<L>(tile.log_p(relative, q)), gain = tile.gain(relative, q, v);
+                part[q] = L::fma(p, gain, part[q]);
             }
         }
     }
@@ -202,21 +203,22 @@ void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::
     for (std::int64_t first = from; first < to; first += stretch) {
         const std::int64_t end = std::min(to, first + stretch);
         for (std::int64_t row = 0; row < batch.rows; row += Q) {
+            std::int64_t live[stretch], count = 0;
+            for (std::int64_t block = first; block < end; ++block) {
+                if (batch.live[((block - batch.chunk) * batch.rows + row) / Q]) live[count++] = block;
+            }
             in_tiles<V>(dim, [&](auto tag, std::int64_t d) {
                 constexpr int T = decltype(tag)::value;
                 F sum[T][Q] = {};
-                for (std::int64_t block = first; block < end; ++block) {
-                    const std::int64_t place = (block - batch.chunk) * batch.rows + row;
-                    if (!batch.live[place / Q]) continue;
-                    const auto* h = batch.pairs + place * V * W;
-                    const auto* values = pass.codes + (block * dim + d) * V * W;
-                    for (int v = 0; v < V; ++v) {
-                        F value[T];
-                        for (int i = 0; i < T; ++i) value[i] = L::load(values + (i * V + v) * W);
-                        for (int q = 0; q < Q; ++q) {
-                            const F factor = L::load(h + (q * V + v) * W);
-                            for (int i = 0; i < T; ++i) sum[i][q] = L::fma(factor, value[i], sum[i][q]);
-                        }
+                for (std::int64_t at = 0; at < count * V; ++at) {
+                    const std::int64_t block = live[at / V], v = at % V;
+                    const auto* h = batch.pairs + (((block - batch.chunk) * batch.rows + row) * V + v) * W;
+                    const auto* values = pass.codes + ((block * dim + d) * V + v) * W;
+                    F value[T];
+                    for (int i = 0; i < T; ++i) value[i] = L::load(values + i * V * W);
+                    for (int q = 0; q < Q; ++q) {
+                        const F factor = L::in_turn(L::load(h + q * V * W));
+                        for (int i = 0; i < T; ++i) sum[i][q] = L::in_turn(L::fma(factor, value[i], sum[i][q]));
                     }
                 }
                 double* out = sums + row * dim + d * Q;
@@ -227,7 +229,8 @@ void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::
     }
 }
 
-// A block of codes meets all vectors of the batch, Q dimensions at a time.
+// A block of codes meets all vectors of the batch, Q dimensions at a time. Unrolled further, the compiler loses track of
+// its registers.
 template <class L, int Q, int V>
 void pull_codes(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
                 std::int64_t to, double* sums) {
@@ -243,12 +246,13 @@ void pull_codes(const SoftPass<typename L::Real>& pass, const SoftBatch<typename
                 if (!batch.live[(place + row) / Q]) continue;
                 const auto* h = batch.pairs + (place + row) * V * W;
                 const auto* negated = batch.negated + row * dim + d;
+#pragma GCC unroll 1
                 for (int q = 0; q < Q; ++q, h += V * W, negated += dim) {
-                    F factor[T];
-                    for (int i = 0; i < T; ++i) factor[i] = L::broadcast(negated[i]);
-                    for (int v = 0; v < V; ++v) {
-                        const F value = L::load(h + v * W);
-                        for (int i = 0; i < T; ++i) sum[i][v] = L::fma(factor[i], value, sum[i][v]);
+                    F value[V];
+                    for (int v = 0; v < V; ++v) value[v] = L::load(h + v * W);
+                    for (int i = 0; i < T; ++i) {
+                        const F factor = L::broadcast(negated[i]);
+                        for (int v = 0; v < V; ++v) sum[i][v] = L::in_turn(L::fma(factor, value[v], sum[i][v]));
                     }
                 }
             }
@@ -267,7 +271,7 @@ double spin_exp(std::int64_t rounds) {
     for (int i = 0; i < chains; ++i) e[i] = L::broadcast(typename L::Real(i) / chains);
     for (std::int64_t round = 0; round < rounds; ++round) {
         // of a difference, as everywhere in the passes
-        for (int i = 0; i < chains; ++i) e[i] = exp2_of<L>(e[i] - typename L::Real(1));
+        for (int i = 0; i < chains; ++i) e[i] = L::in_turn(exp2_of<L>(e[i] - typename L::Real(1)));
     }
     double total = 0;
     for (int i = 0; i < chains; ++i) total += double(L::sum(e[i]));

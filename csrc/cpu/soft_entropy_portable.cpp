@@ -13,6 +13,7 @@ struct Portable : Lanes<Real, W> {
     static F fma(F a, F b, F c) { return a * b + c; }
     static F min(F a, F b) { return a < b ? a : b; }
     static F max(F a, F b) { return a > b ? a : b; }
+    static F in_turn(F a) { return a; }
     static bool any_less(F a, F b) {
         bool any = false;
         for (int i = 0; i < W; ++i) any |= a[i] < b[i];

@@ -59,11 +59,11 @@ struct Tile {
         const std::int64_t stride = pass.dim + 1;
         const Real* negated = batch.negated + row * stride;
         for (int d = from; d < to; ++d, values += block_size) {
-            F factor[Q];  // Q + 1 registers beside the scores; of V + 1 the compiler makes V Q loads
-            for (int q = 0; q < Q; ++q) factor[q] = L::broadcast(negated[q * stride + d]);
-            for (int v = 0; v < V; ++v) {
-                const F value = L::load(values + v * W);
-                for (int q = 0; q < Q; ++q) score[q][v] = L::fma(factor[q], value, score[q][v]);
+            F value[V];  // V + 1 registers beside the scores
+            for (int v = 0; v < V; ++v) value[v] = L::load(values + v * W);
+            for (int q = 0; q < Q; ++q) {
+                const F factor = L::broadcast(negated[q * stride + d]);
+                for (int v = 0; v < V; ++v) score[q][v] = L::in_turn(L::fma(factor, value[v], score[q][v]));
             }
         }
         const bool root = pass.root && to == pass.dim;
