@@ -11,6 +11,7 @@ struct NeonSingle : Lanes<float, 4> {
     static F sqrt(F a) { return F(vsqrtq_f32(float32x4_t(a))); }
     static F min(F a, F b) { return F(vminnmq_f32(float32x4_t(a), float32x4_t(b))); }
     static F max(F a, F b) { return F(vmaxnmq_f32(float32x4_t(a), float32x4_t(b))); }
+    static F in_turn(F a) { return a; }
     static bool any_less(F a, F b) { return vmaxvq_u32(vcltq_f32(float32x4_t(a), float32x4_t(b))) != 0; }
 };
 
@@ -19,6 +20,7 @@ struct NeonDouble : Lanes<double, 2> {
     static F sqrt(F a) { return F(vsqrtq_f64(float64x2_t(a))); }
     static F min(F a, F b) { return F(vminnmq_f64(float64x2_t(a), float64x2_t(b))); }
     static F max(F a, F b) { return F(vmaxnmq_f64(float64x2_t(a), float64x2_t(b))); }
+    static F in_turn(F a) { return a; }
     static bool any_less(F a, F b) {
         return vmaxvq_u32(vreinterpretq_u32_u64(vcltq_f64(float64x2_t(a), float64x2_t(b)))) != 0;
     }
