@@ -29,6 +29,7 @@ from models.errors import UserError, check_file, read_object
 Kind = Literal["codes", "latents"]
 _FORMAT = 1
 _OPEN_SHARDS = 128
+_STORED = {"uint8": "U8", "uint16": "U16", "int32": "I32", "float16": "F16", "float32": "F32"}
 _DTYPES = {"codes": ("uint8", "uint16", "int32"), "latents": ("float16", "float32")}
 
 
@@ -153,6 +154,9 @@ class CodeSource(Source):
         self.manifest = read_manifest(self.folder)
         if self.manifest.kind != kind:
             raise UserError(f"data: expected {kind} in {self.folder}, got {self.manifest.kind}")
+        self._types = {kind: _STORED[self.manifest.dtype], "index": "I64"}
+        if self.manifest.labels:
+            self._types["label"] = "I64"
         numbers = range(self.manifest.shards)
         absent = [number for number in numbers if not _shard(self.folder, number).exists()]
         if absent:
@@ -215,13 +219,18 @@ class CodeSource(Source):
             check_file(path)
             try:
                 shard = safetensors.safe_open(path, framework="numpy")
-                shape = shard.get_slice(self._kind).get_shape()
+                parts = {name: shard.get_slice(name) for name in self._types}
             except (safetensors.SafetensorError, OSError) as error:
                 reason = str(error).partition("\n")[0]
                 raise UserError(f"{path}: truncated or not a shard of {self._kind} ({reason}); remove it") from error
-            expected = [self.manifest.views, *self.manifest.shape]
+            shape, expected = parts[self._kind].get_shape(), [self.manifest.views, *self.manifest.shape]
             if shape[1:] != expected:
                 raise UserError(f"{path}: expected {self._kind} of shape {expected}, got {shape[1:]}")
+            for name, part in parts.items():
+                wanted, got = shape if name == self._kind else shape[:1], part.get_shape()
+                if part.get_dtype() != self._types[name] or got != wanted:
+                    told = f"{name} as {self._types[name]} {wanted}, got {part.get_dtype()} {got}"
+                    raise UserError(f"{path}: expected {told}")
             self._shards[number] = shard
             if len(self._shards) > _OPEN_SHARDS:
                 self._shards.popitem(last=False)

@@ -23,6 +23,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from models.config_json import to_json
 from models.errors import UserError, check_file, first_line, read_object
@@ -120,6 +121,15 @@ def read_weights(folder: Path, *, mean: bool = False) -> dict[str, torch.Tensor]
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], *, strict: bool = True) -> Any:
+    """``load_state_dict``, which raises RuntimeError, too, where it would take integers for floats or the reverse."""
+    for name, tensor in model.state_dict().items():
+        got = weights.get(name, tensor)
+        if got.is_floating_point() != tensor.is_floating_point():
+            raise RuntimeError(f"{name}: expected {tensor.dtype}, got {got.dtype}")
+    return model.load_state_dict(weights, strict=strict)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

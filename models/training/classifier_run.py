@@ -14,6 +14,7 @@ from models.errors import UserError, first_line
 from models.networks.code_shape import CodeShape
 from models.networks.token_classifier import TokenClassifier
 from models.networks.vit import ViTConfig
+from models.training.checkpoint import load_weights
 from models.training.config import RunConfig, StageConfig
 from models.training.prior_run import CodeInfo
 
@@ -54,7 +55,7 @@ def rebuild_classifier(
     """The classifier of a run with these weights; weights of another one are an error of one line."""
     classifier = TokenClassifier(config.network, config.shape)
     try:
-        classifier.load_state_dict(weights)
+        load_weights(classifier, weights)
     except RuntimeError as error:
         raise UserError(f"{source}: weights do not fit the config ({first_line(error)})") from error
     return classifier

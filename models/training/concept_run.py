@@ -21,6 +21,7 @@ from models.tokenizers.concept import ConceptTokenizer
 from models.tokenizers.config import QuantizerConfig
 from models.tokenizers.latent_space import LatentSpace, SpaceConfig
 from models.tokenizers.tokenizer import build_quantizer
+from models.training.checkpoint import load_weights
 from models.training.config import RunConfig, StageConfig, check_positive
 
 _FEATURES = "quantizer.table.features"
@@ -133,7 +134,7 @@ def rebuild_concepts(
         if quantizer is not None and any(name.startswith("quantizer.") for name in weights):
             # the features of a frozen codebook are among the weights, and building needs their shape
             tokenizer.quantizer = build_quantizer(quantizer, weights.get(_FEATURES), config.stages[stage].accumulate)
-        tokenizer.load_state_dict(weights)
+        load_weights(tokenizer, weights)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{source}: weights do not fit the config ({first_line(error)})") from error
     return tokenizer

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -20,7 +21,7 @@ from models.data.codes import CodeSource, Manifest
 from models.data.sample import Sample
 from models.data.source import open_source
 from models.data.transforms import Arrays, DrawView
-from models.errors import UserError, first_line
+from models.errors import UserError, check_file, first_line
 from models.networks.code_embedding import CodeVectors
 from models.tokenizers.fingerprint import fingerprint
 from models.training.prior_run import CodeInfo, PriorRun
@@ -159,11 +160,14 @@ def write_codebook(folder: Path, codebook: np.ndarray) -> None:  # [G, K, D/G]
 def read_codebook(data: str) -> torch.Tensor:  # [G, K, D/G] float32
     """The vectors of the codes in the folder of "codes:DIR"."""
     path = Path(data.partition(":")[2]) / CODEBOOK
+    check_file(path)
     try:
-        codebook: np.ndarray = safetensors.numpy.load_file(path)["codebook"]
+        codebook = safetensors.torch.load_file(path)["codebook"]
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise UserError(f"{path}: missing, truncated or not a codebook ({first_line(error)})") from error
-    return torch.from_numpy(codebook).float()
+    if codebook.dim() != 3 or not codebook.is_floating_point():
+        raise UserError(f"{path}: expected floats of shape [G, K, D], got {codebook.dtype} {list(codebook.shape)}")
+    return codebook.float()
 
 
 def scaled_latents(config: PriorRun, latents: torch.Tensor) -> torch.Tensor:

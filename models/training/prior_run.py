@@ -19,6 +19,7 @@ from models.priors.diffusion import DiffusionConfig, DiffusionPrior
 from models.priors.grouped import GroupedConfig, GroupedPrior
 from models.priors.masked import MaskedConfig, MaskedPrior
 from models.priors.video import VideoConfig, VideoPrior
+from models.training.checkpoint import load_weights
 from models.training.config import RunConfig, StageConfig
 
 PriorConfig = AutoregressiveConfig | MaskedConfig | GroupedConfig | VideoConfig | DiffusionConfig | ConceptConfig
@@ -113,7 +114,7 @@ def rebuild_prior(config: PriorRun, weights: Mapping[str, torch.Tensor], source:
     """The prior of a run with these weights; weights of another one are an error of one line."""
     prior = build_prior(config)
     try:
-        prior.load_state_dict(weights)
+        load_weights(prior, weights)
     except RuntimeError as error:
         raise UserError(f"{source}: weights do not fit the config ({first_line(error)})") from error
     return prior

@@ -13,6 +13,7 @@ from models.data.transforms import Transform
 from models.metrics.code_entropy import NeighbourCounts
 from models.priors.concept import ConceptPrior
 from models.priors.diffusion import DiffusionPrior
+from models.training.checkpoint import load_weights
 from models.training.engine import BuildTask
 from models.training.prior_data import CheckedView, open_codes, scaled_latents, set_code_vectors
 from models.training.prior_run import Prior, PriorRun, build_prior
@@ -121,7 +122,7 @@ def prior_tasks(config: PriorRun) -> BuildTask:
         if weights is None:
             set_code_vectors(prior, config)
         else:
-            prior.load_state_dict(weights)
+            load_weights(prior, weights)
         return PriorTask(config, number, prior)
 
     return build

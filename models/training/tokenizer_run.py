@@ -16,6 +16,7 @@ from models.errors import UserError, first_line
 from models.networks.discriminators import DiscriminatorConfig, PatchGANConfig
 from models.tokenizers import Tokenizer, build_tokenizer
 from models.tokenizers.config import Network, QuantizerConfig, SemanticsConfig
+from models.training.checkpoint import load_weights
 from models.training.config import RunConfig, StageConfig, check_not_negative, check_positive
 
 _FEATURES = "quantizer.table.features"
@@ -119,7 +120,7 @@ def rebuild_tokenizer(
             accumulate=config.stages[stage].accumulate,
             semantics=config.semantics,
         )
-        missing, unexpected = tokenizer.load_state_dict(weights, strict=not grown)
+        missing, unexpected = load_weights(tokenizer, weights, strict=not grown)
         lacking = [name for name in missing if not (grown and tokenizer.has_grown(name))]
         if lacking or unexpected:
             raise ValueError(f"missing {lacking[:3]}, unexpected {unexpected[:3]}")

@@ -15,6 +15,8 @@ from hostile_files import (
     JSONS,
     LINES,
     MODEL,
+    OTHER_NUMBERS,
+    PRIOR_MODEL,
     SHARD,
     STATE,
     Code,
@@ -232,6 +234,15 @@ CASES: dict[str, Case] = {
         f"train_prior: manifest {what}": Case(PRIOR, "manifest.json", write("codes/train/manifest.json", text))
         for what, text in {**JSONS, "of other things": '{"format": 1}'}.items()
     },
+    **{
+        f"sample: weights of {what}": Case(SAMPLE, "model.safetensors", header(PRIOR_MODEL, HEADERS[what]))
+        for what in ("an offset past the end", "a shape of another size")
+    },
+    **{
+        f"{arguments.split()[0]}: weights of integers": Case(arguments, "torch.int32", header(path, OTHER_NUMBERS))
+        for arguments, path in ((RESUME, MODEL), (EVALUATE, MODEL), (SAMPLE, PRIOR_MODEL))
+    },
+    "train_prior: shard of other numbers": Case(PRIOR, "shard", header(SHARD, OTHER_NUMBERS)),
     **{
         f"train_prior: shard of {what}": Case(PRIOR, "shard", header(SHARD, change))
         for what, change in HEADERS.items()

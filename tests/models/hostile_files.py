@@ -78,6 +78,7 @@ CHECKPOINTS = "run/checkpoints"
 STEP = f"{CHECKPOINTS}/step_000001"
 MODEL, STATE = f"{STEP}/model.safetensors", f"{STEP}/state.pt"
 SHARD = "codes/train/shard_00000.safetensors"
+PRIOR_MODEL = "prior/checkpoints/step_000001/model.safetensors"
 DEEP = "[" * 100_000
 
 
@@ -88,6 +89,8 @@ class Code:
         return os.system, ("touch ran",)
 
 
+_OF_THAT_SIZE = {"F32": "I32", "I64": "F64", "I32": "F32", "U16": "F16", "I16": "BF16", "U8": "F8_E5M2", "BOOL": "U8"}
+OTHER_NUMBERS = tensors(lambda one: one.update(dtype=_OF_THAT_SIZE[one["dtype"]]))
 HEADERS = {
     "an offset past the end": tensors(lambda one: one.update(data_offsets=[0, 1 << 40])),
     "an offset below 0": tensors(lambda one: one.update(data_offsets=[-8, 8])),

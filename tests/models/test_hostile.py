@@ -17,6 +17,7 @@ import torch
 import tyro
 from code_folders import write_codes
 from hostile_commands import CASES
+from hostile_files import HEADERS, OTHER_NUMBERS, cut, header, pipe, remove
 from PIL import Image
 
 from models import (
@@ -34,9 +35,11 @@ from models import (
     visualize,
 )
 from models.config_json import Flat
+from models.errors import UserError
 from models.networks.gpt import GPTConfig
 from models.priors.autoregressive import AutoregressiveConfig
 from models.training.config import OptimizerConfig, StageConfig
+from models.training.prior_data import read_codebook, write_codebook
 from models.training.prior_run import PriorRun
 
 
@@ -182,3 +185,24 @@ def test_one_line_and_nothing_left(name: str, here: Path, capsys: pytest.Capture
     after = contents(here)
     assert set(after) == set(before)
     assert after == before
+
+
+CODEBOOKS: dict[str, Callable[[Path], object]] = {
+    **{what: header("codebook.safetensors", change) for what, change in HEADERS.items()},
+    "of integers": header("codebook.safetensors", OTHER_NUMBERS),
+    "of one group without its dimension": lambda here: write_codebook(here, np.ones((8, 2), np.float32)),
+    "cut": cut("codebook.safetensors", 60),
+    "a pipe": pipe("codebook.safetensors"),
+    "gone": remove("codebook.safetensors"),
+}
+
+
+@pytest.mark.parametrize("damage", CODEBOOKS)
+def test_a_codebook_is_one_or_is_told_of(damage: str, tmp_path: Path) -> None:
+    codebook = np.random.default_rng(0).normal(size=(2, 8, 3)).astype(np.float32)
+    write_codebook(tmp_path, codebook)
+    assert np.array_equal(read_codebook(f"codes:{tmp_path}"), codebook)
+    CODEBOOKS[damage](tmp_path)
+    with pytest.raises(UserError, match=r"codebook\.safetensors: ") as told:
+        read_codebook(f"codes:{tmp_path}")
+    assert "\n" not in str(told.value)
