@@ -7,9 +7,11 @@ with one, every test whose ``backend`` needs it carries the marker ``gpu`` and r
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -89,6 +91,7 @@ def sample(items: Sequence[pytest.Item], most: int) -> list[pytest.Item]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--complete", action="store_true", help="tests may be skipped for what the machine lacks only")
     parser.addoption("--sample", type=int, metavar="N", help="at most N parameter sets of every test and backend")
+    parser.addoption("--cpu", type=int, metavar="N", help="the N tests that take most user CPU time")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -98,9 +101,39 @@ def pytest_make_collect_report(
     return _complete(collector.config, (yield))
 
 
+_began = 0.0
+
+
+def _user_seconds() -> float:
+    """User CPU time of this process and of those that it has waited for: other work of the machine adds nothing."""
+    spent = os.times()
+    return spent.user + spent.children_user
+
+
+def pytest_runtest_protocol() -> None:
+    global _began
+    _began = _user_seconds()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    return _complete(item.config, (yield))
+    report = _complete(item.config, (yield))
+    if report.when == "teardown":
+        # travels with the report from a worker
+        report.user_seconds = _user_seconds() - _began
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    most = config.getoption("--cpu")
+    if most is None:
+        return
+    seconds: Counter[str] = Counter()
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        seconds[getattr(report, "nodeid", "").partition("[")[0]] += getattr(report, "user_seconds", 0.0)
+    terminalreporter.section(f"user CPU seconds, {seconds.total():.0f} in all")
+    for name, spent in seconds.most_common(most):
+        terminalreporter.write_line(f"{spent:7.1f} {name}")
 
 
 def _complete(config: pytest.Config, report: Report) -> Report:
