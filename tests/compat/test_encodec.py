@@ -337,7 +337,7 @@ def test_two_processes_do_what_one_does_with_both_batches(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("eager", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("options", [{}, {"codebook_dim": 4}], ids=str)
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {"codebook_dim": 4}], ids=str)
 def test_a_training_step_is_one_graph(compiler: str, options: dict[str, Any]) -> None:
     torch._dynamo.reset()  # graphs of other tests count against the limit of this one
     eager = ResidualVectorQuantization(num_quantizers=2, dim=8, codebook_size=8, **options)
