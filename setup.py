@@ -148,6 +148,8 @@ class BuildKernels(build_ext):
         link = [*CXX, "-shared", *(str(target) for *_, target in jobs), "-o", str(output), "-pthread"]
         if cuda:
             link += ["-lcudart_static", "-ldl", "-lrt", *cuda_library_flags()]
+        if sys.platform == "darwin":
+            link += ["-undefined", "dynamic_lookup"]  # Python's own names, when it loads the module
         link += shlex.split(os.environ.get("LDFLAGS", ""))
         if ninja := shutil.which("ninja"):
             run_ninja(ninja, work, jobs, link, output)

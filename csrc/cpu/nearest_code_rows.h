@@ -254,7 +254,7 @@ Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const Sc
     if (frame.empty()) return decision;
     auto& [winners, open, threshold] = decision;
     Evaluator evaluator(rows, frame, kernel,
-                        [&](int r, double key, std::int64_t code) { winners[r].offer(key, code); });
+                        [&winners = winners](int r, double key, std::int64_t code) { winners[r].offer(key, code); });
     const std::int64_t size = std::int64_t(section_blocks) * kernel.block_codes;
     // the codes of the section that a lane names
     const auto evaluate = [&](int r, int lane) {

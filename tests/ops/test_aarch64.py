@@ -86,7 +86,7 @@ def test_a_tree_of_codes_is_searched(processor: Processor) -> None:
 @pytest.mark.parametrize("metric", SOFT_METRICS)
 def test_entropies(metric: str, isa: str, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
-    cases = itertools.product(((5, 2, 3), (67, 129, 5), (13, 300, 33)), (torch.float32, torch.float64))
+    cases = itertools.product(((5, 2, 3), (67, 129, 5), (13, 300, 33), (5, 40, 517)), (torch.float32, torch.float64))
     for (n, k, d), dtype in cases:
         x, codebook = lookup_problem("gaussian", n, k, d, dtype=dtype)
         for temperature, smoothing in ((1e-2, "none"), (1.0, "none"), (10.0, "clamp")):
