@@ -38,6 +38,7 @@ from models.report.showcase import video_rows
 from models.report.systems import draw_rows, prior_table, record_priors
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
+from models.training.checkpoint import checkpoint_steps
 from models.training.prior_data import CODEBOOK, describe_data
 from models.training.run_log import read_metrics
 from models.training.runs import load_config
@@ -155,6 +156,8 @@ def _train_tokenizer(recipe: str, run_dir: Path, data: str, progress: bool) -> N
     config = dataclasses.replace(with_num_codes(TOKENIZERS[recipe](), _CODES), data=data)
     if (run_dir / "config.json").exists():
         _check_same(run_dir, config)
+    if checkpoint_steps(run_dir)[-1:] == [config.steps]:
+        return  # without a look at its lock: several priors need it at once
     train_tokenizer(config, out=run_dir, resume=True, progress=progress)
 
 

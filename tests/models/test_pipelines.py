@@ -18,6 +18,7 @@ from models.networks.gpt import GPTConfig
 from models.recipes import PRIORS, TOKENIZERS
 from models.report import systems as report
 from models.report.blocks import read_block
+from models.training.engine import _locked
 from models.training.prior_data import CODEBOOK
 from models.training.tokenizer_run import TokenizerRun, replace_stage
 
@@ -59,6 +60,17 @@ def test_what_is_done_is_not_done_again(made: Made, monkeypatch: pytest.MonkeyPa
     out, entry = made
     monkeypatch.setattr(pipelines, "train_prior", None)  # would raise if called
     assert pipelines.run_pipeline("ar_pocket", pipelines.GRID, out) == json.loads(json.dumps(entry))
+
+
+def test_a_trained_tokenizer_serves_several_at_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is locked by whoever trains in it, which none has to."""
+    out, _ = made
+    config = pipelines.load_config(out / "patch_fc")
+    monkeypatch.setitem(TOKENIZERS, "patch_fc", lambda: config)
+    monkeypatch.setattr(pipelines, "_SCENES", SCENES)
+    monkeypatch.setattr(pipelines, "_CODES", 16)
+    with _locked(out / "patch_fc", enabled=True):
+        pipelines.make_codes(pipelines.GRID._replace(data=SCENES), out, progress=False)
 
 
 def test_codes_come_before_their_priors_when_several_train_at_once(
