@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/auction.h"
 #include "cpu/code_range.h"
 #include "cpu/code_stats.h"
 #include "cpu/draw_rows.h"
@@ -221,6 +222,16 @@ PYBIND11_MODULE(_C, m) {
                             pointer<const std::uint8_t>(usable), pointer<const std::int64_t>(row_number),
                             pointer<const std::int64_t>(code_number), n, k, vqk::DrawMetric(metric), threads,
                             vqk::Isa(isa), pointer<std::int64_t>(rows), pointer<double>(key)});
+        },
+        release());
+
+    m.def(
+        "auction_rounds",
+        [](address codes, address cost, address others, std::int64_t n, std::int64_t listed, std::int64_t k,
+           std::int64_t capacity, double step, std::int64_t few, address label, address paid, address prices) {
+            vqk::auction_rounds({pointer<const std::int32_t>(codes), pointer<const double>(cost),
+                                 pointer<const double>(others), n, listed, k, capacity, step, few,
+                                 pointer<std::int64_t>(label), pointer<double>(paid), pointer<double>(prices)});
         },
         release());
 

@@ -70,6 +70,20 @@ def draw_rows(
     rows: int,
     key: int,
 ) -> None: ...
+def auction_rounds(
+    codes: int,
+    cost: int,
+    others: int,
+    n: int,
+    listed: int,
+    k: int,
+    capacity: int,
+    step: float,
+    few: int,
+    label: int,
+    paid: int,
+    prices: int,
+) -> None: ...
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...

@@ -1,4 +1,4 @@
-"""What ``vqkernels/kmeans/README.md`` says of seeding, of bounds and of memory: ``python -m bench.kmeans.studies``.
+"""What ``vqkernels/kmeans/README.md`` says of seeding, bounds, memory, balance: ``python -m bench.kmeans.studies``.
 
 Seconds are of processor time; those in the README of one thread with AVX-512: ``VQKERNELS_ISA=avx512``.
 """
@@ -84,6 +84,18 @@ def memory(n: int, k: int, d: int) -> Iterator[str]:
     yield f"a pass over {n} x {d} in a memmap, K = {k}: {growth / 1e6:.1f} MB"
 
 
+def balanced(n: int, k: int, d: int, iterations: int) -> Iterator[str]:
+    """Seconds of a fit with clusters of one size on patches of photographs, and what it comes to."""
+    x, _, _ = photos({"N": n, "K": k, "D": d, "I": iterations}, 0)
+    began, busy = time.perf_counter(), time.process_time()
+    result = vqkernels.kmeans(x, k, max_share=1.0, max_iter=iterations)
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    yield f"{n} patches x {d}, K = {k}: {result.iterations} iterations in {seconds:.3g} s, {busy:.3g} s of processors"
+    yield f"  sizes {int(result.count.min())} to {int(result.count.max())}, inertia {result.inertia:.6g}"
+    free = vqkernels.kmeans(x, k, max_iter=iterations)
+    yield f"  without a bound sizes {int(free.count.min())} to {int(free.count.max())}, inertia {free.inertia:.6g}"
+
+
 def _seconds(call: Callable[[], object]) -> float:
     """Of the processor, so that what else it does does not count."""
     began = time.process_time()
@@ -97,7 +109,7 @@ def _percent(which: torch.Tensor) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=("seeding", "bounds", "memory"))
+    parser.add_argument("study", choices=("seeding", "bounds", "memory", "balanced"))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -105,6 +117,7 @@ def main() -> None:
         "seeding": (seeding(200_000, 50_000, 8, 5), seeding(2_000_000, 100_000, 32, 0)),
         "bounds": (bounds(100_000, 1000, 64, 9), bounds(100_000, 10_000, 16, 9)),
         "memory": (memory(2_000_000, 100_000, 32),),
+        "balanced": (balanced(100_000, 1000, 16, 25), balanced(100_000, 1000, 64, 25)),
     }
     for study in studies[args.study]:
         for line in study:

@@ -13,6 +13,10 @@ from torch.nn import functional as F
 
 import vqkernels
 from vqkernels import balanced_codes, kmeans, nearest_code
+from vqkernels.kmeans.auction import Auction, _Sale, _Wanted
+from vqkernels.kmeans.data import Data
+from vqkernels.kmeans.processes import Processes
+from vqkernels.kmeans.source import HeldRows
 from vqkernels.testing import assert_bitwise_equal
 
 linear_sum_assignment = import_library("scipy.optimize").linear_sum_assignment
@@ -129,6 +133,37 @@ def test_the_bits_do_not_depend_on_chunks_and_threads(monkeypatch: pytest.Monkey
         assert_bitwise_equal(result.centroids, results[0].centroids)
         assert result.history == results[0].history
     assert kmeans(x, 6, metric="cosine", max_share=1.0, max_iter=1).count.max() == 25
+
+
+@pytest.mark.parametrize("share", [1.0, 1.3])
+def test_the_kernel_runs_the_rounds_of_torch(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the same auction without it, and scipy. Some rows are asked first, and the last take what is left."""
+    x, codebook = problem(1500, 20, 5)
+    filled = []
+    monkeypatch.setattr(_Sale, "fill", lambda sale, wanted, fill=_Sale.fill: filled.append(1) or fill(sale, wanted))
+    found = balanced_codes(x, codebook, max_share=share)
+    assert filled
+    monkeypatch.setattr(_Wanted, "advance", lambda *_: None)
+    want = balanced_codes(x, codebook, max_share=share)
+    assert_bitwise_equal(found.indices, want.indices)
+    bound = bound_of(1500, 20, share)
+    assert int(found.indices.bincount().max()) <= bound
+    least = best(x, codebook, bound)[1] + 0.02 * float(nearest_code(x, codebook).distance.double().sum())
+    assert float(found.distance.double().sum()) <= least
+
+
+def test_rows_that_are_asked_first_are_as_scarce() -> None:
+    """The same share of the rows and of the places, whichever process has them."""
+    data = [Data(HeldRows(torch.arange(n).double()[:, None]), None, "l2", None, Processes()) for n in (1000, 611)]
+    whole = Auction(data[0], 100)
+    some = whole.sample()
+    assert (some.capacity, some.total, len(some.rows)) == (12, 120, 120)
+    assert some.rows.flatten().diff().tolist().count(8.0) > 70
+    rest = Auction(data[1], 100)
+    rest.first, rest.total = 389, 1000
+    later = rest.sample()
+    assert (later.first, later.total) == (120 - len(later.rows), 120)
+    assert_bitwise_equal(later.rows + 389, some.rows[later.first :])
 
 
 def _refused(**options: Any) -> Any:

@@ -38,3 +38,13 @@ def test_memory_is_measured_in_a_process_of_its_own() -> None:
     assert told == "a pass over 200000 x 8 in a memmap, K = 1000"
     # one chunk of rows is 6.4 MB
     assert float(megabytes) > 6
+
+
+def test_a_balanced_fit_tells_its_sizes() -> None:
+    seconds, bounded, free = studies.balanced(600, 20, 4, iterations=2)
+    x, _, _ = photos({"N": 600, "K": 20, "D": 4, "I": 2}, 0)
+    assert re.search(r": 2 iterations in [\d.e-]+ s, [\d.e-]+ s of processors$", seconds)
+    for line, share in ((bounded, 1.0), (free, None)):
+        result = vqkernels.kmeans(x, 20, max_iter=2, max_share=share)
+        sizes = f"sizes {int(result.count.min())} to {int(result.count.max())}"
+        assert line.endswith(f"{sizes}, inertia {result.inertia:.6g}")

@@ -70,8 +70,9 @@ def kmeans(
         batch_size: None for Lloyd's algorithm. Else centroids move after every so many rows (of each process), to
             the mean of all rows they were ever given; rows in memory are shuffled once, others come as they are.
         max_share: most rows of a cluster, in even shares N / K: with 1 all sizes are equal, up to rounding. Rows are
-            then held in memory, and each iteration assigns them as :func:`vqkernels.balanced_codes` does: at the
-            least summed distance under that bound, or at most 2 % more. Not with ``weight`` or ``batch_size``.
+            then held in memory. The result assigns them as :func:`vqkernels.balanced_codes` does, at the least summed
+            distance under that bound or at most 2 % more; the iterations before, at most 10 %. Not with ``weight``
+            or ``batch_size``.
         callback: called as ``callback(iteration, inertia, moved, empty)`` after every pass: the summed distance,
             the number of rows that changed their cluster, and of clusters without a row.
         progress: report the same on standard error, with rows per second and the time left at most.

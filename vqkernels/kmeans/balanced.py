@@ -20,6 +20,8 @@ from vqkernels.ops.nearest_code import NearestCode
 METRICS = ("l2", "cosine")
 MaxShare = Annotated[float, Within(1)]
 _PIECE = 1 << 18  # numbers
+_COARSE = 5.0  # steps of the iterations, of those of the result
+_MOST = 0.75
 
 
 @torch.no_grad()
@@ -35,8 +37,8 @@ def balanced_codes(
 ) -> NearestCode:
     """Assign vectors to codes so that no code gets more than its share and the summed distance is least.
 
-    What :func:`vqkernels.kmeans` does in each iteration when it is given ``max_share``: for one with that
-    ``max_share``, the labels that belong to its ``count`` and ``inertia``.
+    How :func:`vqkernels.kmeans` assigns vectors when it is given ``max_share``: for a result with that ``max_share``,
+    the labels that belong to its ``count`` and ``inertia``.
 
     Args:
         x: vectors ``[N, D]``, any floating point dtype. Rows that are not finite, or longer than 2^62 (``"cosine"``:
@@ -137,8 +139,11 @@ class _BalancedPass:
 
     def __call__(self, centroids: torch.Tensor) -> Totals:  # [K, D]
         """Assign all rows, near the prices of the pass before, and add them up."""
-        labels, self.prices = self.auction.assign(centroids, self.prices)
-        return self._totals(centroids, labels)
+        labels, prices = self.auction.assign(centroids, self.prices, _COARSE)
+        found = self._totals(centroids, labels)
+        # where most rows moved, the centroids will
+        self.prices = prices if found.moved <= _MOST * self.data.total else None
+        return found
 
     def afresh(self, centroids: torch.Tensor) -> Totals:  # [K, D]
         """The same as :func:`balanced_codes` assigns them, whatever was before."""

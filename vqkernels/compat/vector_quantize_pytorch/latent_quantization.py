@@ -225,7 +225,8 @@ class LatentQuantize(Constants):
         return torch.where(table.isfinite(), distance, torch.inf).argmin(-1)
 
     def _values(self, level: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
-        return self._table()[torch.arange(self.codebook_dim, device=level.device), level]
+        # two kinds of integers index nothing in an ONNX file
+        return self._table()[torch.arange(self.codebook_dim, device=level.device), level.long()]
 
     def _clean(self, original: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., dim]
         """Projected vectors, zero where they are lost, and what is kept: ``[..., 1]``, or each entry by itself."""
