@@ -8,16 +8,20 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 import vqkernels
-from bench.kmeans.cases import mixture, photos
+from bench.kmeans.cases import low_rank, mixture, photos
+from bench.kmeans.problem import ClusterProblem
 from vqkernels.testing import peak_memory_growth
 
 INITS = ("k-means++", "hierarchical", "random")
 _ROWS = 1024  # of which every distance to a centroid is looked at
+_GROUP = 16  # centroids
+
+Inputs = Callable[[Mapping[str, int], int], ClusterProblem]
 
 
 def seeding(n: int, k: int, d: int, iterations: int) -> Iterator[str]:
@@ -36,9 +40,9 @@ def seeding(n: int, k: int, d: int, iterations: int) -> Iterator[str]:
         yield f"  inertia after {iterations} iterations from {init}: {share:.3f} of that from random"
 
 
-def bounds(n: int, k: int, d: int, iteration: int) -> Iterator[str]:
-    """What bounds on distances could spare in an iteration on patches of photographs."""
-    x, start, _ = photos({"N": n, "K": k, "D": d, "I": iteration}, 0)
+def bounds(inputs: Inputs, n: int, k: int, d: int, iteration: int) -> Iterator[str]:
+    """What bounds on distances could spare in an iteration."""
+    x, start, _ = inputs({"N": n, "K": k, "D": d, "I": iteration}, 0)
     before = vqkernels.kmeans(x, k, init=start, max_iter=iteration - 1, tol=0.0).centroids
     after = vqkernels.kmeans(x, k, init=before, max_iter=1, tol=0.0).centroids
     shift = (after - before).norm(dim=1)  # [K]
@@ -48,14 +52,23 @@ def bounds(n: int, k: int, d: int, iteration: int) -> Iterator[str]:
     spared = nearest + shift[indices[:, 0]] <= second - shift.max()
     rows, own = x[:_ROWS], indices[:_ROWS, 0]
     apart = torch.cdist(before[own], before)  # [n, K]
+    far = (rows - before[own]).norm(dim=1, keepdim=True)
     # Exponion: those within twice the distance and the way to the nearest other centroid
     other = apart.scatter(1, own[:, None], torch.inf).amin(dim=1)
-    ball = apart <= (2 * (rows - before[own]).norm(dim=1) + other)[:, None]
-    yield f"{n} patches x {d}, K = {k}, iteration {iteration}: {_percent(shift > 0)} of the centroids move"
+    ball = apart <= 2 * far + other[:, None]
+    # Yinyang: a bound for each group of centroids, here as tight as can be
+    groups = vqkernels.kmeans(before, max(1, k // _GROUP), max_iter=5).centroids
+    group = vqkernels.nearest_code(before, groups).indices
+    others = torch.cdist(rows, before).scatter(1, own[:, None], torch.inf)
+    least = torch.full((len(rows), len(groups)), torch.inf).scatter_reduce(1, group.expand_as(others), others, "amin")
+    moves = torch.zeros(len(groups)).scatter_reduce(0, group, shift, "amax")
+    open_ = (least - moves < far + shift[own][:, None])[:, group]
+    yield f"{n} {inputs.__name__} x {d}, K = {k}, iteration {iteration}: {_percent(shift > 0)} of the centroids move"
     yield f"  the largest shift is {float(shift.max() / gap.median()):.0f} times the median gap to the second nearest"
     yield f"  {_percent(shift > gap.median() / 10)} of the centroids move by more than a tenth of that gap"
     yield f"  Hamerly's bound spares {_percent(spared)} of the rows"
     yield f"  Exponion's ball around a centroid holds {_percent(ball)} of the others"
+    yield f"  Yinyang's bounds of {len(groups)} groups leave {_percent(open_)} of the pairs"
 
 
 _MEMORY = """
@@ -115,7 +128,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     studies = {
         "seeding": (seeding(200_000, 50_000, 8, 5), seeding(2_000_000, 100_000, 32, 0)),
-        "bounds": (bounds(100_000, 1000, 64, 9), bounds(100_000, 10_000, 16, 9)),
+        "bounds": (
+            bounds(photos, 100_000, 1000, 64, 9),
+            bounds(photos, 100_000, 10_000, 16, 9),
+            bounds(low_rank, 100_000, 1000, 128, 9),
+            bounds(low_rank, 50_000, 4096, 512, 4),
+        ),
         "memory": (memory(2_000_000, 100_000, 32),),
         "balanced": (balanced(100_000, 1000, 16, 25), balanced(100_000, 1000, 64, 25)),
     }

@@ -14,12 +14,12 @@ def shares(lines: list[str]) -> list[float]:
 
 
 def test_bounds_are_shares_of_the_iteration_they_name() -> None:
-    lines = list(studies.bounds(600, 20, 8, iteration=3))
+    lines = list(studies.bounds(photos, 600, 20, 8, iteration=3))
     x, start, _ = photos({"N": 600, "K": 20, "D": 8, "I": 3}, 0)
     before, after = (vqkernels.kmeans(x, 20, init=start, max_iter=i, tol=0.0).centroids for i in (2, 3))
     moves = float((before != after).any(dim=1).double().mean())
     assert shares(lines[:1]) == [round(100 * moves)]
-    assert len(shares(lines)) == 4
+    assert len(shares(lines)) == 5
     assert all(0 <= share <= 100 for share in shares(lines))
 
 
