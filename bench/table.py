@@ -204,7 +204,7 @@ def markdown(run: Run, source: str) -> str:
             *(f"{case.sizes[letter]:,}" for letter in letters),
             duration(seconds(case.ours)) if case.ours.timing else "not exact",
             *(percent(case.ours), percent_exps(case.ours))[: len(peaks)],
-            f"{peer.implementation}, {duration(seconds(peer))}" if peer else no_peer(case),
+            f"{peer.implementation}, {duration(seconds(peer))}{_misassigned(peer)}" if peer else no_peer(case),
             f"**{times(case.speedup)}**",
         ]
         if iterated:
@@ -221,6 +221,12 @@ def markdown(run: Run, source: str) -> str:
             )
         lines.append(_line(cells))
     return "\n".join([*lines, "", f"{conditions(run)} Generated from [`{source}`]({source}) by `bench.plot`."])
+
+
+def _misassigned(peer: Measurement) -> str:
+    """What a peer that guesses got wrong, or the empty string."""
+    share = peer.verdict.misassigned
+    return "" if share is None else f" ({share:.3%} misassigned)"
 
 
 def _peaks(case: CaseRecord) -> str:

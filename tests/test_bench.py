@@ -257,6 +257,11 @@ def test_assignments_of_a_peer_are_held_against_the_nearest() -> None:
     verdicts = verify_kmeans(problem, {"ours": centroids, "peer": Pruned(centroids, x, lambda: wrong)}, OUR_NAME)
     assert str(verdicts["peer"]) == "+0.000%, 10.000% misassigned"
     assert str(verdicts["ours"]) == "+0.000%"
+    run_ = _run()
+    run_.cases[0].measurements[-1].verdict = verdicts["peer"]  # of the best peer of the first case
+    told = table.markdown(run_, "r.json")
+    assert "| torch, 20 ms (10.000% misassigned) |" in told
+    assert told.count("misassigned") == 1
 
 
 def test_a_case_whose_inputs_are_missing_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
