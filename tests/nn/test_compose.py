@@ -5,6 +5,7 @@ Oracles: dense formulas in float64, exact integer data, binomial bounds, the qua
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from typing import Any
@@ -323,9 +324,18 @@ def test_compositions_compile_into_one_graph() -> None:
     )
     full = VectorQuantizer(8, 16, codebook=WIDE, gradient=FullCodebook())
     for module in (quantizer, ResidualQuantizer.build(2, 8, 16, codebook=WIDE, dropout=0.5)):
+        eager, x = copy.deepcopy(module), torch.randn(6, 8)
         graph = torch.compile(module, fullgraph=True, backend="aot_eager")
-        out = graph(torch.randn(6, 8, requires_grad=True))
-        assert bool(out.loss.isfinite())
+        # aot_eager runs the kernels of eager mode
+        results = []
+        for step in (eager, graph):
+            given = x.clone().requires_grad_()
+            out = step(given)
+            (out.quantized.square().sum() + out.loss).backward()
+            results.append((out.indices, out.quantized.detach(), out.loss.detach(), given.grad))
+        for want, got in zip(*results, strict=True):
+            assert_bitwise_equal(got, want)
+        assert_same_state(snapshot(module), snapshot(eager))
     x = torch.randn(6, 8)
     gradients = []
     for step in (full, torch.compile(full, fullgraph=True, backend="aot_eager")):

@@ -67,11 +67,12 @@ def test_a_question_is_noticed(question: Callable[[torch.Tensor], object]) -> No
     ("kind", "compiler"),
     [
         ("ema", "inductor"),
-        ("nested", "aot_eager"),
         *(
+            # what is put together of several parts is compiled in test_compose, too
             pytest.param(kind, "aot_eager", marks=pytest.mark.slow)
             for kind in (
                 "learned",
+                "nested",
                 "ema-revived",
                 "online-closest",
                 "online-drawn",
