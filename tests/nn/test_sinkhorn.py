@@ -65,6 +65,23 @@ def test_codes_are_used_alike() -> None:
     assert even.max() <= 24
 
 
+def test_items_collide_less_in_codes_that_are_used_alike() -> None:
+    """Collisions counted one by one; the suffix tells what is left of them apart."""
+    x, codes = problem(60, 40)
+    reports = []
+    for indices in (vqkernels.nearest_code(x, codes).indices, found(x, codes)):
+        report = vqkernels.semantic_ids(indices[:, None])
+        sizes = [indices.tolist().count(code) for code in indices.tolist()]
+        assert report.collision_rate == sum(size > 1 for size in sizes) / 60
+        assert report.largest == max(sizes)
+        assert len(report.ids.unique(dim=0)) == 60
+        reports.append(report)
+    nearest, spread = reports
+    assert spread.collision_rate < nearest.collision_rate
+    assert spread.largest < nearest.largest
+    assert spread.num_unique > nearest.num_unique
+
+
 def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     x, codes = problem()
     want = found(x, codes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -86,7 +86,22 @@ class Renamed(nn.Module):
         check_indices_of(name, inds, self.used, least=2)
 
 
-class EmbeddingQuantizer(Renamed):
+class OfEmbedding(Renamed):
+    """A quantizer whose codes are the weight of an embedding."""
+
+    embedding: Any  # with weight [K, D]
+
+    @checked
+    def get_codebook_entry(
+        self,
+        indices: torch.Tensor,  # [...] as forward returns them
+        shape: Sequence[int] | None,
+    ) -> torch.Tensor:
+        """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
+        return self.renamed_entries(self.embedding.weight, indices, shape)
+
+
+class EmbeddingQuantizer(OfEmbedding):
     """What is one quantizer in taming-transformers and in diffusers: see ``VectorQuantizer2``."""
 
     def __init__(
@@ -118,15 +133,6 @@ class EmbeddingQuantizer(Renamed):
         flat = (-1,) if self.remap is None else (-1, 1)
         indices = indices.reshape(found.shape if self.sane_index_shape else flat)
         return found.quantized(), loss, (None, None, indices)
-
-    @checked
-    def get_codebook_entry(
-        self,
-        indices: torch.Tensor,  # [...] as forward returns them
-        shape: Sequence[int] | None,
-    ) -> torch.Tensor:
-        """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
-        return self.renamed_entries(self.embedding.weight, indices, shape)
 
 
 def _load_used(remap: str | os.PathLike[str], n_e: int) -> torch.Tensor:  # [U]

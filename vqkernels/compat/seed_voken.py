@@ -18,7 +18,7 @@ from vqkernels._core.arguments import Positive, Size, checked
 from vqkernels._core.checks import check_index_values, check_integer, check_size, check_state, check_tensor
 from vqkernels._core.shown import shape_of, shown
 from vqkernels._core.usable import usable_rows
-from vqkernels.compat._embedding_quantizer import Remap, Renamed, UnknownIndex
+from vqkernels.compat._embedding_quantizer import OfEmbedding, Remap, UnknownIndex
 from vqkernels.compat._feature_maps import Match, as_map, match
 from vqkernels.compat._inputs import check_indices_of, check_mask_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
@@ -43,7 +43,7 @@ _CERTAIN = 1e4  # beyond these log odds a bit is certain
 QuantLoss = torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class IndexPropagationQuantize(Renamed):
+class IndexPropagationQuantize(OfEmbedding):
     """``IndexPropagationQuantize`` of IBQ (Shi et al. 2024): same arguments, results and state dict; no N x K matrix.
 
     Equivalent, with z as rows, to::
@@ -132,15 +132,6 @@ class IndexPropagationQuantize(Renamed):
             indices = self.remap_to_used(self.used[indices].long().reshape(found.shape)).reshape(-1, 1)
         result = loss if not self.use_entropy_loss else (loss, *self._entropies(found, codebook))
         return as_map(value.to(found.dtype), found.shape), result, (None, None, indices)
-
-    @checked
-    def get_codebook_entry(
-        self,
-        indices: torch.Tensor,  # [...] as forward returns them
-        shape: Sequence[int] | None,
-    ) -> torch.Tensor:
-        """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
-        return self.renamed_entries(self.embedding.weight, indices, shape)
 
     def _entropies(
         self,

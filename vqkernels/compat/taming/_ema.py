@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
 from vqkernels._core.arguments import NonNegative, Share, Size, checked
 from vqkernels._core.checks import check_floating, check_index_values, check_same_device, check_shape, check_size
 from vqkernels._core.recomputation import Past
-from vqkernels.compat._embedding_quantizer import Remap, Renamed, UnknownIndex
+from vqkernels.compat._embedding_quantizer import OfEmbedding, Remap, UnknownIndex
 from vqkernels.compat._feature_maps import OneHot, match
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.distributed import stats_of_all
@@ -87,7 +85,7 @@ class EmbeddingEMA(WrittenParameters):
         ema_update_(codes, size, sums, count, total, decay=decay, eps=self.eps)
 
 
-class EMAVectorQuantizer(Renamed):
+class EMAVectorQuantizer(OfEmbedding):
     """``EMAVectorQuantizer`` of taming-transformers: same arguments, results and state dict; no N x K matrix.
 
     Equivalent to::
@@ -160,12 +158,3 @@ class EMAVectorQuantizer(Renamed):
         if self.remap is not None:
             indices = self.remap_to_used(indices.reshape(found.shape)).reshape(-1)
         return z_q, loss, (found.perplexity(self.num_tokens), found.one_hot(self.num_tokens), indices)
-
-    @checked
-    def get_codebook_entry(
-        self,
-        indices: torch.Tensor,  # [...] as forward returns them
-        shape: Sequence[int] | None,
-    ) -> torch.Tensor:
-        """Codes by index: ``[B, D, H, W]`` for a ``shape`` of ``(B, H, W, D)``, ``[..., D]`` for None."""
-        return self.renamed_entries(self.embedding.weight, indices, shape)
