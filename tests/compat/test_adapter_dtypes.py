@@ -116,3 +116,18 @@ def test_an_optimizer_of_its_own_finds_frozen_values() -> None:
     before = [parameter.clone() for parameter in quantizer.parameters()]
     quantizer(torch.randn(3, 2, 4))
     assert all(torch.equal(new, old) for new, old in zip(quantizer.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_first_step_in_inference_mode_is_one_of_training(name: str) -> None:
+    modules = [make(name), make(name)]
+    x = example(name)
+    with torch.inference_mode():
+        call(modules[0], name, x)
+    call(modules[1], name, x)
+    for module in modules:
+        call(module, name, x)
+    states = [module.state_dict() for module in modules]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key])

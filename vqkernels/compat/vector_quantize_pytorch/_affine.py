@@ -78,7 +78,10 @@ class AffineCodebook(Codebook):
         for name, value in (("batch_mean", mean), ("batch_variance", variance)):
             old = getattr(self, name)
             if old is None:
-                setattr(self, name, torch.where(some, value, float(name == "batch_variance")))
+                start = torch.where(some, value, float(name == "batch_variance"))
+                # a step in inference mode would leave a tensor that no other may write
+                with torch.inference_mode(False):
+                    setattr(self, name, start.clone())
             else:
                 new = torch.lerp(value, old.to(value.dtype), self.affine_param_batch_decay)
                 old.copy_(torch.where(some & held(old, new)[..., None], new, old))
