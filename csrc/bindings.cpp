@@ -299,21 +299,25 @@ PYBIND11_MODULE(_C, m) {
                                threads,
                                vqk::Isa(isa)};
         }));
+    m.def("soft_pairs_bytes", vqk::soft_pairs_bytes);
     m.def(
         "soft_forward",
-        [](const SoftProblem& problem, address least, address log_sum, address entropy, address assigned) {
-            return vqk::soft_forward(problem, {pointer<double>(least), pointer<double>(log_sum),
-                                               pointer<double>(entropy), pointer<double>(assigned)});
+        [](const SoftProblem& problem, address least, address log_sum, address entropy, address assigned,
+           address pairs) {
+            return vqk::soft_forward(problem,
+                                     {pointer<double>(least), pointer<double>(log_sum), pointer<double>(entropy),
+                                      pointer<double>(assigned), pointer<void>(pairs)});
         },
         release());
     m.def(
         "soft_backward",
         [](const SoftProblem& problem, address least, address log_sum, address entropy, address grad_entropy,
-           address grad_assigned, address grad_x, address grad_codebook, address grad_log) {
-            vqk::soft_backward(problem, {pointer<const double>(least), pointer<const double>(log_sum),
-                                         pointer<const double>(entropy), pointer<const double>(grad_entropy),
-                                         pointer<const double>(grad_assigned), pointer<void>(grad_x),
-                                         pointer<void>(grad_codebook), pointer<double>(grad_log)});
+           address grad_assigned, address pairs, address grad_x, address grad_codebook, address grad_log) {
+            vqk::soft_backward(
+                problem, {pointer<const double>(least), pointer<const double>(log_sum),
+                          pointer<const double>(entropy), pointer<const double>(grad_entropy),
+                          pointer<const double>(grad_assigned), pointer<const void>(pairs), pointer<void>(grad_x),
+                          pointer<void>(grad_codebook), pointer<double>(grad_log)});
         },
         release());
 

@@ -152,7 +152,8 @@ class SoftProblem:
         isa: int,
     ) -> None: ...
 
-def soft_forward(problem: SoftProblem, least: int, log_sum: int, entropy: int, assigned: int) -> int: ...
+def soft_pairs_bytes(problem: SoftProblem) -> int: ...
+def soft_forward(problem: SoftProblem, least: int, log_sum: int, entropy: int, assigned: int, pairs: int) -> int: ...
 def soft_backward(
     problem: SoftProblem,
     least: int,
@@ -160,6 +161,7 @@ def soft_backward(
     entropy: int,
     grad_entropy: int,
     grad_assigned: int,
+    pairs: int,
     grad_x: int,
     grad_codebook: int,
     grad_log: int,

@@ -23,11 +23,7 @@
 namespace vqk {
 namespace {
 
-constexpr std::int64_t cached_bytes = 1 << 20;  // of pairs: half of a second level cache
-constexpr std::int64_t kept_bytes = 6 << 20;    // from further away they still come sooner than by computing again
-constexpr std::int64_t most_rows = 126;         // of a batch: a block of their pairs stays in the first level cache
-constexpr std::int64_t least_batches = 8;       // of fewer vectors each, if there are so few
-constexpr std::int64_t turn_codes = 256;        // whose sums a batch has for itself at a time
+constexpr std::int64_t least_dim = 96;  // to fetch a pair from memory costs what measuring it in about so many does
 constexpr double ln2 = 0.69314718055994530942;
 
 const SoftKernels& soft_kernels(Isa isa) {
@@ -61,7 +57,7 @@ class Group {
         } else {
             pass.slope = Real(bits);
         }
-        blocks = (problem.k + kernel.block_codes - 1) / kernel.block_codes;
+        pass.blocks = blocks = (problem.k + kernel.block_codes - 1) / kernel.block_codes;
         pack_codes();
         pass.dim = int(problem.d);
         pass.root = problem.metric == SoftMetric::euclidean;
@@ -72,7 +68,8 @@ class Group {
     }
 
     void forward(const SoftForward& result) {
-        const Plan plan = plan_for(12);
+        const Plan plan = plan_for(kernel, problem.n, blocks, 12);
+        remembered = room_for_pairs(result.pairs);
         const bool again = pass.floored || plan.blocks < blocks;
         std::vector<double> assigned(blocks * kernel.block_codes);
         Turns turns(problem.k / turn_codes + 1);
@@ -83,6 +80,7 @@ class Group {
             over_chunks(plan, batch, [&](auto from, auto to) { kernel.normalize(pass, batch, from, to); });
             settle(work, begin, again, result);
             batch.keep = true;
+            batch.known = remembered != nullptr;
             over_chunks(plan, batch, [&](auto from, auto to) {
                 if (again) (pass.floored ? kernel.normalize_floored : kernel.normalize)(pass, batch, from, to);
                 in_turn(turns, number, from, to,
@@ -98,8 +96,11 @@ class Group {
     }
 
     void backward(const SoftBackward& result) {
-        const Plan plan = plan_for(48);
+        const Plan plan = plan_for(kernel, problem.n, blocks, 48);
         const std::int64_t dim = problem.d, padded = blocks * kernel.block_codes;
+        // what the forward has written is only read
+        remembered = room_for_pairs(const_cast<void*>(result.pairs));
+        if (result.grad_x) pack_for_pull_x();
         grad_assigned = make_aligned<Real>(std::size_t(padded));
         for (std::int64_t k = 0; k < padded; ++k) {
             grad_assigned[k] = k < problem.k ? Real(result.grad_assigned[index * problem.k + k]) : Real(0);
@@ -110,10 +111,11 @@ class Group {
         over_batches(plan, [&](Work& work, std::int64_t number, std::int64_t begin) {
             auto& batch = work.batch;
             set_origin(work, begin, result);
+            batch.known = remembered != nullptr;
             for (auto* sums : {&work.gain, &work.h_sum, &work.grad_log, &work.pulled}) {
                 std::fill(sums->begin(), sums->end(), 0.0);
             }
-            const bool kept = batch.keep = plan.blocks == blocks;
+            const bool kept = batch.keep = !remembered && plan.blocks == blocks;
             over_chunks(plan, batch,
                         [&](auto from, auto to) { kernel.mean_gain(pass, batch, from, to, work.gain.data()); });
             std::copy_n(work.gain.begin(), batch.rows, work.of(Work::mean_gain));
@@ -139,7 +141,8 @@ class Group {
     double unit = 1;   // what 1 of t is to the passes
     double scale = 1;  // of the copies
     std::int64_t blocks;
-    AlignedArray<Real> codes, bias, grad_assigned;
+    AlignedArray<Real> codes, turned, bias, grad_assigned;
+    Real* remembered = nullptr;  // [N padded / Q][blocks][Q][V*W] t
     SoftPass<Real> pass{};
 
     std::int64_t at(std::int64_t n) const { return n * problem.g + index; }
@@ -148,17 +151,12 @@ class Group {
 
     int threads_for(double operations) const { return useful_threads(problem.threads, operations); }
 
-    // A batch keeps its pairs with all codes if `few_rows` of them fit `kept_bytes`. It depends on no number of
-    // threads, and neither do sums over batches.
-    Plan plan_for(std::int64_t few_rows) const {
-        const std::int64_t q = kernel.queries, block_bytes = kernel.block_codes * std::int64_t(sizeof(Real));
-        const std::int64_t fair = std::clamp((problem.n + least_batches - 1) / least_batches, q, most_rows);
-        const std::int64_t most = fair / q * q, few = std::min(few_rows / q * q, most);
-        if (few * blocks * block_bytes <= kept_bytes) {
-            return {std::clamp(cached_bytes / (blocks * block_bytes) / q * q, few, most), blocks};
-        }
-        const std::int64_t turn = turn_codes / kernel.block_codes;
-        return {most, std::max(cached_bytes / (most * block_bytes) / turn, std::int64_t(1)) * turn};
+    // this group's part of what the caller has room for, if it is enough for the precision that was chosen
+    Real* room_for_pairs(void* room) const {
+        const std::int64_t part = soft_pairs_bytes(problem) / problem.g, q = kernel.queries;
+        const std::int64_t numbers = (problem.n + q - 1) / q * q * blocks * kernel.block_codes;
+        if (!room || numbers * std::int64_t(sizeof(Real)) > part) return nullptr;
+        return reinterpret_cast<Real*>(static_cast<char*>(room) + index * part);
     }
 
     // body(work, number, begin) for batches, started in rising order. It must not throw: others may wait for its
@@ -175,7 +173,10 @@ class Group {
         parallel_for(workers, int(workers), [&](std::int64_t w) {
             for (std::int64_t number; (number = next.fetch_add(1, std::memory_order_relaxed)) < batches;) {
                 const std::int64_t begin = number * plan.rows, rows = std::min(plan.rows, problem.n - begin);
-                spaces[w].batch.rows = (rows + kernel.queries - 1) / kernel.queries * kernel.queries;
+                auto& batch = spaces[w].batch;
+                batch.rows = (rows + kernel.queries - 1) / kernel.queries * kernel.queries;
+                batch.remembered = remembered ? remembered + begin * blocks * kernel.block_codes : nullptr;
+                batch.known = false;
                 read(spaces[w], begin);
                 body(spaces[w], number, begin);
             }
@@ -281,6 +282,19 @@ class Group {
         pass.bias = bias.get();
     }
 
+    // the codes once more, as `pull_x` meets them: it would jump from block to block
+    void pack_for_pull_x() {
+        const std::int64_t block = kernel.block_codes, dim = problem.d, most = kernel.vectors;
+        turned = make_aligned<Real>(std::size_t(blocks * block * dim));
+        parallel_for(blocks, threads_for(double(problem.k) * double(dim)), [&](std::int64_t b) {
+            for (std::int64_t d = 0; d < dim; d += most) {
+                const std::int64_t size = std::min(most, dim - d) * block;
+                std::copy_n(codes.get() + (b * dim + d) * block, size, turned.get() + d * blocks * block + b * size);
+            }
+        });
+        pass.turned = turned.get();
+    }
+
     void finish_batch(Work& work, std::int64_t begin, const SoftBackward& result) const {
         const std::int64_t q = kernel.queries, dim = problem.d;
         for (std::int64_t n = begin; n < std::min(begin + work.batch.rows, problem.n); ++n) {
@@ -356,6 +370,18 @@ int over_groups(const SoftProblem& problem, Body&& body) {
 }
 
 }  // namespace
+
+std::int64_t soft_pairs_bytes(const SoftProblem& problem) {
+    if (problem.d < least_dim) return 0;
+    const auto bytes = [&](const auto& kernel, std::int64_t size) {
+        const std::int64_t q = kernel.queries, block = kernel.block_codes;
+        const std::int64_t rows = (problem.n + q - 1) / q * q, blocks = (problem.k + block - 1) / block;
+        return problem.g * rows * blocks * block * size;
+    };
+    const SoftKernels& kernels = soft_kernels(problem.isa);
+    const bool wide = problem.x_type == DType::f64 || problem.codebook_type == DType::f64;
+    return wide ? bytes(kernels.wide, sizeof(double)) : bytes(kernels.single, sizeof(float));
+}
 
 int soft_forward(const SoftProblem& problem, const SoftForward& result) {
     return over_groups(problem, [&](auto& group) { group.forward(result); });

@@ -31,7 +31,12 @@ struct SoftForward {
     double* log_sum;   // [N, G] log sum_k exp((least - distance) / temperature)
     double* entropy;   // [N, G] -sum_k p log max(p, e^floor)
     double* assigned;  // [G, K] sum_n weight p
+    void* pairs;       // room for the distances of all pairs, `soft_pairs_bytes`, which the backward then need not
+                       // measure again; or null
 };
+
+// What remembering all pairs takes: in float, unless an input is float64. 0 where to measure them again is as fast.
+std::int64_t soft_pairs_bytes(const SoftProblem& problem);
 
 // Returns how many groups needed float64 arithmetic.
 int soft_forward(const SoftProblem& problem, const SoftForward& result);
@@ -40,6 +45,7 @@ struct SoftBackward {
     const double *least, *log_sum, *entropy;  // [N, G] as returned
     const double* grad_entropy;               // [N, G]
     const double* grad_assigned;              // [G, K]
+    const void* pairs;                        // as the forward of the same problem left it, or null
     void* grad_x;                             // [N, G, D] float, or double for double x; or null
     void* grad_codebook;                      // [G, K, D] float, or double for a double codebook; or null
     double* grad_log;                         // [N, G] sum_k (d loss / d logit_k) logit_k; or null

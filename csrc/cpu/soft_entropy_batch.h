@@ -1,6 +1,7 @@
 // What a thread needs to take a batch of vectors through the passes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -10,10 +11,30 @@
 namespace vqk {
 namespace {
 
+constexpr std::int64_t cached_bytes = 1 << 20;  // of pairs: half of a second level cache
+constexpr std::int64_t kept_bytes = 6 << 20;    // from further away they still come sooner than by computing again
+constexpr std::int64_t most_rows = 126;         // of a batch: a block of their pairs stays in the first level cache
+constexpr std::int64_t least_batches = 8;       // of fewer vectors each, if there are so few
+constexpr std::int64_t turn_codes = 256;        // whose sums a batch has for itself at a time
+
 struct Plan {
     std::int64_t rows;    // of a batch
     std::int64_t blocks;  // of a chunk
 };
+
+// A batch keeps its pairs with all codes if `few_rows` of them fit `kept_bytes`. It depends on no number of threads,
+// and neither do sums over batches.
+template <class Real>
+Plan plan_for(const SoftKernel<Real>& kernel, std::int64_t n, std::int64_t blocks, std::int64_t few_rows) {
+    const std::int64_t q = kernel.queries, block_bytes = kernel.block_codes * std::int64_t(sizeof(Real));
+    const std::int64_t fair = std::clamp((n + least_batches - 1) / least_batches, q, most_rows);
+    const std::int64_t most = fair / q * q, few = std::min(few_rows / q * q, most);
+    if (few * blocks * block_bytes <= kept_bytes) {
+        return {std::clamp(cached_bytes / (blocks * block_bytes) / q * q, few, most), blocks};
+    }
+    const std::int64_t turn = turn_codes / kernel.block_codes;
+    return {most, std::max(cached_bytes / (most * block_bytes) / turn, std::int64_t(1)) * turn};
+}
 
 // A batch, the arrays it points to, and sums of its vectors: one for each thread.
 template <class Real>

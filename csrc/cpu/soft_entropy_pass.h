@@ -15,6 +15,8 @@ struct SoftPass {
     const Real* codes;          // [block][D][V*W]
     const Real* bias;           // [block][V*W] half the squared length (l2, euclidean) or 0; `absent` if not there
     const Real* grad_assigned;  // [block][V*W] v
+    const Real* turned;  // [D / V][block][V][V*W] the codes as `pull_x` meets them; the last D may be fewer than V
+    std::int64_t blocks;
     int dim;
     bool root;
     Real slope;    // 1 in float
@@ -58,6 +60,9 @@ struct SoftBatch {
     Real* pairs;         // [block][rows][V*W]
     Real* low;           // [block][rows] the least t known when e was computed
     std::uint8_t* live;  // [block][rows / Q] is there any p > 0?
+
+    Real* remembered;  // [rows / Q][blocks][Q][V*W] t of the pairs with all codes, or null: then they lie in `pairs`
+    bool known;        // are they there already?
 };
 
 // All functions take blocks [from, to) of the chunk. Sums are of Real over at most a chunk of codes or a batch of
@@ -69,6 +74,7 @@ struct SoftKernel {
     using Batch = const SoftBatch<Real>&;
     std::int64_t queries;      // Q
     std::int64_t block_codes;  // V*W
+    std::int64_t vectors;      // V
 
     // pairs = e relative to `low`; adds to `total`. The second is for a floor, when the least t are known.
     void (*normalize)(Pass, Batch, std::int64_t from, std::int64_t to);

@@ -192,39 +192,46 @@ void in_parts(Body&& body) {
     if constexpr (at + count < total) in_parts<most, total, Body, at + count>(std::forward<Body>(body));
 }
 
-// Q vectors x meet so many codes that their h stay in the L1 cache, V dimensions at a time.
+// Q vectors x meet so many codes that their h stay in the L1 cache, V dimensions at a time; so many dimensions, before the
+// next vectors do, that those of the codes stay in the L2 cache.
 template <class L, int Q, int V>
 void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
             std::int64_t to, double* sums) {
     using F = typename L::F;
     constexpr int W = L::W;
     constexpr std::int64_t cached = 24 << 10, stretch = cached / (Q * V * W * sizeof(typename L::Real));
+    constexpr std::int64_t slab = (128 << 10) / (stretch * V * W * sizeof(typename L::Real)) / V * V;
+    static_assert(slab > 0);
     const std::int64_t dim = pass.dim;
-    for (std::int64_t first = from; first < to; first += stretch) {
-        const std::int64_t end = std::min(to, first + stretch);
-        for (std::int64_t row = 0; row < batch.rows; row += Q) {
-            std::int64_t live[stretch], count = 0;
-            for (std::int64_t block = first; block < end; ++block) {
-                if (batch.live[((block - batch.chunk) * batch.rows + row) / Q]) live[count++] = block;
-            }
-            in_tiles<V>(dim, [&](auto tag, std::int64_t d) {
-                constexpr int T = decltype(tag)::value;
-                F sum[T][Q] = {};
-                for (std::int64_t at = 0; at < count * V; ++at) {
-                    const std::int64_t block = live[at / V], v = at % V;
-                    const auto* h = batch.pairs + (((block - batch.chunk) * batch.rows + row) * V + v) * W;
-                    const auto* values = pass.codes + ((block * dim + d) * V + v) * W;
-                    F value[T];
-                    for (int i = 0; i < T; ++i) value[i] = L::load(values + i * V * W);
-                    for (int q = 0; q < Q; ++q) {
-                        const F factor = L::in_turn(L::load(h + q * V * W));
-                        for (int i = 0; i < T; ++i) sum[i][q] = L::in_turn(L::fma(factor, value[i], sum[i][q]));
-                    }
+    const auto group = [&](std::int64_t first, std::int64_t end, std::int64_t from_d, std::int64_t row) {
+        std::int64_t live[stretch], count = 0;
+        for (std::int64_t block = first; block < end; ++block) {
+            if (batch.live[((block - batch.chunk) * batch.rows + row) / Q]) live[count++] = block;
+        }
+        in_tiles<V>(std::min(slab, dim - from_d), [&](auto tag, std::int64_t ahead) {
+            constexpr int T = decltype(tag)::value;
+            const std::int64_t d = from_d + ahead;
+            const auto* codes = pass.turned + d * pass.blocks * V * W;
+            F sum[T][Q] = {};
+            for (std::int64_t at = 0; at < count * V; ++at) {
+                const std::int64_t block = live[at / V], v = at % V;
+                const auto* h = batch.pairs + (((block - batch.chunk) * batch.rows + row) * V + v) * W;
+                const auto* values = codes + (block * T * V + v) * W;
+                F value[T];
+                for (int i = 0; i < T; ++i) value[i] = L::load(values + i * V * W);
+                for (int q = 0; q < Q; ++q) {
+                    const F factor = L::in_turn(L::load(h + q * V * W));
+                    for (int i = 0; i < T; ++i) sum[i][q] = L::in_turn(L::fma(factor, value[i], sum[i][q]));
                 }
-                double* out = sums + row * dim + d * Q;
-                in_parts<W, T * Q>(
-                    [&](auto part, int at) { L::add_to(out + at, L::template sums<part>(&sum[0][0] + at)); });
-            });
+            }
+            double* out = sums + row * dim + d * Q;
+            in_parts<W, T * Q>(
+                [&](auto part, int at) { L::add_to(out + at, L::template sums<part>(&sum[0][0] + at)); });
+        });
+    };
+    for (std::int64_t first = from; first < to; first += stretch) {
+        for (std::int64_t d = 0; d < dim; d += slab) {
+            for (std::int64_t row = 0; row < batch.rows; row += Q) group(first, std::min(to, first + stretch), d, row);
         }
     }
 }
@@ -284,6 +291,7 @@ template <class L, int Q, int V>
 SoftKernel<typename L::Real> make_soft_kernel() {
     return {Q,
             V * L::W,
+            V,
             normalize<L, Q, V, false>,
             normalize<L, Q, V, true>,
             assign<L, V>,

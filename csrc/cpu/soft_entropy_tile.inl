@@ -30,7 +30,8 @@ struct Tile {
     const SoftBatch<Real>& batch;
     const bool keep;  // pairs where the batch has room for them; otherwise they are gone with the tile
     std::int64_t row = 0, block = 0;
-    Real* pairs = scratch;  // [Q][V*W]
+    Real* pairs = scratch;  // [Q][V*W] what a body leaves
+    Real* known = scratch;  // [Q][V*W] t
     alignas(64) Real scratch[Q * V * W];
 
     Tile(const SoftPass<Real>& pass, const SoftBatch<Real>& batch, bool keep)
@@ -40,14 +41,15 @@ struct Tile {
         row = to_row;
         block = to_block;
         if (keep) pairs = batch.pairs + place() * block_size;
+        known = batch.remembered ? batch.remembered + (row / Q * pass.blocks + block) * Q * block_size : pairs;
     }
     std::int64_t place() const { return (block - batch.chunk) * batch.rows + row; }
     Real* pair(int q, int v) const { return pairs + (q * V + v) * W; }
-    F load(int q, int v) const { return L::load(pair(q, v)); }
+    F load(int q, int v) const { return L::load(known + (q * V + v) * W); }
     F of_row(const Real* numbers, int q) const { return L::broadcast(numbers[row + q]); }
     F of_code(const Real* numbers, int v) const { return L::load(numbers + block * block_size + v * W); }
 
-    // pairs = t, or what the dimensions before `to` make of it. Not inlined: the loop needs all registers.
+    // known = t, or what the dimensions before `to` make of it. Not inlined: the loop needs all registers.
     __attribute__((noinline)) void measure(int from, int to) const {
         F score[Q][V];
         for (int v = 0; v < V; ++v) {
@@ -71,7 +73,7 @@ struct Tile {
             for (int v = 0; v < V; ++v) {
                 F t = score[q][v];
                 if (root) t = L::sqrt(L::max(t + t, F{}));
-                L::store(pair(q, v), t);
+                L::store(known + (q * V + v) * W, t);
             }
         }
     }
@@ -108,6 +110,7 @@ void sweep(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::R
     const std::int64_t group = std::max<std::int64_t>(1, numbers / 2 / pass.dim);
     const int slice = pass.dim > numbers ? int(numbers) : pass.dim;
     const int last = (pass.dim - 1) / slice * slice;
+    measured |= batch.known;
     Tile<L, Q, V> tile(pass, batch, batch.keep || last > 0);
     for (std::int64_t first = from; first < to; first += group) {
         const std::int64_t end = std::min(to, first + group);

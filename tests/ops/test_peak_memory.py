@@ -107,9 +107,9 @@ ENTROPY_STEP = """
 
 
 def entropy_budget(n: int, k: int, d: int) -> int:
-    # gradients; a packed copy of the codes and their sums in float64; 12 numbers of bookkeeping per vector and per
-    # code; pairs that two threads keep
-    return 4 * (n + k) * d + 12 * k * (d + 1) + 96 * (n + k) + 2 * 6 * MIB + FIXED
+    # gradients; two packed copies of the codes and their sums in float64; 12 numbers of bookkeeping per vector and
+    # per code; pairs that two threads keep
+    return 4 * (n + k) * d + 16 * k * (d + 1) + 96 * (n + k) + 2 * 6 * MIB + FIXED
 
 
 @needs_extension
@@ -118,6 +118,15 @@ def test_entropy_of_2048_vectors_with_65536_codes() -> None:
     budget = entropy_budget(n, k, d)
     assert 3 * budget < n * k
     assert growth(n, k, d, ENTROPY_STEP) < budget
+
+
+@needs_extension
+@pytest.mark.parametrize(("n", "pairs"), [(8184, 64 * MIB), (8208, 0)], ids=["remembered", "too many"])
+def test_entropy_of_8200_long_vectors_with_2048_codes(n: int, pairs: int) -> None:
+    k, d = 2048, 100
+    budget = entropy_budget(n, k, d)
+    assert budget < 48 * MIB  # less than all pairs would take
+    assert growth(n, k, d, ENTROPY_STEP) < budget + pairs
 
 
 @needs_extension

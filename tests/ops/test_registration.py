@@ -68,8 +68,18 @@ OPCHECKS: dict[str, list[Callable[[], Arguments]]] = {
             torch.tensor(0.5, dtype=torch.float64, requires_grad=True),
             "l2",
             -math.inf,
+            True,
         ),
-        lambda: (X.half(), CODEBOOK, torch.ones(12, 2).double(), torch.ones(()).double(), "euclidean", -3.0),
+        lambda: (X.half(), CODEBOOK, torch.ones(12, 2).double(), torch.ones(()).double(), "euclidean", -3.0, False),
+        lambda: (
+            torch.ones(12, 2, 100).requires_grad_(),  # long enough for distances to be remembered
+            torch.randn(2, 9, 100),
+            torch.ones(12, 2).double(),
+            torch.ones(()).double(),
+            "l2",
+            -math.inf,
+            True,
+        ),
     ],
     "draw_rows": [
         lambda: ([CODEBOOK[0]], [X[:, 0]], [1.0], "cosine", INDICES[:, 0] >= 0, torch.tensor(3)),

@@ -6,6 +6,9 @@
 ``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes that come again in call after call, as those of a
                    tokenizer at inference do, and the trees over them; 0 keeps and uses none. The codes are
                    compared on every call: results are the same bits at any setting.
+``VQKERNELS_PAIRS_MIB``  memory in MiB (64 if not set) up to which the C++ passes of an entropy remember all
+                   distances from a forward to its backward, where vectors are long; 0 remembers none. Results are
+                   the same bits at any setting.
 ``TRITON_INTERPRET``  ``1``: Triton's own switch; its kernels then run in numpy, on CPU tensors too, for tests.
                    To be set before Triton is imported.
 """
@@ -45,9 +48,22 @@ def kept_bytes() -> int:
     Raises:
         ValueError: if ``VQKERNELS_KEPT_MIB`` is no number of MiB.
     """
-    given = os.environ.get("VQKERNELS_KEPT_MIB", "64")
+    return _mebibytes("VQKERNELS_KEPT_MIB")
+
+
+def pairs_bytes() -> int:
+    """How many bytes of distances the C++ passes of an entropy may remember from a forward to its backward.
+
+    Raises:
+        ValueError: if ``VQKERNELS_PAIRS_MIB`` is no number of MiB.
+    """
+    return _mebibytes("VQKERNELS_PAIRS_MIB")
+
+
+def _mebibytes(name: str) -> int:
+    given = os.environ.get(name, "64")
     if not (given.isascii() and given.isdigit() and len(given) <= 9):
-        raise ValueError(f"VQKERNELS_KEPT_MIB: expected a number of MiB, 0 or more, got {given!r}")
+        raise ValueError(f"{name}: expected a number of MiB, 0 or more, got {given!r}")
     return int(given) << 20
 
 

@@ -143,7 +143,14 @@ def multilevel_nearest_code(
 
 
 def soft_assignment_entropy(
-    x: Value, codebook: Value, weight: Value, temperature: Value, metric: str, floor: float, backend: str | None
+    x: Value,
+    codebook: Value,
+    weight: Value,
+    temperature: Value,
+    metric: str,
+    floor: float,
+    remember: bool,
+    backend: str | None,
 ) -> tuple[Value, Value, Value, Value]:  # [N, G, D], [G, K, D], [N, G], [] -> [N, G] three times, [G, K]
     dtype = DataType.DOUBLE
     x, codes = op.Transpose(op.Cast(x, to=dtype), perm=[1, 0, 2]), op.Cast(codebook, to=dtype)

@@ -146,7 +146,11 @@ def unrounded_entropies(
     else:
         tau = torch.full((), temperature, dtype=torch.float64, device=x.device)
     floor = math.log(eps) if smoothing == "clamp" else -math.inf
-    _, _, entropy, assigned = soft_assignment_entropy_op(rows, grouped, weights, tau, metric, floor, backend)
+    # is a backward to come?
+    remember = torch.is_grad_enabled() and any(t.requires_grad for t in (rows, grouped, tau))
+    _, _, entropy, assigned = soft_assignment_entropy_op(
+        rows, grouped, weights, tau, metric, floor, remember, backend
+    )
 
     sums = torch.cat([assigned, (weights * entropy).sum(0)[:, None], weights.sum(0)[:, None]], dim=1)  # [G, K + 2]
     if reduce is not None:

@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 class Assignment(NamedTuple):
     """What the forward returns; all float64."""
 
-    least: torch.Tensor  # [N, G]
+    least: torch.Tensor  # [N, G]; a backend may keep more for its backward in the storage behind it
     log_sum: torch.Tensor  # [N, G]
     entropy: torch.Tensor  # [N, G]
     assigned: torch.Tensor  # [G, K] weighted sums of p
@@ -63,7 +63,7 @@ class Gradients(NamedTuple):
 class _Backend(Protocol):
     """Both directions of one backend."""
 
-    def run(self, problem: Problem) -> Assignment: ...
+    def run(self, problem: Problem, remember: bool) -> Assignment: ...
 
     def run_backward(self, problem: Problem, upstream: Upstream) -> Gradients: ...
 
@@ -77,13 +77,13 @@ def _backend(name: str | None, problem: Problem) -> _Backend:
 
 
 def _forward(*args: Any) -> Assignment:
-    *fields, backend = args
+    *fields, remember, backend = args
     problem = Problem(*fields)
-    return _backend(backend, problem).run(problem)
+    return _backend(backend, problem).run(problem, remember)
 
 
 def _forward_fake(*args: Any) -> Assignment:
-    *fields, _ = args
+    *fields, _, _ = args
     x, codebook, *_ = Problem(*fields)
     shapes = (*[x.shape[:2]] * 3, codebook.shape[:2])
     return Assignment(*(x.new_empty(shape, dtype=torch.float64) for shape in shapes))
@@ -112,7 +112,7 @@ def _backward_fake(*args: Any) -> tuple[torch.Tensor, ...]:
 
 soft_assignment_entropy_op = define_op(
     "soft_assignment_entropy(Tensor x, Tensor codebook, Tensor weight, Tensor temperature, str metric, float floor, "
-    "str? backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    "bool remember, str? backend) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
 )
@@ -126,7 +126,7 @@ _backward_op = define_op(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    *tensors, ctx.metric, ctx.floor, ctx.backend = inputs
+    *tensors, ctx.metric, ctx.floor, _, ctx.backend = inputs
     ctx.save_for_backward(*tensors, *output)
 
 
@@ -142,7 +142,7 @@ def _differentiate(
     gradients = _backward_op(*problem, *upstream, ctx.backend)
     likes = (x, codebook, temperature)
     dx, dc, dt = (g.to(t.dtype) if need else None for g, t, need in zip(gradients, likes, needed, strict=True))
-    return dx, dc, None, dt, None, None, None
+    return dx, dc, None, dt, None, None, None, None
 
 
 def _refuse_second(ctx: Any, *grads: torch.Tensor) -> None:

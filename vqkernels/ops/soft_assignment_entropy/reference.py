@@ -18,7 +18,7 @@ def unsupported_reasons(*args: object) -> list[str]:
     return []
 
 
-def run(problem: Problem) -> Assignment:
+def run(problem: Problem, remember: bool = False) -> Assignment:
     weight, temperature = problem.weight, problem.temperature
     least, log_sum, entropy = (torch.zeros_like(weight) for _ in range(3))
     assigned = torch.zeros(problem.codebook.shape[:2], dtype=torch.float64, device=weight.device)

@@ -86,7 +86,7 @@ class _Prepared(NamedTuple):
         return 2.0 if self.metric == "l2" else 1.0
 
 
-def run(problem: Problem) -> Assignment:
+def run(problem: Problem, remember: bool = False) -> Assignment:
     from vqkernels.ops.soft_assignment_entropy import triton_passes as kernels
 
     weight, codebook = problem.weight, problem.codebook
