@@ -34,5 +34,6 @@ def test_types_are_compared_named_and_refused_as_before() -> None:
         language.core.block_type(language.int32, [3])
     with pytest.raises(ValueError, match="exceeds triton maximum"):
         language.core.block_type(language.int32, [1 << 21])
+    language.core.block_type(language.int32, [4])
     with pytest.raises(TypeError, match="constexpr"):
         language.core.block_type(language.int32, [4.0])

@@ -54,7 +54,10 @@ def _share_types() -> None:
         if not shape:
             raise TypeError("0d block_type is forbidden")
         self.element_ty = element_ty
-        self.shape, self.numel, *_ = _sizes(tuple(language.core._unwrap_if_constexpr(s) for s in shape))
+        sizes = tuple(language.core._unwrap_if_constexpr(s) for s in shape)
+        # 4.0 is no size, though it would be found as 4
+        shared = all(type(size) is int for size in sizes)
+        self.shape, self.numel, *_ = (_sizes if shared else _sizes.__wrapped__)(sizes)
 
     def tensor_init(self: Any, handle: Any, type: Any) -> None:
         self.handle, self.type, self.dtype = handle, type, type.scalar
