@@ -179,10 +179,13 @@ template <class Simd>
 double spin_integers(std::int64_t rounds) {
     constexpr int chains = 12;  // enough independent ones to hide the latency on two ports
     typename Simd::I sum[chains];
-    const auto a = Simd::broadcast(std::int32_t(0x00010003));
+    auto a = Simd::broadcast(std::int32_t(0x00010003));
     for (int i = 0; i < chains; ++i) sum[i] = Simd::broadcast(std::int32_t(i));
     for (std::int64_t round = 0; round < rounds; ++round) {
-        for (int i = 0; i < chains; ++i) sum[i] = Simd::multiply_add(sum[i], a, a);
+        for (int i = 0; i < chains; ++i) {
+            a = Simd::in_turn(a);  // or the product would be formed once for all
+            sum[i] = Simd::in_turn(Simd::multiply_add(sum[i], a, a));
+        }
     }
     std::int32_t lanes[Simd::W], total = 0;
     for (int i = 0; i < chains; ++i) {
