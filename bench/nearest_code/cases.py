@@ -116,7 +116,14 @@ CASES = (
         cuda_n=262_144,
         note="one E-step of a codebook of CLIP features",
     ),
-    lookup_case("emu", 1024, 131_072, 256, true_n=4096, note="IBQ with the codes of Emu3.5, the tokens of one image"),
+    lookup_case(
+        "emu",
+        1024,
+        131_072,
+        256,
+        true_n=4096,
+        note="as many codes as Emu3.5 has, 256 dimensions assumed, the tokens of one image",
+    ),
     lookup_case(
         "unitok",
         8192,
