@@ -133,7 +133,7 @@ def run_side_by_side(names: Sequence[str], out: Path, processes: int, console: C
     """The same pipelines, several trainings at once."""
     told = {PIPELINES[name] for name in names}
     for data in (_SCENES, *(codes.data for codes in told)):
-        rendered(data, out / "data")
+        rendered(data, out / "data", processes)
 
     def parts(codes: Codes) -> set[str]:
         done = (out / codes.folder / CODEBOOK).exists()

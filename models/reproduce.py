@@ -112,13 +112,13 @@ class Workshop:
             return set()
         return {self.folder(run).name} | (set() if run.features_of is None else self.makes(run.features_of))
 
-    def render(self, run: Run) -> None:
+    def render(self, run: Run, processes: int) -> None:
         """Make the files of the data that a run is trained on."""
         if isinstance(run, Prior):
-            self.render(run.codes.tokenizer)
-            self._rendered(run.codes.data or "")
+            self.render(run.codes.tokenizer, processes)
+            self._rendered(run.codes.data or "", processes)
         elif self._data is None:
-            self._rendered(run.config.data)
+            self._rendered(run.config.data, processes)
 
     def trainings(self, run: Run) -> dict[str, float]:
         """Minutes at the rate of each stage's fastest stretch, of a run that is done and all that it is made from.
@@ -177,8 +177,8 @@ class Workshop:
             partial.replace(path)
         return path
 
-    def _rendered(self, spec: str) -> str:
-        return rendered(spec, self.out / "data")
+    def _rendered(self, spec: str, processes: int = 1) -> str:
+        return rendered(spec, self.out / "data", processes)
 
     def folder(self, run: Run) -> Path:
         """Where a run is kept."""
@@ -250,7 +250,7 @@ def in_turn(claims: Sequence[Claim], options: ReproduceConfig, console: Console)
             path = _measured_path(trial.measure, workshop, run)
             if path.exists():
                 continue
-            workshop.render(run)
+            workshop.render(run, options.jobs)
             missing[-1].add(path.stem)
             arguments = (trial.measure, run, options.out, options.data)
             makes = functools.partial(workshop.makes, run)

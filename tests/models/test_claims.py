@@ -19,6 +19,7 @@ from rich.console import Console
 
 from models import reproduce
 from models.claims import CLAIMS
+from models.claims import rendered as drawn
 from models.claims.claim import (
     Chart,
     Check,
@@ -139,6 +140,37 @@ def one_after_the_other(jobs: Sequence[Job], processes: int) -> Iterator[tuple[J
         assert job.makes()
         yield job, job.call(*job.arguments)
         assert not job.makes()
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),  # a tenth as many are held out; with images come maps
+    [
+        ("scenes:length=5,size=8x8", 2 * (5 + 1)),
+        ("classes:scenes:length=5,size=8x8", 5 + 1),
+        ("scenes:length=3,size=8x8,frames=2", 2 * (3 + 1)),
+    ],
+)
+def test_scenes_are_the_same_files_whoever_draws_them(
+    spec: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backwards(jobs: Sequence[Job], processes: int) -> Iterator[None]:
+        assert processes == 3
+        for job in reversed(jobs):
+            yield job.call(*job.arguments)
+
+    def drawings(place: str, folder: Path) -> dict[str, bytes]:
+        root = Path(place.removeprefix("maps:").removeprefix("video:").partition("?")[0])
+        assert root.parent == folder  # and nothing else is left there
+        assert list(folder.iterdir()) == [root]
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.png")}
+
+    monkeypatch.setattr(drawn, "_PART", 2)
+    monkeypatch.setattr(drawn, "side_by_side", backwards)
+    alone, several = (tmp_path / name for name in ("alone", "several"))
+    one = drawings(drawn.rendered(spec, alone), alone)
+    other = drawings(drawn.rendered(spec, several, 3), several)
+    assert one == other
+    assert len(one) == count
 
 
 def test_several_jobs_give_the_same_and_tell_claims_as_they_get_done(

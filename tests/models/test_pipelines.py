@@ -88,7 +88,7 @@ def test_codes_come_before_their_priors_when_several_train_at_once(
         (out / codes.folder).mkdir()
         (out / codes.folder / CODEBOOK).touch()
 
-    monkeypatch.setattr(pipelines, "rendered", lambda spec, folder: wrote.append(spec))
+    monkeypatch.setattr(pipelines, "rendered", lambda spec, *_: wrote.append(spec))
     monkeypatch.setattr(pipelines, "make_codes", codes)
     monkeypatch.setattr(pipelines, "run_pipeline", lambda name, codes, out, progress: wrote.append(name))
     monkeypatch.setattr(pipelines, "side_by_side", in_turn)
