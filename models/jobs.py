@@ -30,14 +30,18 @@ class Job:
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     makes: Callable[[], Collection[str]]  # what it still has to make; asked before it begins
+    minutes: float = 0.0  # about what it takes, more if others wait for it
 
 
 def side_by_side(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Any]]:
-    """Do all of them, the first ones first where that is possible; each with its result as it gets done.
+    """Do all of them, long ones first where that is possible; each with its result as it gets done.
+
+    A long one that began last would leave the other processes with nothing to do.
 
     An error or Ctrl-C ends the others too: a training after its step, with a checkpoint, anything else at once.
     """
-    waiting, running = list(jobs), dict[Future[Any], tuple[Job, set[str]]]()
+    waiting = sorted(jobs, key=lambda job: job.minutes, reverse=True)
+    running = dict[Future[Any], tuple[Job, set[str]]]()
     context = multiprocessing.get_context("spawn")
     with (
         _one_thread(),

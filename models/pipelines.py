@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from models.jobs import Job, side_by_side
 from models.recipes import PRIORS, TOKENIZERS, with_num_codes
 from models.report.pictures import load_picture
 from models.report.showcase import video_rows
-from models.report.systems import draw_rows, prior_table, record_priors
+from models.report.systems import draw_rows, prior_table, record_priors, recorded_minutes
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
 from models.training.checkpoint import checkpoint_steps
@@ -141,13 +142,21 @@ def run_side_by_side(names: Sequence[str], out: Path, processes: int, console: C
 
     quiet = functools.partial(make_codes, progress=False), functools.partial(run_pipeline, progress=False)
     jobs = [
-        Job(name=codes.folder, call=quiet[0], arguments=(codes, out), makes=functools.partial(parts, codes))
+        Job(
+            name=codes.folder,
+            call=quiet[0],
+            arguments=(codes, out),
+            makes=functools.partial(parts, codes),
+            minutes=math.inf,  # priors wait for it
+        )
         for codes in sorted(told, key=lambda codes: codes.folder)
     ]
+    minutes = recorded_minutes()
     for name in names:
         codes = PIPELINES[name]
         makes = functools.partial(lambda name, codes: {name} | parts(codes), name, codes)
-        jobs.append(Job(name=name, call=quiet[1], arguments=(name, codes, out), makes=makes))
+        arguments = name, codes, out
+        jobs.append(Job(name=name, call=quiet[1], arguments=arguments, makes=makes, minutes=minutes.get(name, 0.0)))
     for done, (job, _) in enumerate(side_by_side(jobs, processes), 1):
         console.print(f"{done}/{len(jobs)} {job.name}", highlight=False)
 

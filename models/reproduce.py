@@ -47,7 +47,7 @@ from models.errors import UserError
 from models.evaluation.record import write_json
 from models.extract_codes import extract
 from models.jobs import Job, side_by_side
-from models.report.claims import RESULTS, number, publish, read_results, write_page
+from models.report.claims import RESULTS, number, publish, read_results, recorded_minutes, write_page
 from models.train_classifier import train as train_classifier
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
@@ -242,6 +242,7 @@ def in_turn(claims: Sequence[Claim], options: ReproduceConfig, console: Console)
         yield from claims
         return
     workshop, jobs, missing = Workshop(options.out, console, options.data), dict[str, Job](), list[set[str]]()
+    minutes = recorded_minutes()
     for claim in claims:
         trial = claim.trial(options.scale)
         assert trial is not None
@@ -254,7 +255,10 @@ def in_turn(claims: Sequence[Claim], options: ReproduceConfig, console: Console)
             missing[-1].add(path.stem)
             arguments = (trial.measure, run, options.out, options.data)
             makes = functools.partial(workshop.makes, run)
-            jobs[path.stem] = Job(name=path.stem, call=_measured_apart, arguments=arguments, makes=makes)
+            expected = sum(minutes.get(name, 0.0) for name in makes())
+            jobs[path.stem] = Job(
+                name=path.stem, call=_measured_apart, arguments=arguments, makes=makes, minutes=expected
+            )
     yield from [claim for claim, left in zip(claims, missing, strict=True) if not left]
     for done, (job, _) in enumerate(side_by_side(tuple(jobs.values()), options.jobs), 1):
         console.print(f"  {done}/{len(jobs)} {job.name}", highlight=False)

@@ -45,6 +45,12 @@ def read_results(folder: Path, order: Sequence[str] = ()) -> list[Result]:
     return [results[name] for name in names]
 
 
+def recorded_minutes() -> dict[str, float]:
+    """What each training took when it was recorded, by the name of its folder."""
+    by_seed = [minutes for result in read_results(RESULTS) for minutes in result["trainings"].values()]
+    return {name: took for minutes in by_seed for name, took in minutes.items()}
+
+
 def chart(result: Result) -> Markup:
     """Means over seeds as lines, or every seed of every variant as a dot."""
     drawn = result["chart"]

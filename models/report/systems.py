@@ -169,6 +169,12 @@ def record_priors(entries: Sequence[dict[str, Any]], left: Sequence[str], folder
     write_minutes()
 
 
+def recorded_minutes() -> dict[str, float]:
+    """What each prior took when it was recorded."""
+    entries = json.loads(PRIOR_RESULTS.read_text(encoding="utf-8"))
+    return {entry["recipe"]: entry["minutes"] for entry in entries}
+
+
 def _record(path: Path, entries: Sequence[dict[str, Any]], folder: Path, pictures: Sequence[str]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(list(entries), indent=1) + "\n", encoding="utf-8")

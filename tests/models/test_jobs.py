@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,13 @@ def test_jobs_run_at_once_unless_they_make_the_same_and_an_error_ends_them(tmp_p
     assert done == {"one": 1, "two": 1, "same": None, "same again": None}
     assert raised.value.signum == signal.SIGTERM
     assert time.monotonic() - began < WAIT
+
+
+def test_long_jobs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    minutes = {"short": 1.0, "others wait": math.inf, "unknown": 0.0, "long": 2.0, "as short": 1.0}
+    jobs = [Job(name=name, call=str, arguments=(), makes=set, minutes=took) for name, took in minutes.items()]
+    monkeypatch.setattr("models.jobs.ProcessPoolExecutor", lambda processes, **_: ThreadPoolExecutor(processes))
+    assert [job.name for job, _ in side_by_side(jobs, 1)] == ["others wait", "long", "short", "as short", "unknown"]
 
 
 def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
