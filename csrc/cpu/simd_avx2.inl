@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "cpu/canonical_avx2.inl"
+#include "cpu/in_turn.h"
 #include "cpu/nearest_code_scan.inl"
 
 namespace vqk {
@@ -47,8 +48,7 @@ struct Avx2 {
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     template <class Sum>
     static Sum in_turn(Sum a) {
-        asm volatile("" : "+x"(a));
-        return a;
+        return formed(a);
     }
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }

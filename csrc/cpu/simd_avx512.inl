@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "cpu/canonical_avx2.inl"
+#include "cpu/in_turn.h"
 #include "cpu/nearest_code_scan.inl"
 
 namespace vqk {
@@ -48,8 +49,7 @@ struct Avx512 {
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     template <class Sum>
     static Sum in_turn(Sum a) {
-        asm volatile("" : "+v"(a));
-        return a;
+        return formed(a);
     }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
     static F sub(F a, F b) { return _mm512_sub_ps(a, b); }

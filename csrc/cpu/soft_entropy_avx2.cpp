@@ -1,6 +1,7 @@
 // Soft assignment passes for AVX2 + FMA: 16 registers hold a tile of 6 owners x 2 vectors.
 #include <immintrin.h>
 
+#include "cpu/in_turn.h"
 #include "cpu/soft_entropy_pass.inl"
 
 namespace vqk {
@@ -11,10 +12,7 @@ struct Avx2Single : Lanes<float, 8> {
     static F sqrt(F a) { return F(_mm256_sqrt_ps(__m256(a))); }
     static F min(F a, F b) { return F(_mm256_min_ps(__m256(a), __m256(b))); }
     static F max(F a, F b) { return F(_mm256_max_ps(__m256(a), __m256(b))); }
-    static F in_turn(F a) {
-        asm volatile("" : "+x"(a));
-        return a;
-    }
+    static F in_turn(F a) { return formed(a); }
     static bool any_less(F a, F b) {
         return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_LT_OQ)) != 0;
     }
@@ -25,10 +23,7 @@ struct Avx2Double : Lanes<double, 4> {
     static F sqrt(F a) { return F(_mm256_sqrt_pd(__m256d(a))); }
     static F min(F a, F b) { return F(_mm256_min_pd(__m256d(a), __m256d(b))); }
     static F max(F a, F b) { return F(_mm256_max_pd(__m256d(a), __m256d(b))); }
-    static F in_turn(F a) {
-        asm volatile("" : "+x"(a));
-        return a;
-    }
+    static F in_turn(F a) { return formed(a); }
     static bool any_less(F a, F b) {
         return _mm256_movemask_pd(_mm256_cmp_pd(__m256d(a), __m256d(b), _CMP_LT_OQ)) != 0;
     }

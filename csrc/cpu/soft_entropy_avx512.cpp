@@ -1,6 +1,7 @@
 // Soft assignment passes for AVX-512: 32 registers hold a tile of 6 owners x 4 vectors.
 #include <immintrin.h>
 
+#include "cpu/in_turn.h"
 #include "cpu/soft_entropy_pass.inl"
 
 namespace vqk {
@@ -11,10 +12,7 @@ struct Avx512Single : Lanes<float, 16> {
     static F sqrt(F a) { return F(_mm512_sqrt_ps(__m512(a))); }
     static F min(F a, F b) { return F(_mm512_min_ps(__m512(a), __m512(b))); }
     static F max(F a, F b) { return F(_mm512_max_ps(__m512(a), __m512(b))); }
-    static F in_turn(F a) {
-        asm volatile("" : "+v"(a));
-        return a;
-    }
+    static F in_turn(F a) { return formed(a); }
     static bool any_less(F a, F b) { return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_LT_OQ) != 0; }
 };
 
@@ -23,10 +21,7 @@ struct Avx512Double : Lanes<double, 8> {
     static F sqrt(F a) { return F(_mm512_sqrt_pd(__m512d(a))); }
     static F min(F a, F b) { return F(_mm512_min_pd(__m512d(a), __m512d(b))); }
     static F max(F a, F b) { return F(_mm512_max_pd(__m512d(a), __m512d(b))); }
-    static F in_turn(F a) {
-        asm volatile("" : "+v"(a));
-        return a;
-    }
+    static F in_turn(F a) { return formed(a); }
     static bool any_less(F a, F b) { return _mm512_cmp_pd_mask(__m512d(a), __m512d(b), _CMP_LT_OQ) != 0; }
 };
 

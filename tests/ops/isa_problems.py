@@ -1,7 +1,7 @@
 """Small problems for the C++ kernels, each a pure function of a seed: bits must be the same on every instruction set.
 
 ``python tests/ops/isa_problems.py`` runs 100,000 of them on every instruction set of this processor and prints the
-seeds of those whose bits differ; ``--aarch64`` compares with the kernels of AArch64, emulated, as well.
+seeds of those whose bits differ; ``--emulated aarch64 x86`` compares with emulated kernels as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from aarch64 import Processor, compile_driver, kernels_on
+from emulated import MACHINES, Machine, Processor, compile_driver, kernels_on
 from multilevel import multilevel_problem
 from variants import processor_isas
 
@@ -41,7 +41,6 @@ from vqkernels.testing import PROBLEMS, lookup_problem
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 METRICS = ("l2", "cosine", "dot")
 INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-AARCH64 = ("neon", "portable")  # instruction sets of an AArch64 processor
 
 Results = tuple[torch.Tensor, ...]
 
@@ -165,7 +164,7 @@ def on_isa(isa: str, run: Callable[[], Results]) -> Results:
         return run()
 
 
-def differences(seeds: range, isas: list[str], emulated: Processor | None, work: int) -> Iterator[str]:
+def differences(seeds: range, isas: list[str], emulated: Sequence[Processor], work: int) -> Iterator[str]:
     """A line for every problem and instruction set with other bits than the first instruction set."""
     for seed in seeds:
         problem = isa_problem(seed, work)
@@ -173,17 +172,18 @@ def differences(seeds: range, isas: list[str], emulated: Processor | None, work:
         for isa in isas[1:]:
             if not same_bits(on_isa(isa, problem.run), expected):
                 yield f"seed {seed}: {isa} differs from {isas[0]}: {problem.name}"
-        for isa in AARCH64 if emulated else ():
-            with kernels_on(emulated):
-                actual = on_isa(isa, problem.run)
-            if not same_bits(actual, expected):
-                yield f"seed {seed}: {isa} of AArch64 differs from {isas[0]}: {problem.name}"
+        for processor in emulated:
+            for isa in processor.machine.isas:
+                with kernels_on(processor):
+                    actual = on_isa(isa, problem.run)
+                if not same_bits(actual, expected):
+                    yield f"seed {seed}: {isa} of {processor.machine.name} differs from {isas[0]}: {problem.name}"
 
 
 @contextmanager
-def emulated_processor() -> Iterator[Processor]:
+def emulated_processor(machine: Machine) -> Iterator[Processor]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        processor = Processor(compile_driver(Path(folder)))
+        processor = Processor(machine, compile_driver(machine, Path(folder)))
         stack.callback(processor.close)
         yield processor
 
@@ -193,17 +193,18 @@ def main() -> int:
     parser.add_argument("--problems", type=int, default=100_000, help="how many (%(default)s)")
     parser.add_argument("--first", type=int, default=0, help="seed of the first (%(default)s)")
     parser.add_argument("--work", type=int, default=50_000, help="products of the largest (%(default)s)")
-    parser.add_argument("--aarch64", action="store_true", help="emulate AArch64 kernels, too")
+    parser.add_argument("--emulated", choices=MACHINES, nargs="+", default=[], help="emulate these kernels, too")
     options = parser.parse_args()
     isas = processor_isas()
     start, found = time.monotonic(), 0
     with ExitStack() as stack:
-        emulated = stack.enter_context(emulated_processor()) if options.aarch64 else None
+        machines = [MACHINES[name] for name in options.emulated]
+        emulated = [stack.enter_context(emulated_processor(machine)) for machine in machines]
         seeds = range(options.first, options.first + options.problems)
         for line in differences(seeds, isas, emulated, options.work):
             sys.stdout.write(line + "\n")
             found += 1
-    names = [*isas, *(f"{isa} of AArch64" for isa in AARCH64 if options.aarch64)]
+    names = [*isas, *(f"{isa} of {machine.name}" for machine in machines for isa in machine.isas)]
     sys.stdout.write(
         f"{options.problems} problems on {', '.join(names)}: {found} differences, {time.monotonic() - start:.0f} s\n"
     )

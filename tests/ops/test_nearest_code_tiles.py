@@ -22,6 +22,7 @@ pytestmark = [
 
 DIMS = (1, 4, 8, 9, 10, 16, 31, 32, 64, 255, 256, 770)
 LANES = 16
+KINDS = ("gaussian", "hard to split", "far", "tiny vectors", "tiny codes", "cancelling", "unlike lengths")
 
 
 def tile_scores(negated: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, products: int) -> torch.Tensor:
@@ -71,9 +72,7 @@ def allowed(x: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, products: 
 
 
 @pytest.mark.parametrize("products", [1, 3])
-@pytest.mark.parametrize(
-    "kind", ["gaussian", "hard to split", "far", "tiny vectors", "tiny codes", "cancelling", "unlike lengths"]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_bounded_from_below(kind: str, products: int) -> None:
     least = most = 1.0
     for d in DIMS:

@@ -22,12 +22,19 @@ NARROW = {*INTEGERS, "amx"}  # other ops do there what they do on AVX2 or AVX-51
 NARROW_OPS = {"nearest_code", "top_codes"}
 
 
+def processor_flags() -> set[str]:
+    """What this processor has, as /proc/cpuinfo names it."""
+    if platform.machine().lower() in {"aarch64", "arm64"}:
+        return {"aarch64"}
+    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
+        return set()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next(line for line in lines if line.startswith("flags")).split())
+
+
 def processor_isas() -> list[str]:
     """The instruction sets that this processor has, the best last."""
-    flags = {"aarch64"} if platform.machine().lower() in {"aarch64", "arm64"} else set()
-    if platform.machine() == "x86_64" and Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = set(next(line for line in lines if line.startswith("flags")).split())
+    flags = processor_flags()
     return [isa for isa, needed in ISA_FLAGS.items() if needed <= flags]
 
 

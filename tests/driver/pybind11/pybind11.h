@@ -1,5 +1,5 @@
 // What csrc/bindings.cpp wants of pybind11, for a program without Python: the functions it defines are put into a
-// table, and called with arguments that are read from a pipe. tests/aarch64.py is the other end.
+// table, and called with arguments that are read from a pipe. tests/emulated.py is the other end.
 #pragma once
 
 #include <any>

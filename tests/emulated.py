@@ -1,14 +1,17 @@
-"""The C++ kernels as an AArch64 processor runs them: cross-compiled with ``tests/driver``, emulated by qemu.
+"""The C++ kernels as another processor runs them: compiled with ``tests/driver`` into a program, which is emulated.
+
+    aarch64  cross-compiled, run by qemu
+    x86      AVX-512, VNNI and AMX in terms of AVX2, by SIMDe and ``tests/driver/x86``; all else is native
 
 Inside ``kernels_on(processor)`` the compiled extension of this process is replaced by the program: what the package
 asks of its kernels goes through a pipe, and arrays come back. So any test can run on them::
 
-    processor = Processor(compile_driver(folder))
+    processor = Processor(X86, compile_driver(X86, folder))
     with kernels_on(processor):
         nearest_code(x, codebook, backend="cpu")
 
-As a plugin of pytest it does that for all tests of a run, a hundred times as slow as without:
-``PYTHONPATH=tests python -m pytest -n0 -p aarch64 tests/ops/test_draw_rows.py``.
+As a plugin of pytest it does that for all tests of a run, up to a hundred times as slow as without:
+``EMULATED=x86 PYTHONPATH=tests python -m pytest -n0 -p emulated tests/ops/test_nearest_code_tiles.py``.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import platform
 import runpy
+import shlex
 import shutil
 import struct
 import subprocess
@@ -26,6 +29,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -35,13 +39,67 @@ import torch
 from vqkernels._core import extension
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+DRIVER = ROOT / "tests" / "driver"
+sys.path.insert(0, str(ROOT / "tests" / "ops"))
+
+import variants  # noqa: E402
+
 ERRORS = {1: ValueError, 2: RuntimeError}  # as driver.cpp numbers them
 
 
-def missing_tools() -> str:
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """What is emulated, and by which tools."""
+
+    name: str
+    isas: tuple[str, ...]  # that this machine may lack, the best last
+    compiler: list[str]
+    options: tuple[str, ...]  # of every file
+    emulator: list[str] = field(default_factory=list)
+    flags_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # in the place of ISA_FLAGS of setup.py
+    sources: tuple[str, ...] = ()
+    link: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> set[str]:
+        """What the processor has, as ``variants.ISA_FLAGS`` names it."""
+        return set().union(*(variants.ISA_FLAGS[isa] for isa in self.isas))
+
+
+AARCH64 = Machine(
+    name="aarch64",
+    isas=("portable", "neon"),
+    compiler=["aarch64-linux-gnu-g++"],
+    options=("-DVQK_NEON=1",),
+    emulator=["qemu-aarch64"],
+)
+_EMULATED = ("-mavx2", "-mfma", "-Wno-psabi", f"-I{DRIVER / 'x86'}")
+X86 = Machine(
+    name="x86",
+    isas=("avxvnni", "avx512", "avx512vnni", "amx"),
+    compiler=shlex.split(os.environ.get("CXX", "")) or ["c++"],
+    options=(
+        "-O1",  # half the time to compile, of code that no processor is to be fast at
+        *("-DVQK_X86=1", "-DVQK_AMX=1", "-DVQK_AVX512VNNI=1", "-DVQK_AVXVNNI=1"),
+        *("-include", str(DRIVER / "x86" / "processor.h")),
+    ),
+    flags_of=dict.fromkeys(("_avxvnni", "_avx512", "_avx512vnni", "_amx"), _EMULATED),
+    sources=("x86/processor.cpp",),
+    link=("-Wl,--wrap=syscall",),
+)
+MACHINES = {machine.name: machine for machine in (AARCH64, X86)}
+
+
+def missing_tools(machine: Machine) -> str:
     """The reason of a skip; empty if there is none."""
-    absent = [tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None]
+    tools = [*machine.compiler[:1], *machine.emulator[:1]]
+    absent = [tool for tool in tools if shutil.which(tool) is None]
+    if machine is X86 and not absent:
+        if not variants.ISA_FLAGS["avx2"] <= variants.processor_flags():
+            absent.append("AVX2")
+        asked = [*machine.compiler, "-xc++", "-fsyntax-only", "-include", "simde/simde-features.h", os.devnull]
+        if subprocess.run(asked, capture_output=True).returncode:
+            absent.append("SIMDe (libsimde-dev)")
     return f"the machine has no {' and no '.join(absent)}" if absent else ""
 
 
@@ -55,25 +113,28 @@ def setup_facts() -> dict[str, Any]:
         return runpy.run_path(str(ROOT / "setup.py"))
 
 
-def compile_driver(folder: Path) -> Path:
+def compile_driver(machine: Machine, folder: Path) -> Path:
     """Compile the kernels and the driver into a program that needs no files of its system."""
     facts = setup_facts()
+    isa_flags = facts["ISA_FLAGS"] | machine.flags_of
+    others = {"_neon"} if machine is X86 else set(isa_flags) - {"_neon"}
     found = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
-    others = tuple(set(facts["ISA_FLAGS"]) - {"_neon"})
-    sources = [source for source in found if not source.stem.endswith(others)]
-    sources.append(ROOT / "tests" / "driver" / "driver.cpp")
-    command = [COMPILER, *facts["FLAGS"], "-Werror", "-DVQK_NEON=1", "-DVQK_WITH_CUDA=0"]
-    command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'driver'}"]
+    sources = [source for source in found if not source.stem.endswith(tuple(others))]
+    sources += [DRIVER / name for name in ("driver.cpp", *machine.sources)]
+    command = [*machine.compiler, *facts["FLAGS"], "-Werror", *machine.options, "-DVQK_WITH_CUDA=0"]
 
     def compile_one(source: Path) -> str:
         target = str(folder / f"{source.name}.o")
-        subprocess.run([*command, "-c", str(source), "-o", target], check=True)
+        flags = next((flags for suffix, flags in isa_flags.items() if source.stem.endswith(suffix)), [])
+        includes = [f"-I{ROOT / 'csrc'}", f"-I{DRIVER}"]
+        subprocess.run([*command, *flags, *includes, "-c", str(source), "-o", target], check=True)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     program = folder / "kernels"
-    subprocess.run([COMPILER, "-static", *objects, "-o", str(program), "-pthread"], check=True)
+    link = [*machine.compiler, "-static", *machine.link, *objects, "-o", str(program), "-pthread"]
+    subprocess.run(link, check=True)
     return program
 
 
@@ -99,8 +160,15 @@ class Made(NamedTuple):
 class Processor:
     """The running program. ``call`` is a call of a function of the extension."""
 
-    def __init__(self, program: Path) -> None:
-        self.process = subprocess.Popen([EMULATOR, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, machine: Machine, program: Path, flags: set[str] | None = None) -> None:
+        """On a machine that has these flags, all by default."""
+        self.machine = machine
+        self.process = subprocess.Popen(
+            [*machine.emulator, str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"EMULATED_FLAGS": " ".join(machine.flags if flags is None else flags)},
+        )
 
     def close(self) -> None:
         self.process.communicate()
@@ -165,13 +233,17 @@ _whole_run = ExitStack()
 
 
 def pytest_configure() -> None:
-    if reason := missing_tools():
+    name = os.environ.get("EMULATED", "")
+    if name not in MACHINES:
+        raise SystemExit(f"EMULATED: expected {' or '.join(MACHINES)}, got {name!r}")
+    if reason := missing_tools(MACHINES[name]):
         raise SystemExit(reason)
     folder = _whole_run.enter_context(tempfile.TemporaryDirectory())
-    processor = Processor(compile_driver(Path(folder)))
+    processor = Processor(MACHINES[name], compile_driver(MACHINES[name], Path(folder)))
     _whole_run.callback(processor.close)
     _whole_run.enter_context(kernels_on(processor))
-    _whole_run.enter_context(mock.patch.object(platform, "machine", return_value="aarch64"))
+    flags = MACHINES[name].flags
+    _whole_run.enter_context(mock.patch.object(variants, "processor_flags", return_value=flags))
 
 
 def pytest_unconfigure() -> None:
