@@ -59,28 +59,25 @@ struct Lanes {
         return fold(a, [](auto x, auto y) { return x > y ? x : y; });
     }
 
-    // Lane i is the sum of a[i], for count <= W vectors, 0 beyond; a is used up. Two vectors are folded at a time: so
-    // many sums at once take a third of the instructions of one by one.
-    template <int count, int group = W>
-    static F sums(F* a) {
-        if constexpr (group == 1) {
-            return a[0];
-        } else {
-            constexpr auto lanes = std::make_index_sequence<W>{};
-            for (int i = 0; i < count; i += 2) {
-                const F next = i + 1 < count ? a[i + 1] : F{};
-                a[i / 2] = halves<group, 0>(a[i], next, lanes) + halves<group, 1>(a[i], next, lanes);
-            }
-            return sums<(count + 1) / 2, group / 2>(a);
+    // lane i of vector j becomes lane j of vector i, for W vectors
+    template <int group = W / 2>
+    static void transpose(F* a) {
+        constexpr auto lanes = std::make_index_sequence<W>{};
+        for (int i = 0; i < W; ++i) {
+            if (i & group) continue;
+            const F low = exchange<group, 0>(a[i], a[i + group], lanes);
+            a[i + group] = exchange<group, 1>(a[i], a[i + group], lanes);
+            a[i] = low;
         }
+        if constexpr (group > 1) transpose<group / 2>(a);
     }
 
   private:
-    // of each group of lanes in a and b, its lower or its upper half
-    template <int group, int upper, std::size_t... lane>
-    static F halves(F a, F b, std::index_sequence<lane...>) {
-        constexpr auto from = [](int i) { return (2 * (i / (group / 2)) + upper) * (group / 2) + i % (group / 2); };
-        return F{(from(lane) < W ? a[from(lane) % W] : b[from(lane) % W])...};
+    // of a and b, seen as groups of lanes, those of even or those of odd number, in turn
+    template <int group, int odd, std::size_t... lane>
+    static F exchange(F a, F b, std::index_sequence<lane...>) {
+        constexpr auto from = [](int i) { return (i & ~group) + odd * group; };
+        return F{(lane & group ? b[from(lane)] : a[from(lane)])...};
     }
     template <class Vector, class Combine>
     static Real fold(Vector a, Combine combine) {

@@ -83,8 +83,11 @@ class Group {
             batch.known = remembered != nullptr;
             over_chunks(plan, batch, [&](auto from, auto to) {
                 if (again) (pass.floored ? kernel.normalize_floored : kernel.normalize)(pass, batch, from, to);
-                in_turn(turns, number, from, to,
-                        [&](auto first, auto end) { kernel.assign(pass, batch, first, end, assigned.data()); });
+                for (std::int64_t first = from; first < to; first += turn) {
+                    const std::int64_t end = std::min(to, first + turn);
+                    turns.take(first / turn, number,
+                               [&] { kernel.assign(pass, batch, first, end, assigned.data()); });
+                }
             });
             for (std::int64_t n = begin; n < std::min(begin + batch.rows, problem.n); ++n) {
                 const auto& total = work.total[n - begin];
@@ -106,30 +109,34 @@ class Group {
             grad_assigned[k] = k < problem.k ? Real(result.grad_assigned[index * problem.k + k]) : Real(0);
         }
         pass.grad_assigned = grad_assigned.get();
-        std::vector<double> pulled(result.grad_codebook ? padded * (dim + 1) : 0);
+        const std::int64_t sums = result.grad_codebook ? padded * (dim + 1) : 0;
+        const AlignedArray<double> pulled = make_aligned<double>(std::size_t(sums));
+        std::fill_n(pulled.get(), sums, 0.0);
         Turns turns(problem.k / turn_codes + 1);
         over_batches(plan, [&](Work& work, std::int64_t number, std::int64_t begin) {
             auto& batch = work.batch;
             set_origin(work, begin, result);
+            if (result.grad_codebook) work.turn_vectors(kernel.queries, dim + 1);
             batch.known = remembered != nullptr;
-            for (auto* sums : {&work.gain, &work.h_sum, &work.grad_log, &work.pulled}) {
-                std::fill(sums->begin(), sums->end(), 0.0);
-            }
+            for (auto* sums : {&work.gain, &work.h_sum, &work.grad_log}) std::fill(sums->begin(), sums->end(), 0.0);
+            if (result.grad_x) std::fill_n(work.pulled.get(), work.pulled_size, 0.0);
             const bool kept = batch.keep = !remembered && plan.blocks == blocks;
             over_chunks(plan, batch,
                         [&](auto from, auto to) { kernel.mean_gain(pass, batch, from, to, work.gain.data()); });
             std::copy_n(work.gain.begin(), batch.rows, work.of(Work::mean_gain));
             batch.keep = true;
-            over_chunks(plan, batch, [&](auto from, auto to) {
+            // the codes of a turn at a time, so that their pairs are still near for the sums
+            for (std::int64_t from = 0; from < blocks; from += turn) {
+                const std::int64_t to = std::min(blocks, from + turn);
+                batch.chunk = kept ? 0 : from;
                 kernel.pull(pass, batch, from, to, kept, work.h_sum.data(), work.grad_log.data());
-                if (result.grad_x) kernel.pull_x(pass, batch, from, to, work.pulled.data());
-                if (!result.grad_codebook) return;
-                in_turn(turns, number, from, to,
-                        [&](auto first, auto end) { kernel.pull_codes(pass, batch, first, end, pulled.data()); });
-            });
+                if (result.grad_x) kernel.pull_x(pass, batch, from, to, work.pulled.get());
+                if (!result.grad_codebook) continue;
+                turns.take(from / turn, number, [&] { kernel.pull_codes(pass, batch, from, to, pulled.get()); });
+            }
             finish_batch(work, begin, result);
         });
-        if (result.grad_codebook) finish_codes(pulled, result.grad_codebook);
+        if (result.grad_codebook) finish_codes(pulled.get(), result.grad_codebook);
     }
 
   private:
@@ -138,8 +145,9 @@ class Group {
     const Survey& found;
     const std::int64_t index;
     const SoftKernel<Real>& kernel;
-    double unit = 1;   // what 1 of t is to the passes
-    double scale = 1;  // of the copies
+    double unit = 1;                                            // what 1 of t is to the passes
+    double scale = 1;                                           // of the copies
+    const std::int64_t turn = turn_codes / kernel.block_codes;  // blocks
     std::int64_t blocks;
     AlignedArray<Real> codes, turned, bias, grad_assigned;
     Real* remembered = nullptr;  // [N padded / Q][blocks][Q][V*W] t
@@ -189,14 +197,6 @@ class Group {
             body(batch.chunk, std::min(blocks, batch.chunk + plan.blocks));
         }
         batch.chunk = 0;
-    }
-
-    template <class Body>
-    void in_turn(Turns& turns, std::int64_t number, std::int64_t from, std::int64_t to, Body&& body) const {
-        const std::int64_t turn = turn_codes / kernel.block_codes;
-        for (std::int64_t first = from; first < to; first += turn) {
-            turns.take(first / turn, number, [&] { body(first, std::min(to, first + turn)); });
-        }
     }
 
     // Copies of the vectors of a batch; zeros for those that take no part.
@@ -282,40 +282,39 @@ class Group {
         pass.bias = bias.get();
     }
 
-    // the codes once more, as `pull_x` meets them: it would jump from block to block
     void pack_for_pull_x() {
-        const std::int64_t block = kernel.block_codes, dim = problem.d, most = kernel.vectors;
+        const std::int64_t block = kernel.block_codes, dim = problem.d;
         turned = make_aligned<Real>(std::size_t(blocks * block * dim));
         parallel_for(blocks, threads_for(double(problem.k) * double(dim)), [&](std::int64_t b) {
-            for (std::int64_t d = 0; d < dim; d += most) {
-                const std::int64_t size = std::min(most, dim - d) * block;
-                std::copy_n(codes.get() + (b * dim + d) * block, size, turned.get() + d * blocks * block + b * size);
-            }
+            const Real* values = codes.get() + b * block * dim;
+            in_strips(
+                kernel.queries, dim, blocks * block, b * block, block,
+                [&](std::int64_t j, std::int64_t d) { return values[d * block + j]; }, turned.get());
         });
         pass.turned = turned.get();
     }
 
     void finish_batch(Work& work, std::int64_t begin, const SoftBackward& result) const {
-        const std::int64_t q = kernel.queries, dim = problem.d;
+        const std::int64_t w = kernel.block_codes / kernel.vectors, dim = problem.d;
         for (std::int64_t n = begin; n < std::min(begin + work.batch.rows, problem.n); ++n) {
             const std::int64_t i = n - begin;
             if (result.grad_log) result.grad_log[at(n)] = work.grad_log[i] * ln2;
             if (!result.grad_x) continue;
             const Real* negated = work.negated.get() + i * (dim + 1);
-            const double* sums = work.pulled.data() + i / q * q * dim + i % q;
+            const double* sums = work.pulled.get() + i / w * w * dim + i % w;
             chain(
                 found.x, n, work.h_sum[i], work.row, [&](std::int64_t d) { return -double(negated[d]); },
-                [&](std::int64_t d) { return sums[d * q]; }, result.grad_x, index * dim);
+                [&](std::int64_t d) { return sums[d * w]; }, result.grad_x, index * dim);
         }
     }
 
     // `pulled`: what pull_codes left
-    void finish_codes(const std::vector<double>& pulled, void* gradient) const {
+    void finish_codes(const double* pulled, void* gradient) const {
         const std::int64_t block = kernel.block_codes, dim = problem.d;
         parallel_for(blocks, threads_for(double(problem.k) * double(dim)), [&](std::int64_t b) {
             std::vector<double> row(dim);
             for (std::int64_t j = 0; j < std::min(block, problem.k - b * block); ++j) {
-                const double* sums = pulled.data() + b * block * (dim + 1) + j;
+                const double* sums = pulled + b * block * (dim + 1) + j;
                 const Real* own = codes.get() + b * block * dim + j;
                 chain(
                     found.codes, b * block + j, sums[dim * block], row,

@@ -13,6 +13,13 @@ struct Avx2Single : Lanes<float, 8> {
     static F min(F a, F b) { return F(_mm256_min_ps(__m256(a), __m256(b))); }
     static F max(F a, F b) { return F(_mm256_max_ps(__m256(a), __m256(b))); }
     static F in_turn(F a) { return formed(a); }
+    // gcc 12 converts half a vector at a time, through memory
+    static void add_to(double* sums, F a) {
+        const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(__m256(a)));
+        const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(__m256(a), 1));
+        _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), low));
+        _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), high));
+    }
     static bool any_less(F a, F b) {
         return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_LT_OQ)) != 0;
     }

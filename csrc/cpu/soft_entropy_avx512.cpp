@@ -13,6 +13,13 @@ struct Avx512Single : Lanes<float, 16> {
     static F min(F a, F b) { return F(_mm512_min_ps(__m512(a), __m512(b))); }
     static F max(F a, F b) { return F(_mm512_max_ps(__m512(a), __m512(b))); }
     static F in_turn(F a) { return formed(a); }
+    // gcc 12 converts a quarter of a vector at a time, through memory
+    static void add_to(double* sums, F a) {
+        const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(__m512(a)));
+        const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(__m512(a), 1));
+        _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
+        _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), high));
+    }
     static bool any_less(F a, F b) { return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_LT_OQ) != 0; }
 };
 

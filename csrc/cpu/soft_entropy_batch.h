@@ -36,6 +36,20 @@ Plan plan_for(const SoftKernel<Real>& kernel, std::int64_t n, std::int64_t block
     return {most, std::max(cached_bytes / (most * block_bytes) / turn, std::int64_t(1)) * turn};
 }
 
+// The numbers of vectors [first, first + count) of `total` as products meet them, one vector after the other, `most`
+// dimensions of each: to [dim / most][total][most], the last dimensions may be fewer.
+template <class Real, class Number>
+void in_strips(std::int64_t most, std::int64_t dim, std::int64_t total, std::int64_t first, std::int64_t count,
+               Number&& number, Real* to) {
+    for (std::int64_t d = 0; d < dim; d += most) {
+        const std::int64_t size = std::min(most, dim - d);
+        Real* strip = to + d * total + first * size;
+        for (std::int64_t i = 0; i < count; ++i) {
+            for (std::int64_t j = 0; j < size; ++j) *strip++ = number(i, d + j);
+        }
+    }
+}
+
 // A batch, the arrays it points to, and sums of its vectors: one for each thread.
 template <class Real>
 class Workspace {
@@ -43,9 +57,10 @@ class Workspace {
     SoftBatch<Real> batch{};
     std::vector<SoftTotal<Real>> total;
     std::vector<double> gain, h_sum, grad_log;  // [rows]
-    std::vector<double> pulled;                 // [rows / Q][D][Q] sums of h c
     std::vector<double> row;                    // [D]
-    AlignedArray<Real> negated;
+    std::int64_t pulled_size;
+    AlignedArray<double> pulled;  // [rows padded / W][D][W] sums of h c
+    AlignedArray<Real> negated, turned;
     enum Number { bias, weight, cut, least, share, factor, origin, rest, reach, bit_gain, mean_gain, count };
 
     Workspace(const Plan& plan, std::int64_t dim, std::int64_t block_codes)
@@ -53,15 +68,18 @@ class Workspace {
           gain(plan.rows),
           h_sum(plan.rows),
           grad_log(plan.rows),
-          pulled(plan.rows * dim + batch_padding),
           row(dim),
+          pulled_size((plan.rows + batch_padding) * dim),
+          pulled(make_aligned<double>(std::size_t(pulled_size))),
           negated(make_aligned<Real>(std::size_t(plan.rows * (dim + 1)))),
+          turned(make_aligned<Real>(std::size_t(plan.rows * (dim + 1)))),
           pairs(make_aligned<Real>(std::size_t(plan.rows * plan.blocks * block_codes))),
           live(make_aligned<std::uint8_t>(std::size_t(plan.rows * plan.blocks))),
           low(plan.rows * plan.blocks + batch_padding),
           stride(plan.rows + batch_padding),
           numbers(count * stride) {
         batch.negated = negated.get();
+        batch.turned = turned.get();
         batch.pairs = pairs.get();
         batch.live = live.get();
         batch.low = low.data();
@@ -72,6 +90,10 @@ class Workspace {
         for (int i = 0; i < count; ++i) {
             if (views[i]) *views[i] = of(Number(i));
         }
+    }
+    void turn_vectors(std::int64_t queries, std::int64_t width) {
+        const auto number = [&](std::int64_t i, std::int64_t d) { return -negated[i * width + d]; };
+        in_strips(queries, width, batch.rows, 0, batch.rows, number, turned.get());
     }
     // [rows padded]
     Real* of(Number which) { return numbers.data() + which * stride; }

@@ -15,7 +15,7 @@ struct SoftPass {
     const Real* codes;          // [block][D][V*W]
     const Real* bias;           // [block][V*W] half the squared length (l2, euclidean) or 0; `absent` if not there
     const Real* grad_assigned;  // [block][V*W] v
-    const Real* turned;  // [D / V][block][V][V*W] the codes as `pull_x` meets them; the last D may be fewer than V
+    const Real* turned;  // [D / Q][block][V*W][Q] the codes as `pull_x` meets them; the last D may be fewer than Q
     std::int64_t blocks;
     int dim;
     bool root;
@@ -40,8 +40,9 @@ template <class Real>
 struct SoftBatch {
     std::int64_t rows;
     const Real* negated;  // [rows][D + 1] -x, then -1
-    const Real* bias;     // [rows]
-    const Real* weight;   // [rows] w
+    const Real* turned;  // [(D + 1) / Q][rows][Q] x, then 1, as `pull_codes` meets it; the last D may be fewer than Q
+    const Real* bias;    // [rows]
+    const Real* weight;  // [rows] w
 
     SoftTotal<Real>* total;  // [rows]
     const Real* cut;         // [rows]
@@ -87,7 +88,7 @@ struct SoftKernel {
     // With g = p (gain - mean gain): pairs = h, that is g or g / t (root), from pairs = t if `measured`;
     // total [rows] += sum_k h, grad_log [rows] += sum_k g log2 p
     void (*pull)(Pass, Batch, std::int64_t from, std::int64_t to, bool measured, double* total, double* grad_log);
-    // sums [rows / Q][D][Q] += sum_k h c, of pairs = h; reaches `batch_padding` past the end
+    // sums [rows padded / W][D][W] += sum_k h c, of pairs = h
     void (*pull_x)(Pass, Batch, std::int64_t from, std::int64_t to, double* sums);
     // sums [block][D + 1][V*W] += sum_n h x, sum_n h, of pairs = h
     void (*pull_codes)(Pass, Batch, std::int64_t from, std::int64_t to, double* sums);

@@ -184,88 +184,111 @@ void in_tiles(std::int64_t dim, Body&& body, std::int64_t d = 0) {
     if constexpr (most > 1) in_tiles<most - 1>(dim, body, d);
 }
 
-// Calls body(count, at) for the most consecutive parts of `total` things that `most` allows.
-template <int most, int total, class Body, int at = 0>
-void in_parts(Body&& body) {
-    constexpr int count = total - at < most ? total - at : most;
-    body(std::integral_constant<int, count>{}, at);
-    if constexpr (at + count < total) in_parts<most, total, Body, at + count>(std::forward<Body>(body));
-}
-
-// Q vectors x meet so many codes that their h stay in the L1 cache, V dimensions at a time; so many dimensions, before the
-// next vectors do, that those of the codes stay in the L2 cache.
-template <class L, int Q, int V>
-void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
-            std::int64_t to, double* sums) {
-    using F = typename L::F;
-    constexpr int W = L::W;
-    constexpr std::int64_t cached = 24 << 10, stretch = cached / (Q * V * W * sizeof(typename L::Real));
-    constexpr std::int64_t slab = (128 << 10) / (stretch * V * W * sizeof(typename L::Real)) / V * V;
-    static_assert(slab > 0);
-    const std::int64_t dim = pass.dim;
-    const auto group = [&](std::int64_t first, std::int64_t end, std::int64_t from_d, std::int64_t row) {
-        std::int64_t live[stretch], count = 0;
-        for (std::int64_t block = first; block < end; ++block) {
-            if (batch.live[((block - batch.chunk) * batch.rows + row) / Q]) live[count++] = block;
-        }
-        in_tiles<V>(std::min(slab, dim - from_d), [&](auto tag, std::int64_t ahead) {
-            constexpr int T = decltype(tag)::value;
-            const std::int64_t d = from_d + ahead;
-            const auto* codes = pass.turned + d * pass.blocks * V * W;
-            F sum[T][Q] = {};
-            for (std::int64_t at = 0; at < count * V; ++at) {
-                const std::int64_t block = live[at / V], v = at % V;
-                const auto* h = batch.pairs + (((block - batch.chunk) * batch.rows + row) * V + v) * W;
-                const auto* values = codes + (block * T * V + v) * W;
-                F value[T];
-                for (int i = 0; i < T; ++i) value[i] = L::load(values + i * V * W);
-                for (int q = 0; q < Q; ++q) {
-                    const F factor = L::in_turn(L::load(h + q * V * W));
-                    for (int i = 0; i < T; ++i) sum[i][q] = L::in_turn(L::fma(factor, value[i], sum[i][q]));
-                }
-            }
-            double* out = sums + row * dim + d * Q;
-            in_parts<W, T * Q>(
-                [&](auto part, int at) { L::add_to(out + at, L::template sums<part>(&sum[0][0] + at)); });
-        });
-    };
-    for (std::int64_t first = from; first < to; first += stretch) {
-        for (std::int64_t d = 0; d < dim; d += slab) {
-            for (std::int64_t row = 0; row < batch.rows; row += Q) group(first, std::min(to, first + stretch), d, row);
+// sum[i] += factor i of `count` times the vectors that belong to them; from one to the next are `stride` factors.
+// Unrolled further, the compiler loses track of its registers.
+template <class L, int T, int V>
+inline __attribute__((always_inline)) void multiply(typename L::F (&sum)[T][V], const typename L::Real* values,
+                                                    const typename L::Real* factors, std::int64_t stride,
+                                                    std::int64_t count) {
+#pragma GCC unroll 1
+    for (std::int64_t n = 0; n < count; ++n, values += V * L::W, factors += stride) {
+        typename L::F value[V];
+        for (int v = 0; v < V; ++v) value[v] = L::load(values + v * L::W);
+        for (int i = 0; i < T; ++i) {
+            const auto factor = L::broadcast(factors[i]);
+            for (int v = 0; v < V; ++v) sum[i][v] = L::in_turn(L::fma(factor, value[v], sum[i][v]));
         }
     }
 }
 
-// A block of codes meets all vectors of the batch, Q dimensions at a time. Unrolled further, the compiler loses track of
-// its registers.
+// to [V*W][N*W] = h of a block for N vectors of rows, 0 where there are none; false, if all are 0
+template <class L, int Q, int V, int N>
+bool turn(const SoftBatch<typename L::Real>& batch, std::int64_t block, std::int64_t row, typename L::Real* to) {
+    constexpr int W = L::W;
+    const std::int64_t place = (block - batch.chunk) * batch.rows;
+    const std::int64_t end = std::min(batch.rows, row + N * W);
+    const std::uint8_t* live = batch.live + place / Q;
+    bool any = false;
+    for (std::int64_t q = row / Q; q * Q < end; ++q) any |= live[q] != 0;
+    if (!any) return false;
+    for (int n = 0; n < N; ++n) {
+        for (int v = 0; v < V; ++v) {
+            typename L::F h[W];
+            for (int i = 0; i < W; ++i) {
+                const std::int64_t r = row + n * W + i;
+                const bool here = r < end && live[r / Q];
+                h[i] = here ? L::load(batch.pairs + ((place + r) * V + v) * W) : typename L::F{};
+            }
+            L::transpose(h);
+            for (int i = 0; i < W; ++i) L::store(to + ((v * W + i) * N + n) * W, h[i]);
+        }
+    }
+    return true;
+}
+
+// V vectors of W vectors x, turned, meet so many codes that they stay in the L1 cache, Q dimensions at a time; so
+// many dimensions, before the next vectors do, that those of the codes stay in the L2 cache.
+template <class L, int Q, int V>
+void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
+            std::int64_t to, double* sums) {
+    using Real = typename L::Real;
+    using F = typename L::F;
+    constexpr int W = L::W;
+    constexpr std::int64_t codes = V * W, block_bytes = codes * V * W * sizeof(Real);
+    constexpr std::int64_t stretch = std::max<std::int64_t>((16 << 10) / block_bytes, 2);
+    constexpr std::int64_t most = (256 << 10) / (stretch * codes * std::int64_t(sizeof(Real)));
+    const std::int64_t dim = pass.dim, slabs = (dim + most - 1) / most,
+                       slab = (dim + slabs * Q - 1) / (slabs * Q) * Q;
+    alignas(64) Real turned[stretch * codes * V * W];
+    const auto tile = [&](auto vectors, std::int64_t vector, std::int64_t first, std::int64_t end,
+                          std::int64_t from_d) {
+        constexpr int N = decltype(vectors)::value;
+        std::int64_t live[stretch], count = 0;
+        for (std::int64_t block = first; block < end; ++block) {
+            if (turn<L, Q, V, N>(batch, block, vector * W, turned + count * codes * N * W)) live[count++] = block;
+        }
+        in_tiles<Q>(std::min(slab, dim - from_d), [&](auto tag, std::int64_t ahead) {
+            constexpr int T = decltype(tag)::value;
+            const std::int64_t d = from_d + ahead;
+            F sum[T][N] = {};
+            const Real* h = turned;
+            for (std::int64_t at = 0; at < count; ++at) {
+                const Real* factors = pass.turned + (d * pass.blocks + live[at] * T) * codes;
+                multiply<L>(sum, h, factors, T, codes);
+                h += codes * N * W;
+            }
+            for (int i = 0; i < T; ++i) {
+                for (int v = 0; v < N; ++v) L::add_to(sums + ((vector + v) * dim + d + i) * W, sum[i][v]);
+            }
+        });
+    };
+    for (std::int64_t first = from; first < to; first += stretch) {
+        for (std::int64_t d = 0; d < dim; d += slab) {
+            in_tiles<V>((batch.rows + W - 1) / W, [&](auto vectors, std::int64_t vector) {
+                tile(vectors, vector, first, std::min(to, first + stretch), d);
+            });
+        }
+    }
+}
+
+// A block of codes meets all vectors of the batch, Q dimensions at a time.
 template <class L, int Q, int V>
 void pull_codes(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::Real>& batch, std::int64_t from,
                 std::int64_t to, double* sums) {
-    using F = typename L::F;
     constexpr int W = L::W;
     const std::int64_t dim = pass.dim + 1;
     for (std::int64_t block = from; block < to; ++block) {
         const std::int64_t place = (block - batch.chunk) * batch.rows;
         in_tiles<Q>(dim, [&](auto tag, std::int64_t d) {
             constexpr int T = decltype(tag)::value;
-            F sum[T][V] = {};
+            typename L::F sum[T][V] = {};
             for (std::int64_t row = 0; row < batch.rows; row += Q) {
                 if (!batch.live[(place + row) / Q]) continue;
-                const auto* h = batch.pairs + (place + row) * V * W;
-                const auto* negated = batch.negated + row * dim + d;
-#pragma GCC unroll 1
-                for (int q = 0; q < Q; ++q, h += V * W, negated += dim) {
-                    F value[V];
-                    for (int v = 0; v < V; ++v) value[v] = L::load(h + v * W);
-                    for (int i = 0; i < T; ++i) {
-                        const F factor = L::broadcast(negated[i]);
-                        for (int v = 0; v < V; ++v) sum[i][v] = L::in_turn(L::fma(factor, value[v], sum[i][v]));
-                    }
-                }
+                multiply<L>(sum, batch.pairs + (place + row) * V * W, batch.turned + d * batch.rows + row * T, T, Q);
             }
             double* out = sums + (block * dim + d) * V * W;
             for (int i = 0; i < T; ++i) {
-                for (int v = 0; v < V; ++v) L::add_to(out + (i * V + v) * W, F{} - sum[i][v]);
+                for (int v = 0; v < V; ++v) L::add_to(out + (i * V + v) * W, sum[i][v]);
             }
         });
     }

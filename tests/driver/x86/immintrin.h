@@ -60,6 +60,17 @@ inline __m512 to_float(const __m512i& a) {
     return bits<__m512>(Floats::each([&](int i) { return float(from.at[i]); }));
 }
 
+inline __m512d to_double(const __m256& a) {
+    const auto from = Lanes<float, 8>::of(a);
+    return bits<__m512d>(Lanes<double, 8>::each([&](int i) { return double(from.at[i]); }));
+}
+
+// half 0 or 1
+inline __m256 half_of(const __m512& a, int half) {
+    const Floats from = Floats::of(a);
+    return bits<__m256>(Lanes<float, 8>::each([&](int i) { return from.at[8 * half + i]; }));
+}
+
 inline __m512i widened(const __m256i& a) {
     const auto from = Lanes<std::uint16_t, 16>::of(a);
     return bits<__m512i>(Lanes<std::uint32_t, 16>::each([&](int i) { return from.at[i]; }));
@@ -110,6 +121,8 @@ inline __m512i to_bfloat16(const __m512& upper, const __m512& lower) {
 #define _mm512_mask_storeu_ps(p, mask, a) emulated::Floats::of(a).store(p, mask)
 #define _mm256_mask_storeu_epi16(p, mask, a) emulated::Lanes<std::uint16_t, 16>::of(a).store(p, mask)
 #define _mm512_cvtss_f32(a) emulated::Floats::of(a).at[0]
+#define _mm512_cvtps_pd(a) emulated::to_double(a)
+#define _mm512_extractf32x8_ps(a, half) emulated::half_of(a, half)
 #define _mm512_cvtepi32_ps(a) emulated::to_float(a)
 #define _mm512_cvtepu16_epi32(a) emulated::widened(a)
 #define _mm512_reduce_add_ps(a) emulated::reduced(a, [](float x, float y) { return x + y; })
