@@ -43,7 +43,6 @@ each_machine = pytest.mark.parametrize("machine", [emulated(machine) for machine
 each_isa = pytest.mark.parametrize(
     ("machine", "isa"), [emulated(machine, isa) for machine in MACHINES.values() for isa in machine.isas]
 )
-x86 = pytest.mark.parametrize("machine", [emulated(X86)])
 
 
 class Programs:
@@ -163,10 +162,12 @@ def test_scores_of_integers(machine: Machine, isa: str, programs: Programs, monk
             integers.test_codes_that_integers_cannot_tell_apart_are_told_apart(n, isa, monkeypatch)
 
 
-@x86
+@pytest.mark.parametrize("machine", [emulated(X86)])
 @pytest.mark.parametrize("products", [1, 3])
-def test_scores_of_tiles(products: int, machine: Machine, programs: Programs) -> None:
-    with kernels_on(programs[machine]):
+@pytest.mark.parametrize("unit", ["amx_bf16", "amx_rounds_up"])
+def test_scores_of_tiles(unit: str, products: int, machine: Machine, programs: Programs) -> None:
+    processor = Processor(machine, programs.path(machine), machine.flags | {unit})
+    with closing(processor), kernels_on(processor):
         for kind in tiles.KINDS:
             tiles.test_scores_are_bounded_from_below(kind, products)
         tiles.test_a_score_is_the_score_of_its_own_code(products)

@@ -1,5 +1,6 @@
 // The processor and the system that kernels are told they run on: EMULATED_FLAGS names what the processor has, as
-// /proc/cpuinfo does. Included before anything else of every file.
+// /proc/cpuinfo does. There, amx_rounds_up is a matrix unit that rounds every sum upwards, as none is known to do:
+// what is proved of scores on tiles holds for it. Included before anything else of every file.
 #pragma once
 
 // Is a feature there? By its name in /proc/cpuinfo, or without the underscores, as compilers have it.

@@ -106,8 +106,9 @@ inline void tile_dpbf16ps(int to, int a, int b) {
     expect(tiles.rows(to) == tiles.rows(a) && tiles.bytes(to) == tiles.bytes(b), "sums of the size of the product");
     expect(tiles.bytes(a) == 4 * tiles.rows(b), "factors that fit together");
     // whatever the thread has set: rounds to nearest, takes denormal numbers for 0, makes none, raises nothing
+    static const unsigned always = 0x9fc0 | (emulated_feature("amx_rounds_up") ? _MM_ROUND_UP : 0);
     const unsigned before = _mm_getcsr();
-    _mm_setcsr(0x9fc0);
+    _mm_setcsr(always);
     multiply(to, a, b);
     _mm_setcsr(before);
 }
