@@ -11,6 +11,7 @@ for by name (it is interpreted, or not measured to be faster here).
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from vqkernels._core.devices import on_the_cpu, unserved_device
+from vqkernels._core.devices import first_device, on_the_cpu, unserved_device
 from vqkernels._core.shown import shown
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # order of preference
@@ -90,7 +91,8 @@ def requested_backend(backend: str | None) -> str | None:
 
 
 def _module(op: str, backend: str) -> BackendModule:
-    return cast(BackendModule, importlib.import_module(_MODULES[op][backend]))
+    path = _MODULES[op][backend]
+    return cast(BackendModule, sys.modules.get(path) or importlib.import_module(path))
 
 
 def _by_name_only(module: BackendModule, args: tuple[Any, ...]) -> tuple[str, ...]:
@@ -129,6 +131,11 @@ def select(op: str, requested: str | None, *args: Any) -> BackendModule:
         if reasons := module.unsupported_reasons(*args):
             raise NotImplementedError(f"{op}: backend {requested!r} cannot run: {'; '.join(reasons)}")
         return module
+    if "cpu" in _MODULES[op] and first_device(args) == "cpu":
+        # what goes before it never chooses itself there: not asked, which would take longer than a small call
+        module = _module(op, "cpu")
+        if not (module.unsupported_reasons(*args) or _by_name_only(module, args)):
+            return module
     passed_over: list[str] = []
     for name in registered_backends(op):
         module = _module(op, name)

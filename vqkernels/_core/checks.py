@@ -208,11 +208,10 @@ def check_index_values(name: str, indices: torch.Tensor, num_codes: int) -> None
 
 
 def check_same_device(**tensors: torch.Tensor | None) -> None:
-    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    devices = {tensor.device for tensor in present.values()}
-    if len(devices) > 1:
+    present = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(present.values())) > 1:
         raise ValueError(
-            "device: expected one device, got " + ", ".join(f"{n} on {t.device}" for n, t in present.items())
+            "device: expected one device, got " + ", ".join(f"{n} on {device}" for n, device in present.items())
         )
 
 

@@ -22,10 +22,21 @@ def widest(device: torch.device) -> torch.dtype:
 
 def unserved_device(args: Iterable[Any]) -> torch.device | None:
     """The device of the first tensor among arguments, or in lists among them, if no backend is for it."""
+    first = first_tensor(args)
+    return None if first is None or first.device.type in _SERVED else first.device
+
+
+def first_device(args: Iterable[Any]) -> str:
+    """The type of the device of the first tensor among arguments, or in lists among them; empty without one."""
+    first = first_tensor(args)
+    return "" if first is None else first.device.type
+
+
+def first_tensor(args: Iterable[Any]) -> torch.Tensor | None:
     for arg in args:
         first = arg[0] if isinstance(arg, (list, tuple)) and arg else arg
         if isinstance(first, torch.Tensor):
-            return None if first.device.type in _SERVED else first.device
+            return first
     return None
 
 

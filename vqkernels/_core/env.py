@@ -3,9 +3,9 @@
 ``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx``, ``avx512vnni``, ``avx512``,
                    ``avxvnni``, ``avx2_int16``, ``avx2``, ``neon`` or ``portable``. Results are the same bits on all
                    of them; the switch is for tests and measurements.
-``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes that come again in call after call, as those of a
-                   tokenizer at inference do, and the trees over them; 0 keeps and uses none. The codes are
-                   compared on every call: results are the same bits at any setting.
+``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes of up to 16 dimensions that come again in call after
+                   call, as those of a tokenizer at inference do, and the trees over them; 0 keeps and uses none.
+                   The codes are compared on every call: results are the same bits at any setting.
 ``VQKERNELS_PAIRS_MIB``  memory in MiB (64 if not set) up to which the C++ passes of an entropy remember all
                    distances from a forward to its backward, where vectors are long; 0 remembers none. Results are
                    the same bits at any setting.

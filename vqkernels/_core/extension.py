@@ -61,6 +61,6 @@ def _unsupported_reasons(device: str, args: tuple[object, ...]) -> list[str]:
     for tensor in tensors_among(args):
         if tensor.device.type != device:
             reasons.append(f"tensor on {tensor.device}, this backend needs {device}")
-        if tensor.is_floating_point() and tensor.dtype not in DTYPE_CODES:
+        if tensor.dtype not in DTYPE_CODES and tensor.is_floating_point():
             reasons.append(f"dtype {tensor.dtype} not supported")
     return list(dict.fromkeys(reasons))

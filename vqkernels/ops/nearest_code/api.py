@@ -77,5 +77,7 @@ def nearest_code(
     grouped = codebook if codebook.dim() == 3 else codebook[None]
     rows, grouped = x.detach().reshape(-1, grouped.shape[0], grouped.shape[2]), grouped.detach()
     indices, distance = nearest_code_op(compared(rows, metric), compared(grouped, metric), metric, backend)
-    distance = told(distance[..., None], rows, grouped, indices[..., None], metric)
-    return NearestCode(indices.reshape(x.shape[:-1]), distance.reshape(x.shape[:-1]))
+    if torch.float64 in (x.dtype, codebook.dtype):
+        distance = told(distance[..., None], rows, grouped, indices[..., None], metric)
+    shape = x.shape[:-1]
+    return NearestCode(indices.reshape(shape), distance.reshape(shape))
