@@ -108,11 +108,12 @@ inline float lower_half(double length, double radius, std::int64_t dim) {
     return float(0.5 * length * length - (1.001 * terms * 0x1p-24 * 0.5 * reach * reach + terms * 0x1p-120));
 }
 
-// Some vectors in all levels: their float copies, what the scan leaves in their lanes, and the decision.
+// Some vectors and some blocks of codes in all levels: the vectors' float copies, what the scan leaves in their
+// lanes, and the decision.
 template <class Value>
 class Panel {
   public:
-    Panel(const Levels<Value>& lookup, std::int64_t first, std::int64_t last);
+    Panel(const Levels<Value>& lookup, std::int64_t first, std::int64_t last, Blocks blocks);
     std::vector<Winner> search();
 
   private:
@@ -130,6 +131,7 @@ class Panel {
 
     const Levels<Value>& lookup;
     const ScanKernel& kernel;
+    const Blocks blocks;
     std::vector<std::unique_ptr<Rows<Value>>> levels;  // [L]; the lanes are those of the first
     std::vector<std::vector<float>> half;              // [L] -> [padded]
     std::vector<ScanLevel> scanned;                    // [L] views of them
@@ -138,9 +140,10 @@ class Panel {
 };
 
 template <class Value>
-Panel<Value>::Panel(const Levels<Value>& lookup, std::int64_t first, std::int64_t last)
+Panel<Value>::Panel(const Levels<Value>& lookup, std::int64_t first, std::int64_t last, Blocks blocks)
     : lookup(lookup),
       kernel(lookup.kernel),
+      blocks(blocks),
       winners(last - first),
       found(kernel.block_codes * lookup.section_blocks) {
     std::vector<std::int64_t> ids(last - first);
@@ -155,8 +158,7 @@ Panel<Value>::Panel(const Levels<Value>& lookup, std::int64_t first, std::int64_
         for (int r = 0; r < levels[l]->count; ++r) {
             if (scannable(r)) half[l][r] = lower_half(levels[l]->length[r], level.radius, level.frame.dim);
         }
-        scanned.push_back(
-            {level.packed.view(lookup.blocks), levels[l]->negated.get(), half[l].data(), float(level.factor)});
+        scanned.push_back({level.packed.view(blocks), levels[l]->negated.get(), half[l].data(), float(level.factor)});
     }
 }
 
@@ -194,8 +196,8 @@ void Panel<Value>::offer(int r, std::int64_t count) {
 template <class Value>
 void Panel<Value>::offer_lane(int r, int lane) {
     const std::int64_t size = std::int64_t(lookup.section_blocks) * kernel.block_codes;
-    const std::int64_t begin = std::int64_t(state(r).section[lane]) * size,
-                       end = std::min(lookup.call.k, begin + size);
+    const std::int64_t begin = blocks.begin * kernel.block_codes + std::int64_t(state(r).section[lane]) * size,
+                       end = std::min({lookup.call.k, blocks.end * kernel.block_codes, begin + size});
     std::int64_t count = 0;
     for (std::int64_t i = begin + lane; i < end; i += kernel.lanes) {
         if (lookup.usable[i]) found[count++] = i;
@@ -206,10 +208,12 @@ void Panel<Value>::offer_lane(int r, int lane) {
 // offers all codes whose score is at most the threshold
 template <class Value>
 void Panel<Value>::offer_all(int r, float threshold) {
-    for (std::int64_t begin = 0; begin < lookup.blocks; begin += lookup.section_blocks) {
-        const std::int64_t end = std::min(lookup.blocks, begin + lookup.section_blocks);
+    const std::int64_t count_blocks = blocks.end - blocks.begin, first = blocks.begin * kernel.block_codes;
+    for (std::int64_t begin = 0; begin < count_blocks; begin += lookup.section_blocks) {
+        const std::int64_t end = std::min(count_blocks, begin + lookup.section_blocks);
         const std::int64_t count = kernel.collect_levels(scanned.data(), int(scanned.size()), lookup.call.squared, r,
                                                          begin, end, threshold, found.data());
+        std::for_each_n(found.begin(), count, [&](std::int64_t& code) { code += first; });
         const auto last = std::remove_if(found.begin(), found.begin() + count,
                                          [&](std::int64_t code) { return !lookup.usable[code]; });
         offer(r, last - found.begin());
@@ -267,16 +271,29 @@ void lookup(const MultilevelLookup& call) {
     const std::int64_t even = (share + per_thread - 1) / per_thread;
     const std::int64_t size = (even + kernel.queries - 1) / kernel.queries * kernel.queries;
     const double work = double(call.n) * double(call.k) * double(levels.dims) / 16;
-    parallel_for((call.n + size - 1) / size, useful_threads(call.threads, work), [&](std::int64_t task) {
-        const std::int64_t first = task * size, last = std::min(call.n, first + size);
-        const std::vector<Winner> winners = Panel<Value>(levels, first, last).search();
-        for (std::int64_t n = first; n < last; ++n) {
+    const int threads = useful_threads(call.threads, work);
+    const std::int64_t panels = (call.n + size - 1) / size;
+    const Shares shares(threads, panels, levels.blocks, levels.section_blocks);
+    std::vector<std::vector<Winner>> found(std::size_t(panels * shares.count));
+    const auto finish = [&](std::int64_t panel) {
+        for (std::int64_t n = panel * size; n < std::min(call.n, (panel + 1) * size); ++n) {
             // no finite code, or keys beyond float64: index 0, distance NaN
-            const Winner winner = finite_row<Value>(call, kernel, n) ? winners[n - first] : Winner{};
+            Winner winner;
+            const bool finite = finite_row<Value>(call, kernel, n);
+            for (std::int64_t share = 0; finite && share < shares.count; ++share) {
+                const Winner& other = found[panel * shares.count + share][n - panel * size];
+                winner.offer(other.key, other.index);
+            }
             call.indices[n] = std::isfinite(winner.key) ? winner.index : 0;
             call.distance[n] = canonical_distance(Metric::l2, winner.key, 0);
         }
+    };
+    parallel_for(panels * shares.count, threads, [&](std::int64_t task) {
+        const std::int64_t panel = task / shares.count, first = panel * size, last = std::min(call.n, first + size);
+        found[task] = Panel<Value>(levels, first, last, shares[task % shares.count]).search();
+        if (shares.count == 1) finish(panel);
     });
+    for (std::int64_t panel = 0; shares.count > 1 && panel < panels; ++panel) finish(panel);
 }
 
 }  // namespace

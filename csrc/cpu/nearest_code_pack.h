@@ -101,6 +101,29 @@ class BlockPacker {
     float widest_ = 0.0f;
 };
 
+struct Blocks {
+    std::int64_t begin, end;
+};
+
+// The codes, divided where vectors are so few that they alone would leave threads idle: every share is whole
+// sections.
+struct Shares {
+    std::int64_t count, blocks, section_blocks;
+
+    // `tasks`: among which the vectors are divided
+    Shares(int threads, std::int64_t tasks, std::int64_t blocks, std::int64_t section_blocks)
+        : blocks(blocks), section_blocks(section_blocks) {
+        constexpr std::int64_t fewest = 8;  // sections
+        count = std::max<std::int64_t>(1, std::min(threads / std::max<std::int64_t>(tasks, 1), sections() / fewest));
+    }
+
+    std::int64_t sections() const { return (blocks + section_blocks - 1) / section_blocks; }
+    Blocks operator[](std::int64_t share) const { return {border(share), border(share + 1)}; }
+
+  private:
+    std::int64_t border(std::int64_t at) const { return std::min(blocks, sections() * at / count * section_blocks); }
+};
+
 // room for some packed blocks
 class BlockBuffer {
   public:
@@ -113,6 +136,10 @@ class BlockBuffer {
     float* codes(std::int64_t b) { return codes_.get() + b * block_ * dim_; }
     float* bias(std::int64_t b) { return bias_.get() + b * block_; }
     PackedCodes view(std::int64_t blocks) const { return {codes_.get(), bias_.get(), blocks, int(dim_)}; }
+    PackedCodes view(Blocks some) const {
+        const std::int64_t at = some.begin * block_;
+        return {codes_.get() + at * dim_, bias_.get() + at, some.end - some.begin, int(dim_)};
+    }
 
   private:
     std::int64_t dim_, block_;

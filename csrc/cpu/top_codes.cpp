@@ -62,6 +62,12 @@ class Ranking {
         worst_ = pairs_.back().first;
     }
 
+    // takes in the nearest of other codes
+    void merge(const Ranking& other) {
+        if (other.lost_) lose();
+        for (const auto& [key, index] : other.pairs_) offer(key, index);
+    }
+
     // M places: the ranked codes, then the others by index
     void write(Metric metric, double x_norm, std::int64_t* indices, float* distance) {
         std::fill_n(indices, m_, 0);
@@ -101,7 +107,6 @@ struct Search {
     const ScanKernel& kernel;
     const std::int64_t m;
     const std::int64_t capacity;  // of a list
-    std::int64_t keep = 0;        // places for codes that are finite
     std::int64_t blocks;
     BlockBuffer packed;
     double radius;
@@ -115,7 +120,6 @@ struct Search {
           capacity(4 * m + 2 * section_codes),
           blocks((call.k + kernel.block_codes - 1) / kernel.block_codes),
           packed(blocks, call.d, kernel) {
-        for (std::int64_t i = 0; i < call.k && keep < m; ++i) keep += frame.usable(i);
         if (enough_for_integers(call) && precisions(call.d, kernel).front().unit == Unit::integers) {
             integers.emplace(blocks, call.d, kernel.block_codes);
         }
@@ -136,6 +140,14 @@ struct Search {
     }
 
     PackedCodes view() const { return packed.view(blocks); }
+
+    // places for the finite codes of some blocks
+    std::int64_t places(Blocks some) const {
+        std::int64_t count = 0;
+        const std::int64_t last = std::min(frame.count, some.end * kernel.block_codes);
+        for (std::int64_t i = some.begin * kernel.block_codes; i < last && count < m; ++i) count += frame.usable(i);
+        return count;
+    }
 };
 
 // Some queries and the lists of their candidates.
@@ -148,10 +160,12 @@ struct Panel {
     std::vector<std::uint8_t> crowded;  // [rows] more codes than the list has room for are too close to tell apart
     std::vector<std::int32_t> count;    // [padded]
     std::int64_t capacity;
+    const Blocks blocks;           // of codes, among which the nearest are sought
+    const std::int64_t keep;       // so many
     AlignedArray<Candidate> list;  // [padded][capacity]
     std::optional<IntegerPanel> integers;
 
-    Panel(Rows<Value> loaded, const Search<Value>& search)
+    Panel(Rows<Value> loaded, const Search<Value>& search, Blocks blocks)
         : rows(std::move(loaded)),
           band(rows.count),
           threshold(rows.padded, nothing),
@@ -159,6 +173,8 @@ struct Panel {
           crowded(rows.count),
           count(rows.padded),
           capacity(search.capacity),
+          blocks(blocks),
+          keep(search.places(blocks)),
           list(make_aligned<Candidate>(std::size_t(rows.padded * capacity))) {
         if (search.integers) {
             integers.emplace(*search.kernel.integers, rows.negated.get(), rows.padded, int(search.frame.dim));
@@ -201,8 +217,8 @@ void scan(Panel<Value>& panel, const Search<Value>& search, std::int64_t keep, s
     const std::int64_t most = section_codes / kernel.block_codes;
     const std::int64_t fits = cached / (kernel.block_codes * search.frame.dim * std::int64_t(sizeof(float)));
     const std::int64_t section = stride > 1 ? 1 : std::clamp<std::int64_t>(fits, 1, most);
-    for (std::int64_t begin = 0; begin < search.blocks; begin += section * stride) {
-        const std::int64_t end = std::min(search.blocks, begin + section);
+    for (std::int64_t begin = panel.blocks.begin; begin < panel.blocks.end; begin += section * stride) {
+        const std::int64_t end = std::min(panel.blocks.end, begin + section);
         if (panel.integers) {
             kernel.integers->append(panel.integers->from(0), panel.rows.padded,
                                     search.integers->view(0, search.blocks), begin, end, panel.lists());
@@ -224,8 +240,9 @@ void scan(Panel<Value>& panel, const Search<Value>& search, std::int64_t keep, s
 // rows in a thousand are guessed too low.
 template <class Value>
 void guess(Panel<Value>& panel, const Search<Value>& search) {
-    const std::int64_t sampled = (search.blocks + sample_stride - 1) / sample_stride;
-    const double expected = double(search.keep) * double(sampled) / double(search.blocks);
+    const std::int64_t blocks = panel.blocks.end - panel.blocks.begin;
+    const std::int64_t sampled = (blocks + sample_stride - 1) / sample_stride;
+    const double expected = double(panel.keep) * double(sampled) / double(blocks);
     const auto rank = std::int64_t(std::ceil(expected + 3 * std::sqrt(expected) + 4));
     if (2 * rank > sampled * search.kernel.block_codes) return;
     // short lists: without a threshold, the first ones take in everything
@@ -248,8 +265,8 @@ void offer(const Panel<Value>& panel, int r, const Search<Value>& search, Evalua
         const std::int64_t section = section_codes / search.kernel.block_codes;
         const float* negated = panel.rows.negated.get() + r * search.frame.dim;
         std::int64_t found[section_codes];
-        for (std::int64_t begin = 0; begin < search.blocks; begin += section) {
-            const std::int64_t end = std::min(search.blocks, begin + section);
+        for (std::int64_t begin = panel.blocks.begin; begin < panel.blocks.end; begin += section) {
+            const std::int64_t end = std::min(panel.blocks.end, begin + section);
             const std::int64_t count =
                 search.kernel.collect(negated, search.view(), begin, end, panel.limit[r], found);
             for (std::int64_t i = 0; i < count; ++i) evaluator.add(r, found[i]);
@@ -258,15 +275,16 @@ void offer(const Panel<Value>& panel, int r, const Search<Value>& search, Evalua
     evaluator.flush();
 }
 
-// Finds the codes of some vectors; returns those whose guess was too low.
-template <class Value, class Input>
-std::vector<std::int64_t> find(std::vector<std::int64_t> ids, const Search<Value>& search, bool guessing,
-                               const Lookup& call, std::int64_t g, const Input* x) {
-    Panel<Value> panel({std::move(ids), x + g * call.d, call.g * call.d, search.frame, search.kernel}, search);
+// Finds the nearest codes of some vectors in some blocks, calling found(vector, ranking); returns the vectors whose
+// guess was too low.
+template <class Value, class Input, class Found>
+std::vector<std::int64_t> find(std::vector<std::int64_t> ids, const Search<Value>& search, Blocks blocks,
+                               bool guessing, std::int64_t row_stride, const Input* x, const Found& found) {
+    Panel<Value> panel({std::move(ids), x, row_stride, search.frame, search.kernel}, search, blocks);
     const Rows<Value>& rows = panel.rows;
-    if (!search.frame.empty()) {
+    if (panel.keep > 0) {
         if (guessing) guess(panel, search);
-        scan(panel, search, search.keep, 1, panel.capacity - section_codes);
+        scan(panel, search, panel.keep, 1, panel.capacity - section_codes);
     }
     std::vector<std::int64_t> again;
     Ranking ranking(search.m);
@@ -286,7 +304,8 @@ std::vector<std::int64_t> find(std::vector<std::int64_t> ids, const Search<Value
             ranking.lose();
         } else if (rows.x_norm(r) == 0) {
             // equally far from every code
-            for (std::int64_t code = 0, left = search.keep; left > 0; ++code) {
+            std::int64_t code = blocks.begin * search.kernel.block_codes;
+            for (std::int64_t left = panel.keep; left > 0; ++code) {
                 if (!search.frame.usable(code)) continue;
                 ranking.offer(0.0, code);
                 --left;
@@ -294,11 +313,16 @@ std::vector<std::int64_t> find(std::vector<std::int64_t> ids, const Search<Value
         } else {
             offer(panel, r, search, evaluator);
         }
-        const std::int64_t at = (rows.ids[r] * call.g + g) * search.m;
-        ranking.write(call.metric, rows.x_norm(r), call.indices + at, call.distance + at);
+        found(rows.ids[r], rows.x_norm(r), ranking);
     }
     return again;
 }
+
+// what is known of one vector and some of the codes
+struct Known {
+    double x_norm = 1.0;
+    std::optional<Ranking> ranking;
+};
 
 template <class Value, class Input>
 void lookup(const Lookup& call, std::int64_t m, const Value* codebook, const Input* x) {
@@ -308,18 +332,38 @@ void lookup(const Lookup& call, std::int64_t m, const Value* codebook, const Inp
         groups.push_back(std::make_unique<Search<Value>>(codebook + g * call.k * call.d, call, m, kernel));
     }
     // at least a panel for every thread
-    const std::int64_t share = (call.n * call.g + call.threads - 1) / std::max(call.threads, 1) + 1;
+    const std::int64_t even = (call.n * call.g + call.threads - 1) / std::max(call.threads, 1) + 1;
     const std::int64_t room = panel_candidates / groups[0]->capacity;
-    const std::int64_t rows = (std::min(share, room) + kernel.queries - 1) / kernel.queries * kernel.queries;
+    const std::int64_t rows = (std::min(even, room) + kernel.queries - 1) / kernel.queries * kernel.queries;
     const std::int64_t panels = (call.n + rows - 1) / rows;
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
-    parallel_for(panels * call.g, useful_threads(call.threads, work), [&](std::int64_t task) {
-        const std::int64_t g = task % call.g, start = task / call.g * rows;
+    const int threads = useful_threads(call.threads, work);
+    const Shares shares(threads, panels * call.g, groups[0]->blocks, section_codes / kernel.block_codes);
+    std::vector<Known> known(shares.count > 1 ? std::size_t(call.n * call.g * shares.count) : 0);
+    const auto write = [&](std::int64_t at, double x_norm, Ranking& ranking) {
+        ranking.write(call.metric, x_norm, call.indices + at * m, call.distance + at * m);
+    };
+    parallel_for(panels * call.g * shares.count, threads, [&](std::int64_t task) {
+        const std::int64_t share = task % shares.count, part = task / shares.count;
+        const std::int64_t g = part % call.g, start = part / call.g * rows;
+        const auto found = [&](std::int64_t id, double x_norm, Ranking& ranking) {
+            const std::int64_t at = id * call.g + g;
+            if (shares.count == 1) return write(at, x_norm, ranking);
+            known[at * shares.count + share] = {x_norm, ranking};
+        };
+        const auto search = [&](std::vector<std::int64_t> ids, bool guessing) {
+            return find(std::move(ids), *groups[g], shares[share], guessing, call.g * call.d, x + g * call.d, found);
+        };
         std::vector<std::int64_t> ids(std::min(rows, call.n - start));
         std::iota(ids.begin(), ids.end(), start);
-        std::vector<std::int64_t> again = find(std::move(ids), *groups[g], true, call, g, x);
-        if (!again.empty()) find(std::move(again), *groups[g], false, call, g, x);
+        std::vector<std::int64_t> again = search(std::move(ids), true);
+        if (!again.empty()) search(std::move(again), false);
     });
+    for (std::size_t at = 0; at < known.size(); at += shares.count) {
+        Ranking& ranking = *known[at].ranking;
+        for (std::int64_t share = 1; share < shares.count; ++share) ranking.merge(*known[at + share].ranking);
+        write(std::int64_t(at) / shares.count, known[at].x_norm, ranking);
+    }
 }
 
 }  // namespace

@@ -103,6 +103,24 @@ def test_large_codebook(backend: str, isa: str, monkeypatch: pytest.MonkeyPatch)
     check(multilevel_problem(("near-ties", "gaussian"), 5, (1 << 16) + 3, (4, 2)), (1.0, 1e-6), False, backend)
 
 
+@each_variant
+@each_power
+def test_few_vectors_many_codes(squared: bool, backend: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads divide the codes; every code is there three times, so that equal ones lie in different shares."""
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    xs, codebooks = multilevel_problem(("gaussian", "near-ties"), 4, 7000, (100, 20))
+    codebooks = [codebook.repeat(3, 1) for codebook in codebooks]
+    codebooks[0][5], codebooks[1][20_001:], xs[0][1] = torch.nan, torch.inf, torch.nan
+    # on codes, of which the first of three wins, and too far away for a scan
+    xs = [torch.cat([x, codebook[[9000, 13_999]], 1e15 * x[:1]]) for x, codebook in zip(xs, codebooks, strict=True)]
+    expected = multilevel_nearest_code(xs, codebooks, (1.0, 0.5), squared=squared, backend="reference")
+    assert expected.indices[4:6].tolist() == [2000, 6999]
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        result = multilevel_nearest_code(xs, codebooks, (1.0, 0.5), squared=squared, backend=backend)
+        assert_same_bits(result, expected)
+
+
 @st.composite
 def lookups(draw: st.DrawFn) -> tuple[MultilevelProblem, tuple[float, ...], bool]:
     """Any problems, sizes, dtypes and layouts, weights of any magnitude, and a power."""

@@ -101,6 +101,23 @@ def test_thread_count_changes_nothing(backend: str, isa: str) -> None:
         assert_bitwise_equal(other.distance, results[0].distance)
 
 
+@each_variant
+@pytest.mark.parametrize("metric", METRICS)
+def test_few_vectors_many_codes(metric: str, backend: str, isa: str) -> None:
+    """Threads divide the codes; every code is there three times, so that equal ones lie in different shares."""
+    x, codebook = lookup_problem("gaussian", 3, 7000, 200)
+    codebook = codebook.repeat(3, 1)
+    codebook[17], codebook[20_001:] = torch.nan, torch.inf
+    x[1] = torch.nan
+    x = torch.cat([x, torch.zeros(1, 200), 1e-3 * codebook[6999:7000]])
+    expected = top_codes(x, codebook, 40, metric=metric, backend="reference")
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        result = top_codes(x, codebook, 40, metric=metric, backend=backend)
+        assert_bitwise_equal(result.indices, expected.indices)
+        assert_bitwise_equal(result.distance, expected.distance)
+
+
 @st.composite
 def lookups(draw: st.DrawFn) -> tuple[LookupProblem, int, str]:
     """Any problem, size, grouping, dtype pair and layout, with M and a metric."""
