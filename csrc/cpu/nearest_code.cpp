@@ -82,13 +82,13 @@ void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKern
 template <class Value, class Input>
 std::unique_ptr<Group<Value, Input>> prepare(const Lookup& call, const ScanKernel& kernel, std::int64_t g,
                                              const Value* codebook, const Input* x) {
-    constexpr std::int64_t fewest = 16;  // vectors that tell whether boxes rule out enough
+    constexpr std::int64_t fewest = 16;  // vectors that tell whether boxes rule out enough, or not
     const Value* codes = codebook + g * call.k * call.d;
     const bool orderable = may_order(call, kernel);
     std::optional<KeptCodes> kept;
     std::shared_ptr<const CodeFrame<Value>> frame;
     if constexpr (std::is_same_v<Value, float>) {
-        if (orderable && call.n >= fewest && call.kept_bytes > 0) {
+        if (orderable && call.kept_bytes > 0) {
             // comparing codes with those kept costs a tenth of packing them
             kept = CodeShelf::instance().recall(codes, call.k, call.d, call.metric, kernel, call.threads,
                                                 call.kept_bytes);
@@ -110,9 +110,11 @@ std::unique_ptr<Group<Value, Input>> prepare(const Lookup& call, const ScanKerne
     if (order) try_ordering(*group, call, kernel);
     if constexpr (std::is_same_v<Value, float>) {
         if (!kept) return group;
-        kept->scanned += spent(call, kernel);
+        // a few vectors whom boxes do not serve say little: asked again after as much work
+        const bool failed = order && !group->ordered;
+        kept->scanned = failed ? 0 : kept->scanned + spent(call, kernel);
         kept->ordered = group->ordered;
-        kept->plain = order && !group->ordered;
+        kept->plain = failed && call.n >= fewest;
         CodeShelf::instance().keep(*std::move(kept), call.kept_bytes);
     }
     return group;
@@ -195,6 +197,24 @@ std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Inpu
     return ways;
 }
 
+// Few vectors against codes as they are given. Says whether that was possible; else nothing is decided.
+template <class Value, class Input>
+bool lookup_plain(const Lookup& call, const ScanKernel& kernel, const Value* codebook, const Input* x, int threads) {
+    std::vector<std::unique_ptr<Group<Value, Input>>> groups;
+    for (std::int64_t g = 0; g < call.g; ++g) {
+        const Value* codes = codebook + g * call.k * call.d;
+        auto frame = std::make_shared<CodeFrame<Value>>(codes, call.k, call.d, call.metric, kernel, threads, true);
+        if (!scannable_plain(*frame)) return false;
+        groups.push_back(std::make_unique<Group<Value, Input>>(call, kernel, g, std::move(frame), x));
+        for (std::int64_t i = 0; i < call.n; ++i) groups.back()->open.push_back({i, 0.0f});
+    }
+    scan_round(groups, threads, {Unit::plain});
+    if (!std::all_of(groups.begin(), groups.end(), [](const auto& group) { return group->sound.load(); }))
+        return false;
+    last_round(groups, threads);
+    return true;
+}
+
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     constexpr std::int64_t cached_floats = 128 * 1024;  // of codes that stay in the L2 cache
@@ -202,6 +222,10 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
     const int threads = useful_threads(call.threads, work);
+    if (few_for_packing(call, kernel) && !may_order(call, kernel) &&
+        lookup_plain(call, kernel, codebook, x, threads)) {
+        return 1.0;
+    }
     // threads share the groups if there are enough of them, else the work on each
     const bool share_groups = call.g >= threads;
     Lookup each = call;

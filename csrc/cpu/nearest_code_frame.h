@@ -50,8 +50,10 @@ void norms_of(const ScanKernel& kernel, const Value* const* v, std::int64_t dim,
 template <class Value>
 class CodeFrame {
   public:
+    // `sampled`: look at some codes, not at all, and take the others for finite: whoever scans them will see. Cosines
+    // want all of them.
     CodeFrame(const Value* values, std::int64_t count, std::int64_t dim, Metric metric, const ScanKernel& kernel,
-              int threads)
+              int threads, bool sampled = false)
         : values(values),
           count(count),
           dim(dim),
@@ -60,7 +62,7 @@ class CodeFrame {
           shift(dim, 0.0),
           zeros(dim, 0.0f),
           unshifted(dim, 0.0) {
-        const double largest = inspect(kernel, threads);
+        const double largest = sampled && metric != Metric::cosine ? sample(kernel) : inspect(kernel, threads);
         // unit vectors need neither shift nor scale
         if (metric != Metric::cosine && first_usable < count) place(largest);
     }
@@ -89,7 +91,10 @@ class CodeFrame {
   private:
     std::vector<std::uint8_t> unusable_;  // [K], or empty if every code is finite
 
+    // of codes to look at: more would cost few vectors as much as a scan
+    std::int64_t stride() const { return std::max<std::int64_t>(1, count / 128); }
     double inspect(const ScanKernel& kernel, int threads);
+    double sample(const ScanKernel& kernel) const;
     void place(double largest);
 };
 
@@ -130,19 +135,27 @@ double CodeFrame<Value>::inspect(const ScanKernel& kernel, int threads) {
     return largest.empty() ? 0.0 : *std::max_element(largest.begin(), largest.end());
 }
 
+// the largest magnitude of some codes
+template <class Value>
+double CodeFrame<Value>::sample(const ScanKernel& kernel) const {
+    double largest = 0;
+    for (std::int64_t i = 0; i < count; i += stride()) {
+        largest = std::max(largest, largest_magnitude(kernel, values + i * dim, dim));
+    }
+    return std::min(largest, std::numeric_limits<double>::max());
+}
+
 // shift and scale
 template <class Value>
 void CodeFrame<Value>::place(double largest) {
-    constexpr std::int64_t sample = 2048;  // codes that m is the mean of
     int exponent = 0;
     std::frexp(largest, &exponent);
     // as a float, s must be a normal number
     const int most = std::is_same_v<Value, float> ? 126 : 1000;
     scale = std::ldexp(1.0, std::clamp(-exponent, -most, most));
-    const std::int64_t stride = std::max<std::int64_t>(1, count / sample);
     std::vector<double> mean(dim, 0.0);
     double taken = 0;
-    for (std::int64_t i = first_usable; i < count; i += stride) {
+    for (std::int64_t i = first_usable; i < count; i += stride()) {
         if (!usable(i)) continue;
         taken += 1;
         for (std::int64_t d = 0; d < dim; ++d) mean[d] += double(values[i * dim + d]) * scale;

@@ -44,6 +44,11 @@ struct Neon {
     static F min(F a, F b) { return vminnmq_f32(a, b); }
     static F max(F a, F b) { return vmaxnmq_f32(a, b); }
     static float sum(F a) { return vaddvq_f32(a); }
+    static constexpr int plain_queries = 4;  // and four codes: 16 sums
+    // the sums over the lanes of each
+    static void store_sums(float* p, const F (&a)[4]) {
+        vst1q_f32(p, vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3])));
+    }
     // sqrt(max(a, 0)), correctly rounded
     static constexpr double root_error = 0x1p-24;
     static F root(F a) { return vsqrtq_f32(max(a, broadcast(0.0f))); }

@@ -62,6 +62,11 @@ struct Portable {
         return a;
     }
     static float sum(F a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
+    static constexpr int plain_queries = 2;
+    // the sums over the lanes of each
+    static void store_sums(float* p, const F (&a)[4]) {
+        for (int i = 0; i < 4; ++i) p[i] = sum(a[i]);
+    }
     // sqrt(max(a, 0)), correctly rounded
     static constexpr double root_error = 0x1p-24;
     static F root(F a) {

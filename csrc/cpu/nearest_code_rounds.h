@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -40,6 +41,7 @@ struct Group {
     std::shared_ptr<const OrderedCodes<Value>> ordered;  // if boxes are worth their while, then
     std::vector<std::int64_t> rows;                      // [N] the vectors in the order of their homes
     std::vector<std::int32_t> home;                      // [N] home blocks, in that order
+    std::atomic<bool> sound{true};                       // not if a scan found codes that it cannot take as they are
 
     Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, std::shared_ptr<const CodeFrame<Value>> codes,
           const Input* x)
@@ -173,6 +175,10 @@ void scan_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups,
         for (std::size_t c = 1; c < found.size(); ++c) {
             rows.merge(*found[c].rows);
             scores.radius = std::max(scores.radius, found[c].scores.radius);
+        }
+        if (!std::isfinite(scores.radius)) {
+            part.group->sound = false;
+            return;
         }
         const Decision decision = decide(rows, part.group->frame, kernel, scores, section_blocks, nullptr, call.k);
         part.group->write(rows, decision.winners);

@@ -22,6 +22,17 @@ struct PackedCodes {
     int dim;
 };
 
+// Codes as they are given, row by row, in blocks of V*W that nobody packed. The last block may be part of one: behind
+// the last code the bias is +inf.
+struct PlainCodes {
+    const float* codes;   // [count][D]
+    const float* factor;  // [block][V*W]
+    const float* bias;    // [block][V*W]
+    std::int64_t count;   // of codes, at least 1
+    std::int64_t blocks;
+    int dim;
+};
+
 // Bounding boxes of blocks, when a tree has ordered the codes. Boxes are stored W to a group, [group][D][2][W]: the
 // lower bounds of W boxes along a dimension, then their negated upper bounds.
 struct BoxTree {
@@ -98,7 +109,17 @@ struct ScanKernel {
     void (*scan)(const float* negated, int rows, const PackedCodes& codes, int section_blocks, std::int32_t section,
                  LaneState state);
 
-    // The same with a score of sum over levels of factor * sqrt(q), or of factor * q if `squared`,
+    // The same against codes as they are given: base [rows] + bias + factor * sum of products with queries [rows][D],
+    // summed in any order. `rows` is any number.
+    void (*scan_plain)(const float* queries, const float* base, int rows, const PlainCodes& codes, int section_blocks,
+                       std::int32_t section, LaneState state);
+
+    // squares[i] = sum_d (codes[i][d] * factor - shift[d])^2 of `count` codes [count][D] with a relative error of at
+    // most (D + 6) 2^-24; not finite if a code is not
+    void (*squares)(const float* codes, std::int64_t count, float factor, const float* shift, int dim,
+                    float* squares);
+
+    // Like scan with a score of sum over levels of factor * sqrt(q), or of factor * q if `squared`,
     // q = |c'|^2/2 - x'.c' + half.
     void (*scan_levels)(const ScanLevel* levels, int count, bool squared, int rows, int section_blocks,
                         LaneState state);

@@ -444,6 +444,13 @@ double spin_fma(std::int64_t rounds) {
     return 2.0 * double(rounds) * chains * Simd::W;
 }
 
+// cpu/plain_scan.inl
+template <class Simd, int V>
+void scan_plain(const float* queries, const float* base, int rows, const PlainCodes& codes, int section_blocks,
+                std::int32_t section, LaneState state);
+template <class Simd>
+void squares(const float* codes, std::int64_t count, float factor, const float* shift, int dim, float* squares);
+
 template <class Simd, int Q, int V>
 ScanKernel make_kernel(Isa isa) {
     ScanKernel kernel;
@@ -456,6 +463,8 @@ ScanKernel make_kernel(Isa isa) {
     kernel.largest = largest;
     kernel.root_error = Simd::root_error;
     kernel.scan = scan<Simd, Q, V>;
+    kernel.scan_plain = scan_plain<Simd, V>;
+    kernel.squares = squares<Simd>;
     kernel.scan_levels = scan_levels<Simd, Q, V>;
     kernel.scan_near = scan_near<Simd, V>;
     kernel.shortlist = shortlist<Simd>;
@@ -470,3 +479,5 @@ ScanKernel make_kernel(Isa isa) {
 
 }  // namespace
 }  // namespace vqk
+
+#include "cpu/plain_scan.inl"

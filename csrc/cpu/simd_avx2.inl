@@ -59,6 +59,12 @@ struct Avx2 {
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
+    static constexpr int plain_queries = 3;  // and four codes: 12 sums
+    // the sums over the lanes of each
+    static void store_sums(float* p, const F (&a)[4]) {
+        const F pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+        _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+    }
     // sqrt(max(a, 0)) up to root_error; the minimum turns infinity * 0 back into infinity
     static constexpr double root_error = 1.5 * 0x1p-12 + 0x1p-23;
     static F root(F a) {

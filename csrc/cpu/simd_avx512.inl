@@ -56,6 +56,16 @@ struct Avx512 {
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
+    static constexpr int plain_queries = 6;  // and four codes: 24 sums
+    // the sums over the lanes of each
+    static void store_sums(float* p, const F (&a)[4]) {
+        const auto half = [](F all) {
+            return _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+        };
+        const __m256 pairs =
+            _mm256_hadd_ps(_mm256_hadd_ps(half(a[0]), half(a[1])), _mm256_hadd_ps(half(a[2]), half(a[3])));
+        _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+    }
     // sqrt(max(a, 0)) up to root_error; the minimum turns infinity * 0 back into infinity
     static constexpr double root_error = 0x1p-14 + 0x1p-23;
     static F root(F a) {

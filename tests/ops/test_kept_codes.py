@@ -99,6 +99,13 @@ def test_the_same_bits(metric: str, dtype: torch.dtype) -> None:
     assert_same_as_reference(x.reshape(-1, 3, D), codebook.expand(3, K, D), metric)
 
 
+def test_one_vector_at_a_time() -> None:
+    codebook = torch.randn(K, D)
+    use(codebook, torch.randn(1, D))
+    for x in torch.randn(20, 1, D):
+        assert_same_as_reference(x, codebook)
+
+
 def test_another_metric_and_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     x, codebook = torch.randn(100, D), torch.randn(K, D)
     use(codebook, x)
