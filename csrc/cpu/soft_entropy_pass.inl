@@ -110,13 +110,19 @@ struct GainSum {
     template <class T>
     void take(const T& tile) {
         if (tile.nothing()) return;
-        for (int q = 0; q < Q; ++q) {
-            for (int v = 0; v < V; ++v) {
-                const F relative = tile.relative(tile.load(q, v), q);
-                const F p = exp2_of<L>(tile.log_p(relative, q)), gain = tile.gain(relative, q, v);
-                part[q] = L::fma(p, gain, part[q]);
+        tile.as_floored([&](auto floored) {
+            for (int q = 0; q < Q; ++q) {
+                const auto row = tile.row_of(q);
+                F sum = part[q];
+                for (int v = 0; v < V; ++v) {
+                    const F relative = tile.relative(tile.load(q, v), row);
+                    const F gain =
+                        tile.template gain<floored>(relative, row, tile.of_code(tile.pass.grad_assigned, v));
+                    sum = L::fma(tile.p(relative, row), gain, sum);
+                }
+                part[q] = sum;
             }
-        }
+        });
     }
     template <class T>
     void finish(const T& tile) {
@@ -146,20 +152,27 @@ struct Puller {
         const bool live = !tile.nothing();
         tile.batch.live[tile.place() / Q] = live;
         if (!live) return;
-        for (int q = 0; q < Q; ++q) {
-            for (int v = 0; v < V; ++v) {
-                const F t = tile.load(q, v), relative = tile.relative(t, q);
-                const F gain = tile.gain(relative, q, v) - tile.of_row(tile.batch.mean_gain, q);
-                F h = exp2_of<L>(tile.log_p(relative, q)) * gain;
-                g_log[q] = L::fma(h, relative, g_log[q]);
-                if (tile.pass.root) {
-                    const F least = L::broadcast(tile.pass.least_t);
-                    h = L::where(t > least, h / L::max(t, least), F{});
+        const bool root = tile.pass.root;
+        const F least = L::broadcast(tile.pass.least_t);
+        tile.as_floored([&](auto floored) {
+            for (int q = 0; q < Q; ++q) {
+                const auto row = tile.row_of(q);
+                const F mean_gain = tile.of_row(tile.batch.mean_gain, q);
+                F h[V], sum = h_sum[q], log_sum = g_log[q];
+                for (int v = 0; v < V; ++v) {
+                    const F t = tile.load(q, v), relative = tile.relative(t, row);
+                    const F gain =
+                        tile.template gain<floored>(relative, row, tile.of_code(tile.pass.grad_assigned, v));
+                    h[v] = tile.p(relative, row) * (gain - mean_gain);
+                    log_sum = L::fma(h[v], relative, log_sum);
+                    if (root) h[v] = L::where(t > least, h[v] / L::max(t, least), F{});
+                    sum = sum + h[v];
                 }
-                h_sum[q] = h_sum[q] + h;
-                L::store(tile.pair(q, v), h);
+                for (int v = 0; v < V; ++v) L::store(tile.pair(q, v), h[v]);
+                h_sum[q] = sum;
+                g_log[q] = log_sum;
             }
-        }
+        });
     }
     template <class T>
     void finish(const T& tile) {
@@ -211,14 +224,16 @@ bool turn(const SoftBatch<typename L::Real>& batch, std::int64_t block, std::int
     bool any = false;
     for (std::int64_t q = row / Q; q * Q < end; ++q) any |= live[q] != 0;
     if (!any) return false;
+    alignas(64) static constexpr typename L::Real nothing[V * W] = {};
     for (int n = 0; n < N; ++n) {
+        const typename L::Real* from[W];
+        for (int i = 0; i < W; ++i) {
+            const std::int64_t r = row + n * W + i;
+            from[i] = r < end && live[r / Q] ? batch.pairs + (place + r) * V * W : nothing;
+        }
         for (int v = 0; v < V; ++v) {
             typename L::F h[W];
-            for (int i = 0; i < W; ++i) {
-                const std::int64_t r = row + n * W + i;
-                const bool here = r < end && live[r / Q];
-                h[i] = here ? L::load(batch.pairs + ((place + r) * V + v) * W) : typename L::F{};
-            }
+            for (int i = 0; i < W; ++i) h[i] = L::load(from[i] + v * W);
             L::transpose(h);
             for (int i = 0; i < W; ++i) L::store(to + ((v * W + i) * N + n) * W, h[i]);
         }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/lanes.h"
 #include "cpu/soft_entropy_pass.h"
@@ -78,10 +79,6 @@ struct Tile {
         }
     }
 
-    // log2 p up to a constant of the vector, which is its mean
-    F relative(F t, int q) const { return to_bits<L>(pass, of_row(batch.origin, q) - t); }
-    F log_p(F relative, int q) const { return relative + of_row(batch.rest, q); }
-
     // are all p of the tile 0? If not, the first comparison usually tells
     bool nothing() const {
         for (int q = 0; q < Q; ++q) {
@@ -92,12 +89,29 @@ struct Tile {
         return true;
     }
 
-    F gain(F relative, int q, int v) const {
-        if (pass.floored) {
-            const F exact = log_p(relative, q), floor = L::broadcast(pass.floor);
+    // what the pairs of a vector have in common, in all lanes
+    struct Row {
+        F origin, rest, bit_gain, weight;
+    };
+    Row row_of(int q) const {
+        return {of_row(batch.origin, q), of_row(batch.rest, q), of_row(batch.bit_gain, q), of_row(batch.weight, q)};
+    }
+    // log2 p up to a constant of the vector, which is its mean
+    F relative(F t, const Row& of) const { return to_bits<L>(pass, of.origin - t); }
+    static F p(F relative, const Row& of) { return exp2_of<L>(relative + of.rest); }
+    // v: of the codes
+    template <bool floored>
+    F gain(F relative, const Row& of, F v) const {
+        if constexpr (floored) {
+            const F exact = relative + of.rest, floor = L::broadcast(pass.floor);
             relative = L::where(exact > floor, exact + Real(1.44269504088896340736), floor);
         }
-        return L::fma(of_row(batch.bit_gain, q), relative, of_row(batch.weight, q) * of_code(pass.grad_assigned, v));
+        return L::fma(of.bit_gain, relative, of.weight * v);
+    }
+    // body(are logarithms floored?), not asked for every pair
+    template <class Body>
+    void as_floored(Body&& body) const {
+        pass.floored ? body(std::true_type{}) : body(std::false_type{});
     }
 };
 
