@@ -17,6 +17,7 @@
 #include "cpu/draw_rows.h"
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
+#include "cpu/group_bounds.h"
 #include "cpu/integer_scan.h"
 #include "cpu/kept_codes.h"
 #include "cpu/multilevel.h"
@@ -232,6 +233,19 @@ PYBIND11_MODULE(_C, m) {
             vqk::auction_rounds({pointer<const std::int32_t>(codes), pointer<const double>(cost),
                                  pointer<const double>(others), n, listed, k, capacity, step, few,
                                  pointer<std::int64_t>(label), pointer<double>(paid), pointer<double>(prices)});
+        },
+        release());
+
+    m.def("group_size", [](int isa) { return vqk::group_size(vqk::Isa(isa)); });
+    m.def("plain_cost", [](std::int64_t d, int isa) { return vqk::plain_cost(d, vqk::Isa(isa)); });
+    m.def(
+        "nearest_by_bounds",
+        [](address x, int x_type, address codes, address before, address order, std::int64_t n, std::int64_t k,
+           std::int64_t d, int threads, int isa, address lower, address indices, address distance) {
+            return vqk::nearest_by_bounds({pointer<const void>(x), vqk::DType(x_type), pointer<const float>(codes),
+                                           pointer<const float>(before), pointer<const std::int32_t>(order), n, k, d,
+                                           threads, vqk::Isa(isa), pointer<float>(lower),
+                                           pointer<std::int64_t>(indices), pointer<float>(distance)});
         },
         release());
 

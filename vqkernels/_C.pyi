@@ -84,6 +84,23 @@ def auction_rounds(
     paid: int,
     prices: int,
 ) -> None: ...
+def group_size(isa: int) -> int: ...
+def plain_cost(d: int, isa: int) -> float: ...
+def nearest_by_bounds(
+    x: int,
+    x_type: int,
+    codes: int,
+    before: int,
+    order: int,
+    n: int,
+    k: int,
+    d: int,
+    threads: int,
+    isa: int,
+    lower: int,
+    indices: int,
+    distance: int,
+) -> float: ...
 def gather_codes(
     codebook: int, element_size: int, indices: int, n: int, g: int, k: int, d: int, threads: int, codes: int
 ) -> int | None: ...

@@ -6,9 +6,11 @@ Seconds are of processor time; those in the README of one thread with AVX-512: `
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from unittest.mock import patch
 
 import torch
 
@@ -20,6 +22,7 @@ from vqkernels.testing import peak_memory_growth
 INITS = ("k-means++", "hierarchical", "random")
 _ROWS = 1024  # of which every distance to a centroid is looked at
 _GROUP = 16  # centroids
+_BOUNDS = "VQKERNELS_BOUNDS_MIB"
 
 Inputs = Callable[[Mapping[str, int], int], ClusterProblem]
 
@@ -40,8 +43,8 @@ def seeding(n: int, k: int, d: int, iterations: int) -> Iterator[str]:
         yield f"  inertia after {iterations} iterations from {init}: {share:.3f} of that from random"
 
 
-def bounds(inputs: Inputs, n: int, k: int, d: int, iteration: int) -> Iterator[str]:
-    """What bounds on distances could spare in an iteration."""
+def bounds(inputs: Inputs, n: int, k: int, d: int, iteration: int, run: int = 25) -> Iterator[str]:
+    """What bounds on distances could spare in an iteration, and what those of groups spare in a run."""
     x, start, _ = inputs({"N": n, "K": k, "D": d, "I": iteration}, 0)
     before = vqkernels.kmeans(x, k, init=start, max_iter=iteration - 1, tol=0.0).centroids
     after = vqkernels.kmeans(x, k, init=before, max_iter=1, tol=0.0).centroids
@@ -69,6 +72,14 @@ def bounds(inputs: Inputs, n: int, k: int, d: int, iteration: int) -> Iterator[s
     yield f"  Hamerly's bound spares {_percent(spared)} of the rows"
     yield f"  Exponion's ball around a centroid holds {_percent(ball)} of the others"
     yield f"  Yinyang's bounds of {len(groups)} groups leave {_percent(open_)} of the pairs"
+
+    def fit() -> None:
+        vqkernels.kmeans(x, k, init=start, max_iter=run, tol=0.0)
+
+    seconds = _seconds(fit)
+    with patch.dict(os.environ, {_BOUNDS: "0"}):
+        without = _seconds(fit)
+    yield f"  {run} iterations take {seconds:.3g} s, without bounds {without:.3g} s"
 
 
 _MEMORY = """

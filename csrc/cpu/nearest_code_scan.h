@@ -143,7 +143,18 @@ struct ScanKernel {
     void (*append)(const float* negated, int rows, const PackedCodes& codes, std::int64_t begin, std::int64_t end,
                    const CandidateLists& lists);
 
-    // the same for one row of a lookup in levels
+    // bounds[i] -= shift[i], or a little more; lists those that are then <= limit, W places more are written
+    int (*lower_bounds)(float* bounds, const float* shift, int count, float limit, std::int32_t* open);
+
+    // Scores [count][V*W] of some of the negated queries against one block, and the lowest of each [count]; `rows`
+    // names a multiple of Q of them.
+    void (*score_listed)(const float* negated, const std::int32_t* rows, int count, const PackedCodes& codes,
+                         std::int64_t block, float* scores, float* lowest);
+
+    // out[i] <= unit * sqrt(2 lowest[i] + rest[i]), and nearly that; W at a time
+    void (*bound_distances)(const float* lowest, const float* rest, int count, float unit, float* out);
+
+    // collect for one row of a lookup in levels
     std::int64_t (*collect_levels)(const ScanLevel* levels, int count, bool squared, int row, std::int64_t begin,
                                    std::int64_t end, float threshold, std::int64_t* found);
 
@@ -154,6 +165,8 @@ struct ScanKernel {
 
     const IntegerScan* integers = nullptr;  // cpu/integer_scan.h, where products of integers are the faster ones
     const TileScan* tiles = nullptr;        // cpu/tile_scan.h, where the processor has a matrix unit
+
+    const ScanKernel* narrow = nullptr;  // with blocks of 16 codes, where those of this kernel are larger
 
     // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
     double (*spin_fma)(std::int64_t rounds);

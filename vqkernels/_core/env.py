@@ -9,6 +9,8 @@
 ``VQKERNELS_PAIRS_MIB``  memory in MiB (64 if not set) up to which the C++ passes of an entropy remember all
                    distances from a forward to its backward, where vectors are long; 0 remembers none. Results are
                    the same bits at any setting.
+``VQKERNELS_BOUNDS_MIB``  memory in MiB (1024 if not set) up to which k-means keeps bounds of the distances of rows
+                   in memory, where they save work; 0 keeps none. Results are the same bits at any setting.
 ``TRITON_INTERPRET``  ``1``: Triton's own switch; its kernels then run in numpy, on CPU tensors too, for tests.
                    To be set before Triton is imported.
 """
@@ -60,8 +62,17 @@ def pairs_bytes() -> int:
     return _mebibytes("VQKERNELS_PAIRS_MIB")
 
 
-def _mebibytes(name: str) -> int:
-    given = os.environ.get(name, "64")
+def bounds_bytes() -> int:
+    """How many bytes of bounds k-means may keep from pass to pass.
+
+    Raises:
+        ValueError: if ``VQKERNELS_BOUNDS_MIB`` is no number of MiB.
+    """
+    return _mebibytes("VQKERNELS_BOUNDS_MIB", unset="1024")
+
+
+def _mebibytes(name: str, unset: str = "64") -> int:
+    given = os.environ.get(name, unset)
     if not (given.isascii() and given.isdigit() and len(given) <= 9):
         raise ValueError(f"{name}: expected a number of MiB, 0 or more, got {given!r}")
     return int(given) << 20

@@ -21,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from vqkernels.kmeans.bounds import Bounds
 from vqkernels.kmeans.data import Chunk, Data
 from vqkernels.ops.nearest_code import NearestCode
 
@@ -33,7 +34,8 @@ Lookup = Callable[[torch.Tensor, torch.Tensor], NearestCode]  # [n, D], [K, D] -
 class LastPass:
     """Assignment of the rows of this process, in memory if they are, else in a file without a name."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, passes: int = 1) -> None:  # passes to come
+        self.bounds = Bounds(data, passes)
         self.centroids: torch.Tensor | None = None  # [K, D] that all rows were assigned to
         # of the clusters: rows, weights and totals, [K], [bands, K, 1], [bands, K, D] int64
         self.sums: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None

@@ -48,7 +48,8 @@ def lloyd(
     assign: Callable[[torch.Tensor], Totals] | None = None,
 ) -> KMeansResult:
     """Iterate from a state; ``on_state`` is told every new one, ``assign`` makes a pass of another kind."""
-    assign = partial(tally, data, last=LastPass(data)) if assign is None else assign
+    if assign is None:
+        assign = partial(tally, data, last=LastPass(data, passes=max_iter + 1 - len(state.history)))
     while True:
         centroids, iteration = state.centroids, len(state.history)
         found = assign(centroids)

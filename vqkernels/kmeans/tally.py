@@ -102,9 +102,12 @@ def tally(data: Data, centroids: torch.Tensor, last: LastPass) -> Totals:  # [K,
     if last.sums is not None:
         sums.count, sums.mass, sums.total = last.sums
     changed = last.changed(centroids)
+    last.bounds.begin(centroids, changed)
     for chunk in data.chunks():
         before = last.read(chunk)
-        found = assign(data, chunk.rows, before, centroids, changed)
+        found = last.bounds.nearest(chunk, before.indices)
+        if found is None:
+            found = assign(data, chunk.rows, before, centroids, changed)
         last.write(chunk, found)
         sums.take(chunk, found, before)
         if last.sums is None:
