@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -35,6 +34,13 @@ inline float above(double value) {
 }
 inline float below(double value) {
     return -above(-value);
+}
+
+// what lies anywhere in memory, all of it at once
+template <class Value>
+inline void prefetch(const Value* first, std::int64_t count) {
+    constexpr std::int64_t line = 64 / sizeof(Value);
+    for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(first + i);
 }
 
 // The codes where they are now, packed group by group.
@@ -97,7 +103,12 @@ class Panel {
           limit_(rows_.count),
           rest_(rows_.count),
           tolerance_(rows_.count),
-          start_(moved.groups() + 2, 0) {}
+          lower_(make_aligned<float>(std::size_t(rows_.count) * moved.groups())),
+          start_(moved.groups() + 2, 0),
+          scores_(together * moved.kernel.block_codes),
+          lowest_(together),
+          rests_(together),
+          bounds_(together) {}
 
     // returns how many pairs were scored
     std::int64_t decide() {
@@ -115,6 +126,8 @@ class Panel {
         }
         evaluator.flush();
         for (int r = 0; r < rows_.count; ++r) {
+            const float* lower = lower_.get() + r * moved_.groups();
+            std::copy(lower, lower + moved_.groups(), call_.lower + rows_.ids[r] * moved_.groups());
             call_.indices[rows_.ids[r]] = winners_[r].index;
             call_.distance[rows_.ids[r]] = canonical_distance(Metric::l2, winners_[r].key, 1.0);
         }
@@ -122,6 +135,8 @@ class Panel {
     }
 
   private:
+    static constexpr std::int64_t together = 96;  // a multiple of every kernel's tile; their scores stay in L1
+
     const GroupBounds& call_;
     const Moved& moved_;
     const Rows<float> rows_;
@@ -129,11 +144,10 @@ class Panel {
     std::vector<float> limit_;          // no code with a higher score is the nearest
     std::vector<float> rest_;           // |x'|^2 less twice what a score may be wrong by
     std::vector<double> tolerance_;     // that
+    AlignedArray<float> lower_;         // [rows, groups] a copy of their bounds: they lie anywhere in memory
     std::vector<std::int64_t> start_;   // [groups + 2] of the rows that have a group open,
     std::vector<std::int32_t> opened_;  // in here
-    // of one group: those rows, some of them again to fill a tile, and what the scan tells
-    std::vector<std::int32_t> listed_;
-    std::vector<float> scores_, lowest_, rests_, bounds_;
+    std::vector<float> scores_, lowest_, rests_, bounds_;  // of some of them
 
     // The canonical distances to the codes that were nearest. They are the same bits with the two sides exchanged: a
     // quad is four vectors of one code.
@@ -164,7 +178,7 @@ class Panel {
 
     // Takes what the codes have moved off the bounds, and lists the vectors whose own code is not nearer than those.
     void open_groups() {
-        constexpr int ahead = 4, line = 16;  // vectors; floats of a cache line
+        constexpr int ahead = 4;  // vectors
         const std::int64_t groups = moved_.groups(), d = call_.d;
         const double s = moved_.frame.scale;
         const Tolerance tolerance(moved_.frame, moved_.radius);
@@ -172,13 +186,13 @@ class Panel {
         std::vector<std::int64_t> end(rows_.count);
         std::int64_t count = 0;
         for (int r = 0; r < rows_.count; ++r) {
-            // bounds lie anywhere in memory
-            const float* soon = call_.lower + rows_.ids[std::min(r + ahead, rows_.count - 1)] * groups;
-            for (std::int64_t g = 0; g < groups; g += line) __builtin_prefetch(soon + g, 1);
+            prefetch(call_.lower + rows_.ids[std::min(r + ahead, rows_.count - 1)] * groups, groups);
             const double key = winners_[r].key, length = rows_.length[r];
             const float own = above(std::sqrt(key) * (1 + double(d + 8) * 0x1p-52));
-            const int listed = moved_.kernel.lower_bounds(call_.lower + rows_.ids[r] * groups, moved_.shift.data(),
-                                                          int(groups), own, open.get() + count);
+            const float* given = call_.lower + rows_.ids[r] * groups;
+            float* lower = std::copy(given, given + groups, lower_.get() + r * groups) - groups;
+            const int listed =
+                moved_.kernel.lower_bounds(lower, moved_.shift.data(), int(groups), own, open.get() + count);
             if (rows_.scannable(r)) {
                 const double square = length * length * (1 - double(4 * d + 64) * 0x1p-24) - double(d) * 0x1p-120;
                 tolerance_[r] = tolerance(length, 1.0);
@@ -198,30 +212,33 @@ class Panel {
 
     template <class Evaluator>
     std::int64_t score(std::int64_t g, Evaluator& evaluator) {
-        const int block = moved_.kernel.block_codes, queries = moved_.kernel.queries, lanes = moved_.kernel.lanes;
-        const int count = int(start_[g + 1] - start_[g]), padded = (count + queries - 1) / queries * queries;
-        if (count == 0) return 0;
-        listed_.assign(opened_.begin() + start_[g], opened_.begin() + start_[g + 1]);
-        listed_.resize(padded, listed_.back());
-        scores_.resize(std::size_t(padded) * block);
-        for (auto* each : {&lowest_, &rests_, &bounds_}) each->resize(padded + lanes);
-        moved_.kernel.score_listed(rows_.negated.get(), listed_.data(), padded, moved_.packed.view(moved_.groups()),
-                                   g, scores_.data(), lowest_.data());
-        for (int i = 0; i < count; ++i) rests_[i] = rest_[listed_[i]];
-        moved_.kernel.bound_distances(lowest_.data(), rests_.data(), count, float(1 / moved_.frame.scale),
-                                      bounds_.data());
+        const int block = moved_.kernel.block_codes, queries = moved_.kernel.queries;
+        const std::int64_t groups = moved_.groups();
         const std::int32_t* codes = call_.order + g * block;
-        for (int i = 0; i < count; ++i) {
-            const int r = listed_[i];
-            call_.lower[rows_.ids[r] * moved_.groups() + g] = bounds_[i];
-            if (lowest_[i] > limit_[r]) continue;
-            const float* scores = scores_.data() + std::int64_t(i) * block;
-            for (int j = 0; j < block; ++j) {
-                if (scores[j] <= limit_[r] && codes[j] != winners_[r].index) evaluator.add(r, codes[j]);
+        std::int32_t listed[together];
+        for (std::int64_t first = start_[g]; first < start_[g + 1]; first += together) {
+            const int count = int(std::min(together, start_[g + 1] - first));
+            const int padded = (count + queries - 1) / queries * queries;
+            std::copy_n(opened_.begin() + first, count, listed);
+            std::fill(listed + count, listed + padded, listed[0]);
+            moved_.kernel.score_listed(rows_.negated.get(), listed, padded, moved_.packed.view(groups), g,
+                                       scores_.data(), lowest_.data());
+            for (int i = 0; i < count; ++i) rests_[i] = rest_[listed[i]];
+            moved_.kernel.bound_distances(lowest_.data(), rests_.data(), count, float(1 / moved_.frame.scale),
+                                          bounds_.data());
+            for (int i = 0; i < count; ++i) {
+                const int r = listed[i];
+                lower_[r * groups + g] = bounds_[i];
+                if (lowest_[i] > limit_[r]) continue;
+                const float* scores = scores_.data() + std::int64_t(i) * block;
+                for (int j = 0; j < block; ++j) {
+                    if (scores[j] <= limit_[r] && codes[j] != winners_[r].index) evaluator.add(r, codes[j]);
+                }
+                limit_[r] = std::min(limit_[r], above(double(lowest_[i]) + 2 * tolerance_[r]));
             }
-            limit_[r] = std::min(limit_[r], above(double(lowest_[i]) + 2 * tolerance_[r]));
         }
-        return std::int64_t(count) * block;
+        const std::int64_t count = start_[g + 1] - start_[g];
+        return count * std::min<std::int64_t>(block, call_.k - g * block);
     }
 };
 
@@ -231,10 +248,11 @@ double run(const GroupBounds& call, const Input* x) {
     const int threads = useful_threads(call.threads, double(call.n) * double(call.k) / 16);
     const std::vector<std::int64_t> ids = by_code(call);
     const Moved moved(call);
-    const std::int64_t panel = std::clamp(floats / call.d, fewest, most);
+    const std::int64_t panel = std::clamp(floats / std::max(call.d, moved.groups()), fewest, most);
     std::vector<std::int64_t> scored((call.n + panel - 1) / panel);
     parallel_for(std::int64_t(scored.size()), threads, [&](std::int64_t p) {
         const auto first = ids.begin() + p * panel, last = ids.begin() + std::min(call.n, (p + 1) * panel);
+        for (auto id = first; id != last; ++id) prefetch(x + *id * call.d, call.d);
         scored[p] = Panel(call, moved, {first, last}, x).decide();
     });
     return double(std::accumulate(scored.begin(), scored.end(), std::int64_t(0))) /

@@ -34,6 +34,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each chunk of each pass was looked up by bounds; few rows are enough."""
     monkeypatch.setattr(bounds, "_FEWEST", 1)
     monkeypatch.setattr(bounds, "_SAMPLED", 8)
+    monkeypatch.setattr(bounds, "_SETTLED", 1)
     asked: list[bool] = []
     plain = Bounds.nearest
 
@@ -51,15 +52,15 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_runs_are_the_same_with_and_without(
     kind: str, weighted: bool, used: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = some(kind, 4000, 20)
-    weight = torch.rand(4000) + 0.5 if weighted else None
-    start = torch.cat([x[:59], 100 * x[:1]])  # one is empty
+    x = some(kind, 1200, 20)
+    weight = torch.rand(1200) + 0.5 if weighted else None
+    start = torch.cat([x[:39], 100 * x[:1]])  # one is empty
     results = []
-    for costs in ([0.0], [0.0, 0.0, 2.0], [2.0]):  # always, on and off, never
+    for costs in ([0.0], [0.0, 0.0, 2.0, 2.0], [2.0]):  # always, on and off, never
         asked = iter(range(1 << 20))
         monkeypatch.setattr(Bounded, "cost", lambda self, costs=costs, asked=asked: costs[next(asked) % len(costs)])
         used.clear()
-        results.append(kmeans(x, 60, init=start, weight=weight, max_iter=12, tol=0.0))
+        results.append(kmeans(x, 40, init=start, weight=weight, max_iter=8, tol=0.0))
         assert any(used) == (costs != [2.0])
         assert all(used[1:]) == (costs == [0.0])
     first, *others = results
@@ -71,19 +72,20 @@ def test_runs_are_the_same_with_and_without(
 
 def test_they_are_used_where_they_pay_and_nowhere_else(used: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
-    move = Bounded.move
+    begin = Bounds.begin
 
-    def record(self: Bounded, centroids: torch.Tensor) -> None:
-        scored.append((len(self.lower), self.scored))
-        move(self, centroids)
+    def record(self: Bounds, centroids: torch.Tensor, changed: torch.Tensor | None) -> None:
+        if self.all is not None:
+            scored.append(self.all.scored)
+        begin(self, centroids, changed)
 
-    monkeypatch.setattr(Bounded, "move", record)
-    x = low_rank(6000, 64)
-    kmeans(x, 200, init=x[:200], max_iter=20, tol=0.0)
+    monkeypatch.setattr(Bounds, "begin", record)
+    monkeypatch.setattr(bounds, "_plain_cost", lambda dim: 1.0)  # on every processor
+    x = low_rank(8000, 128)
+    kmeans(x, 400, init=x[:400], max_iter=12, tol=0.0)
     assert not any(used[:2])
-    assert sum(used) > 8
-    least = min(pairs for rows, pairs in scored[-5:] if rows == 6000)
-    assert least < 0.3 * 6000 * 200
+    assert sum(used) > 4
+    assert min(scored) < 0.3 * 8000 * 400
 
     used.clear()
     x = torch.rand(3000, 64)

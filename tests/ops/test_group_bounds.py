@@ -54,7 +54,7 @@ def moves(kind: str, k: int, d: int, start: torch.Tensor) -> Iterator[torch.Tens
         yield now.clone()
 
 
-SHAPES = [(5, 1), (40, 3), (16, 17), (100, 64), (37, 129), (20, 513)]
+SHAPES = [(5, 1), (40, 3), (16, 17), (100, 64), (20, 513)]
 KINDS = ["low rank", "mixture", "ties", "near ties", "offset", "huge", "tiny", "far"]
 
 
@@ -65,8 +65,8 @@ def test_the_bits_are_those_of_a_lookup_and_bounds_are_true(
 ) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
     for k, d in SHAPES:
-        rows = some(kind, 200 + k, d)
-        x, start = rows[:200], rows[-k:]
+        rows = some(kind, 100 + k, d)
+        x, start = rows[:100], rows[-k:]
         bounded, labels = Bounded(len(x), start), torch.zeros(len(x), dtype=torch.int64)
         for centroids in moves(kind, k, d, start):
             want = nearest_code(x, centroids)

@@ -11,6 +11,8 @@ Whether bounds pay is found out by some of the rows, which always have them.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from vqkernels._core.backend import requested_backend
@@ -22,37 +24,40 @@ from vqkernels.ops.nearest_code import NearestCode
 _SHORTEST = 17  # dimensions; up to here a lookup skips centroids by a tree of its own
 _FEWEST = 1 << 22  # numbers in rows: what they are ordered and watched for is little beside a pass
 _SAMPLED = 1 << 6  # every so many rows one is watched,
-_MOST = 1 << 10  # and no more than this
+_MOST = 1 << 8  # and no more than this
+_SETTLED, _AGAIN = 3, 5  # passes until bounds are as wide as they get, and until groups are chosen anew
 _PASSES = 2  # in which bounds have to make up for the first pass with them, which looks at everything
-_TURNS = 3  # of a direction towards that of the largest spread
+_TURNS = 3  # of a direction towards that of the largest spread,
+_SHORT = 64  # in as many dimensions
 _GAIN = 0.75  # of what a pass without them costs
-_ROW, _GROUP = 24.0, 0.3  # what bounds cost a row, and a row and a group, in pairs scored: measured
 
 
 class Bounds:
     """Of all rows of this process in the passes in which they pay; in the others of some of the rows."""
 
     def __init__(self, data: Data, passes: int) -> None:  # passes to come
-        self.data, self.passes = data, passes
+        self.data, self.passes, self.begun = data, passes, False
         self.watched: tuple[torch.Tensor, torch.Tensor, Bounded] | None = None  # [n, D], [n] their centroids, n
         self.all: Bounded | None = None
 
     def begin(self, centroids: torch.Tensor, changed: torch.Tensor | None) -> None:  # [K, D], [K] bool
         """Decide what the next pass will use; ``changed`` as a pass without bounds would."""
+        first, self.begun = not self.begun, True
         self.passes -= 1
-        if not self._possible(len(centroids)):
+        # where centroids start tells nothing of how they are going to move
+        if first or not self._possible(len(centroids)):
             return
-        plain = float(extension().plain_cost(self.data.dim, isa_code()))
+        plain = _plain_cost(self.data.dim)
         if changed is not None:
-            # rows whose centroid has moved away from them are compared with the others, too
-            plain *= min(1.0, 1.5 * float(changed.double().mean()))
+            # more than the share of the others: rows whose own has moved away are compared with all; measured
+            plain *= min(1.0, 1.15 * math.sqrt(float(changed.double().mean())))
         if self.all is not None and (self.all.passes == 1 or self.all.cost() <= plain):
             self.all.move(centroids)
             return
         self.all = None
-        cost = self._watch(centroids)
-        saved = min(_PASSES, self.passes) * (plain - cost)
-        if cost <= _GAIN * plain and 1 - plain < saved:
+        watched = self._watch(centroids)
+        saved = min(_PASSES, self.passes) * (plain - watched.cost())
+        if watched.passes >= _SETTLED and watched.cost() <= _GAIN * plain and 1 - plain < saved:
             self.all = Bounded(self.data.count, centroids)
             self.all.move(centroids)
             self.watched = None
@@ -63,17 +68,16 @@ class Bounds:
             return None
         return self.all.nearest(chunk.rows, before, chunk.first - self.data.first)
 
-    def _watch(self, centroids: torch.Tensor) -> float:
-        """What a pass with bounds would cost, in passes that score all pairs."""
-        if self.watched is None:
+    def _watch(self, centroids: torch.Tensor) -> Bounded:
+        """Make this pass over some rows."""
+        if self.watched is None or self.watched[2].passes == _AGAIN:
             apart = max(_SAMPLED, self.data.count // _MOST)
             rows = torch.cat([chunk.rows[::apart] for chunk in self.data.chunks()])
             self.watched = rows, torch.zeros(len(rows), dtype=torch.int64), Bounded(len(rows), centroids)
         rows, labels, bounded = self.watched
         bounded.move(centroids)
-        found = bounded.nearest(rows, labels, 0)
-        self.watched = rows, found.indices, bounded
-        return bounded.cost()
+        self.watched = rows, bounded.nearest(rows, labels, 0).indices, bounded
+        return bounded
 
     def _possible(self, num_centroids: int) -> bool:
         data = self.data
@@ -132,16 +136,20 @@ class Bounded:
 
     def cost(self) -> float:
         """Of the last pass, in those that score all pairs; the first, which knows no bounds, is one."""
-        count, groups = self.lower.shape
-        return self.scored / (count * len(self.now)) + (_ROW + _GROUP * groups) / len(self.now)
+        (count, groups), (num_centroids, dim) = self.lower.shape, self.now.shape
+        # measured: what there is to do for a row, and for a row and a group, takes as long as so many pairs
+        aside = 20 + (12000 + 16 * groups) / dim
+        return (self.scored / count + aside) / num_centroids
 
 
 def neighbours(centroids: torch.Tensor, size: int) -> torch.Tensor:  # [K, D] -> [K]
     """The centroids in an order in which ``size`` in a row are near each other.
 
-    They are halved, again and again, along the direction in which they spread most.
+    They are halved, again and again, along the direction in which they spread most; long ones as random projections.
     """
     points = centroids / centroids.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # squares are finite
+    if points.shape[1] > _SHORT:
+        points = points @ torch.randn(points.shape[1], _SHORT, generator=torch.Generator().manual_seed(0))
 
     def halves(some: torch.Tensor) -> list[torch.Tensor]:
         groups = -(-len(some) // size)
@@ -156,6 +164,11 @@ def neighbours(centroids: torch.Tensor, size: int) -> torch.Tensor:  # [K, D] ->
         return halves(order[:middle]) + halves(order[middle:])
 
     return torch.cat(halves(torch.arange(len(points))))
+
+
+def _plain_cost(dim: int) -> float:
+    """Of a pass without bounds, in passes that score all pairs as those with bounds do."""
+    return float(extension().plain_cost(dim, isa_code()))
 
 
 def _groups(num_centroids: int) -> int:
