@@ -86,6 +86,24 @@ def assert_below(bounded: Bounded, x: torch.Tensor, centroids: torch.Tensor) -> 
         assert bool((bounded.lower[:, number].double() <= least).all())
 
 
+@pytest.mark.parametrize("isa", processor_isas())
+def test_codes_that_only_float64_tells_apart(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQKERNELS_ISA", isa)
+    for d in (17, 130):
+        start = torch.randn(100, d)
+        x, labels = 1e-6 * torch.randn(100, d), torch.zeros(100, dtype=torch.int64)
+        bounded = Bounded(len(x), start)
+        for _ in range(3):
+            # on a sphere around all rows
+            centroids = torch.nn.functional.normalize(start + 1e-3 * torch.randn(100, d))
+            want = nearest_code(x, centroids)
+            bounded.move(centroids)
+            found = bounded.nearest(x, labels, 0)
+            assert_bitwise_equal(found.indices, want.indices)
+            assert_bitwise_equal(found.distance, want.distance)
+            labels = found.indices
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_neither_threads_nor_halves_change_a_bit(dtype: torch.dtype, threads: int) -> None:
