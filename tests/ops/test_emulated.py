@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import test_group_bounds as bounds
 import test_nearest_code_integers as integers
 import test_nearest_code_tiles as tiles
 import torch
@@ -133,6 +134,14 @@ def test_a_tree_of_codes_is_searched(machine: Machine, isa: str, programs: Progr
         with kernels_on(processor), mock.patch.object(processor, "call", call):
             assert same_bits(on_isa(isa, search), expected), problem
     assert 0 < min(shares) < 0.5  # of all pairs of vector and code
+
+
+@each_isa
+def test_bounds(machine: Machine, isa: str, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kernels_on(programs[machine]):
+        for kind in ("low rank", "near ties", "tiny", "far"):
+            bounds.test_the_bits_are_those_of_a_lookup_and_bounds_are_true(kind, isa, monkeypatch)
+        bounds.test_codes_that_only_float64_tells_apart(isa, monkeypatch)
 
 
 @pytest.mark.parametrize(
