@@ -53,8 +53,9 @@ def check_dtype_of(name: str, x: torch.Tensor, layer: object) -> None:
 
 def meet(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether a product of them has one dtype, if only because autocast casts them, which leaves float64 alone."""
-    casts = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, weight.dtype)
-    return casts or x.dtype == weight.dtype
+    kind = x.device.type
+    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return (casts and torch.float64 not in (x.dtype, weight.dtype)) or x.dtype == weight.dtype
 
 
 def check_indices_of(name: str, indices: torch.Tensor, like: torch.Tensor, *, least: int = 0) -> None:

@@ -177,8 +177,10 @@ class EvoLFQ(Constants):
 
     def uniform_crossover(self, parent1: torch.Tensor, parent2: torch.Tensor) -> torch.Tensor:
         """Each bit from either parent."""
-        check_tensor("parent1", parent1)
-        check_tensor("parent2", parent2)
+        for name, parent in (("parent1", parent1), ("parent2", parent2)):
+            check_tensor(name, parent)
+            if parent.dtype != torch.bool:
+                _check_numbers(name, parent)
         check_shape("parent2", parent2, tuple(parent1.shape), "parent1.shape")
         check_same_device(parent1=parent1, parent2=parent2)
         return torch.where(torch.rand_like(parent1.float()) < 0.5, parent1, parent2)
