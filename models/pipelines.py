@@ -32,7 +32,6 @@ from models.environment import environment
 from models.errors import UserError
 from models.evaluation.record import write_json
 from models.extract_codes import Kind, extract
-from models.jobs import Job, side_by_side
 from models.recipes import PRIORS, TOKENIZERS, with_num_codes
 from models.report.pictures import load_picture
 from models.report.showcase import video_rows
@@ -40,6 +39,7 @@ from models.report.systems import draw_rows, prior_table, record_priors, recorde
 from models.train_prior import train as train_prior
 from models.train_tokenizer import train as train_tokenizer
 from models.training.checkpoint import checkpoint_steps
+from models.training.jobs import Job, side_by_side
 from models.training.prior_data import CODEBOOK, describe_data
 from models.training.run_log import read_metrics
 from models.training.runs import load_config

@@ -46,7 +46,6 @@ from models.environment import environment
 from models.errors import UserError
 from models.evaluation.record import write_json
 from models.extract_codes import extract
-from models.jobs import Job, side_by_side
 from models.report.claims import RESULTS, number, publish, read_results, recorded_minutes, write_page
 from models.train_classifier import train as train_classifier
 from models.train_prior import train as train_prior
@@ -54,6 +53,7 @@ from models.train_tokenizer import train as train_tokenizer
 from models.training.checkpoint import checkpoint_steps, find_checkpoint, read_weights
 from models.training.classifier_run import ClassifierRun
 from models.training.concept_run import ConceptRun
+from models.training.jobs import Job, side_by_side
 from models.training.prior_data import CODEBOOK
 from models.training.run_log import read_metrics
 from models.training.tokenizer_run import TokenizerRun

@@ -31,7 +31,6 @@ from models.environment import environment
 from models.errors import UserError
 from models.evaluation.record import write_json
 from models.evaluation.subjects import Subject, subject_of
-from models.jobs import Job, side_by_side
 from models.losses.pixel import psnr
 from models.metrics.codes import CodeCounts
 from models.recipes import CONCEPTS, TOKENIZERS
@@ -41,6 +40,7 @@ from models.tokenizers.concept import ConceptTokenizer
 from models.train_tokenizer import train
 from models.training.concept_run import ConceptRun
 from models.training.concept_task import powers_of_two
+from models.training.jobs import Job, side_by_side
 from models.training.run_log import read_metrics
 from models.training.runs import load_codec, load_config
 from models.training.tokenizer_run import TokenizerRun

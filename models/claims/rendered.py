@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from models.data.photos import embedded_photos
 from models.data.sample import SplitName
 from models.data.source import open_source
-from models.jobs import Job, side_by_side
+from models.training.jobs import Job, side_by_side
 
 PICTURES = "pictures:embedded"  # tiles of the photographs, each labelled with the number of its photograph
 _TILE = 64  # pixels per side

@@ -37,12 +37,12 @@ from models.claims.claim import (
     with_seed,
 )
 from models.errors import UserError
-from models.jobs import Job
 from models.report import claims as report
 from models.report.blocks import read_block
 from models.reproduce import ReproduceConfig, chosen, in_turn, show
 from models.reproduce import reproduce as put_to_the_test
 from models.training.classifier_run import ClassifierRun
+from models.training.jobs import Job
 from models.training.prior_run import CodeInfo, build_prior
 from models.training.runs import load_tokenizer
 from models.training.tokenizer_run import TokenizerRun, replace_stage

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from models.jobs import Job, side_by_side
+from models.training.jobs import Job, side_by_side
 from models.training.signals import Stopped
 
 WAIT = 60.0  # seconds at most
@@ -81,7 +81,9 @@ def test_jobs_run_at_once_unless_they_make_the_same_and_an_error_ends_them(tmp_p
 def test_long_jobs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     minutes = {"short": 1.0, "others wait": math.inf, "unknown": 0.0, "long": 2.0, "as short": 1.0}
     jobs = [Job(name=name, call=str, arguments=(), makes=set, minutes=took) for name, took in minutes.items()]
-    monkeypatch.setattr("models.jobs.ProcessPoolExecutor", lambda processes, **_: ThreadPoolExecutor(processes))
+    monkeypatch.setattr(
+        "models.training.jobs.ProcessPoolExecutor", lambda processes, **_: ThreadPoolExecutor(processes)
+    )
     assert [job.name for job, _ in side_by_side(jobs, 1)] == ["others wait", "long", "short", "as short", "unknown"]
 
 
@@ -89,7 +91,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     script, pid = tmp_path / "parent.py", tmp_path / "pid"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom test_jobs import job, sleep\n"
-        "from models.jobs import side_by_side\n"
+        "from models.training.jobs import side_by_side\n"
         "if __name__ == '__main__':\n    list(side_by_side([job('long', sleep, Path(sys.argv[1]))], 2))\n"
     )
     here = Path(__file__)

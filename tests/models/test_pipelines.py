@@ -13,12 +13,12 @@ from rich.console import Console
 
 from models import pipelines
 from models.errors import UserError
-from models.jobs import Job
 from models.networks.gpt import GPTConfig
 from models.recipes import PRIORS, TOKENIZERS
 from models.report import systems as report
 from models.report.blocks import read_block
 from models.training.engine import _locked
+from models.training.jobs import Job
 from models.training.prior_data import CODEBOOK
 from models.training.tokenizer_run import TokenizerRun, replace_stage
 
