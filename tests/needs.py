@@ -18,6 +18,11 @@ needs_extension = pytest.mark.skipif(
     os.environ.get("VQKERNELS_BUILD") == "none", reason="the extension is left out on purpose (VQKERNELS_BUILD=none)"
 )
 
+# of tests that hold what several processes compute against one
+needs_one_order = pytest.mark.skipif(
+    "OTHER_ORDER" in os.environ, reason="the machine adds in another order here than in processes of their own"
+)
+
 
 def import_library(name: str) -> Any:
     """A module of a library that a machine for GPU tests may lack; what asks for it is skipped without it."""

@@ -29,11 +29,12 @@ class TokenClassifier(nn.Module):
 
     def set_codes(self, codes: torch.Tensor) -> None:  # [G, K, D/G]
         """The tokenizer's vectors; a ViT takes what images are, whatever the scale of a codebook."""
-        centred = codes - codes.mean((0, 1))
+        exact = codes.double()  # codes may lie far from zero
+        centred = exact - exact.mean((0, 1))
         spread = centred.square().mean().sqrt()
         if not spread > 0:
             raise ValueError("codes: expected vectors that differ, got one")
-        self.table.set_codes(centred / spread)
+        self.table.set_codes((centred / spread).to(codes.dtype))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:  # [B, h, w] or [B, h, w, G] -> [B, classes]
         return self.vit(self.table(codes).movedim(-1, 1))

@@ -63,7 +63,10 @@ def test_masks_that_do_not_fit(name: str) -> None:
             lambda: vqp.LatentQuantize([5, 5], 8, commitment_loss_weight=-1e300),
             r"commitment_loss_weight: expected a number in .*, got -1e\+300",
         ),
-        (lambda: vqp.FSQ([5, 5])(torch.zeros(1, 3, 2, device="meta")), "device: expected one device, got z on meta, module on cpu"),
+        (
+            lambda: vqp.FSQ([5, 5])(torch.zeros(1, 3, 2, device="meta")),
+            "device: expected one device, got z on meta, module on cpu",
+        ),
         (
             lambda: vqp.EvoLFQ(torch.nn.Identity(), torch.nn.Identity(), dim=4).uniform_crossover(
                 torch.ones(3, 4).to(torch.float8_e5m2), torch.ones(3, 4)

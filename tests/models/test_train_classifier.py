@@ -105,8 +105,8 @@ def test_the_vectors_it_reads_are_centred_and_of_unit_spread() -> None:
     vectors = 1e-3 * torch.randn(2, 50, 3) + 7
     classifier.set_codes(vectors)
     table = classifier.table.codes
-    torch.testing.assert_close(table.mean((0, 1)), torch.zeros(3), atol=1e-3, rtol=0)
-    assert table.square().mean().item() == pytest.approx(1, rel=1e-3)
+    torch.testing.assert_close(table.mean((0, 1)), torch.zeros(3), atol=2.0**-20, rtol=0)
+    assert table.square().mean().item() == pytest.approx(1, rel=2.0**-20)
     indices = torch.randint(50, (2, 4, 4, 2))
     expected = torch.cat([table[group][indices[..., group]] for group in range(2)], dim=-1)
     assert torch.equal(classifier.table(indices), expected)

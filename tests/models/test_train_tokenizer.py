@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import needs_one_order
 
 from models import command
 from models.data.batches import Batches, RawBatch
@@ -210,6 +211,7 @@ def kill_and_resume(config: TokenizerRun, out: Path, lines: int) -> None:
     process.communicate()
 
 
+@needs_one_order
 def test_killed_in_an_epoch_with_workers_and_resumed_equals_unbroken(
     tiny_config: TokenizerRun, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_killed_in_an_epoch_with_workers_and_resumed_equals_unbroken(
 
 
 @pytest.mark.slow
+@needs_one_order
 def test_thirty_kills_change_nothing(tiny_config: TokenizerRun, tmp_path: Path) -> None:
     config = dataclasses.replace(replace_stage(tiny_config, steps=240), workers=2, recipe="patch_cvq")
     train(config, out=tmp_path / "whole", progress=False)
@@ -232,6 +235,7 @@ def test_thirty_kills_change_nothing(tiny_config: TokenizerRun, tmp_path: Path) 
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@needs_one_order
 def test_sigterm_finishes_the_step_and_resumes_exactly(
     unbroken: Path, tiny_config: TokenizerRun, tmp_path: Path
 ) -> None:

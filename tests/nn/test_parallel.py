@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from needs import needs_one_order
 from nn_oracle import KINDS
 from processes import run_processes
 from torch import nn
@@ -150,6 +151,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.multiproc
+@needs_one_order
 @pytest.mark.parametrize("kind", FITTED)
 def test_all_processes_start_from_the_codebook_of_all_vectors(kind: str, results: list[dict[str, Any]]) -> None:
     for run, batches in enumerate(([batch(0, 0), batch(1, 0)], [batch(s, r) for r in range(2) for s in (1, 2)])):
