@@ -215,13 +215,19 @@ bool lookup_plain(const Lookup& call, const ScanKernel& kernel, const Value* cod
     return true;
 }
 
+// How many times more work a second thread has to find. Few vectors come between the layers of a model, whose own
+// threads go on spinning for milliseconds: one started beside them gets little of a processor. Measured on two cores.
+inline double patience(const Lookup& call) {
+    return call.isa == Isa::automatic && !enough_for_integers(call) ? 10 : 1;
+}
+
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     constexpr std::int64_t cached_floats = 128 * 1024;  // of codes that stay in the L2 cache
     constexpr std::size_t fewest = 32;                  // vectors for which a closer scan is worth packing the codes
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
-    const int threads = useful_threads(call.threads, work);
+    const int threads = useful_threads(call.threads, work / patience(call));
     if (few_for_packing(call, kernel) && !may_order(call, kernel) &&
         lookup_plain(call, kernel, codebook, x, threads)) {
         return 1.0;
