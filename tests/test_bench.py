@@ -304,8 +304,8 @@ def test_memory_counts_what_a_lookup_allocates() -> None:
     setting = {"pairs": 1 << 24}
     pairs = 839 * 20_000  # rows of the buffer the setting asks for
     grown = peak_bytes(case, "torch addmm+argmin", setting, threads=1, seed=0)
-    # the 64 rows that are used are touched, the rest of the buffer is not; the system counts a process's pages on each
-    # processor and gathers them late, and some of the rows' pages may have been there before
+    # the 64 rows that are used are touched, the rest of the buffer is not; the system counts a process's pages on
+    # each processor and gathers them late, and some of the rows' pages may have been there before
     assert 4 * 48 * 20_000 <= grown < 4 * pairs
 
 

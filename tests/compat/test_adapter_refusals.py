@@ -81,6 +81,63 @@ def test_what_was_not_named(call: Callable[[], object], message: str) -> None:
         call()
 
 
+def evolution(decoder: torch.nn.Module) -> vqp.EvoLFQ:
+    return vqp.EvoLFQ(torch.nn.Identity(), decoder, dim=3, pop_size=4)
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, *_: Any) -> Any:
+        return self.value
+
+
+# calls with a function that returns the same whatever it is given
+HANDED_OVER: dict[str, Callable[[Constant], Any]] = {
+    "decoder": lambda function: evolution(function).step(torch.ones(4, 3), lambda decoded, bits: decoded.sum(dim=1)),
+    "fitness_fn": lambda function: evolution(torch.nn.Identity()).step(torch.ones(4, 3), function),
+    "init_fn": lambda function: vqp.SimVQ(4, 6, init_fn=function),
+    "codebook_transform": lambda function: vqp.SimVQ(4, 6, codebook_transform=function)(torch.ones(1, 2, 4)),
+    "codebook_transform_fn": lambda function: vqp.VectorQuantize(4, 6)(
+        torch.ones(1, 2, 4), codebook_transform_fn=function
+    ),
+    "in_place_codebook_optimizer": lambda function: vqp.VectorQuantize(
+        4, 6, learnable_codebook=True, ema_update=False, in_place_codebook_optimizer=function
+    ),
+    "in_place_codebook_optimizer of values": lambda function: vqp.LatentQuantize(
+        [5, 5], 4, in_place_codebook_optimizer=function
+    ),
+}
+
+
+@pytest.mark.parametrize("value", [None, "a", [None], torch.ones(4).to_sparse()], ids=repr)
+@pytest.mark.parametrize("call", HANDED_OVER)
+def test_functions_that_return_something_else(call: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{call.split()[0]}: expected .*, got "):
+        HANDED_OVER[call](Constant(value))
+
+
+@pytest.mark.parametrize("call", ["fitness_fn", "init_fn", "codebook_transform", "codebook_transform_fn"])
+def test_functions_that_return_another_shape(call: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{call}: expected .*, got "):
+        HANDED_OVER[call](Constant(torch.ones(4, 2, 5)))
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0, 3.0, 4.0], torch.arange(4), torch.arange(4.0).double()], ids=repr)
+def test_fitness_comes_as_any_numbers(value: Any) -> None:
+    fitness = evolution(torch.nn.Identity()).step(torch.ones(4, 3), Constant(value))[1]
+    assert fitness.is_floating_point()
+    assert torch.equal(fitness, torch.as_tensor(value).to(fitness.dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (4, 2)])
+def test_a_population_that_does_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^pop_bits: expected .*, got shape"):
+        next(evolution(torch.nn.Identity()).evolve(Constant(torch.ones(4)), torch.ones(shape)))
+
+
 def assert_refused(name: str, **options: Any) -> None:
     module = make(name)
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}

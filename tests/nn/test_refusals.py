@@ -37,3 +37,15 @@ def test_a_stage_that_may_not_train_keeps_the_others_from_moving() -> None:
     with pytest.raises(ValueError, match="fit_codebook"):
         quantizer(torch.randn(20, 8))
     assert_same_state(snapshot(quantizer), before)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 0.5, torch.ones(2), torch.tensor(1), torch.ones((), device="meta")], ids=repr
+)
+def test_a_regularizer_that_returns_no_loss(value: Any) -> None:
+    part = vqkernels.Regularizer(name="mine", loss=lambda *_, **__: value, weight=0.1)
+    quantizer = vqkernels.VectorQuantizer(8, 32, codebook=vqkernels.Ema(), regularizers=(part,))
+    before = snapshot(quantizer)
+    with pytest.raises((TypeError, ValueError), match=r"^regularizers: expected .*, got "):
+        quantizer(torch.randn(20, 8))
+    assert_same_state(snapshot(quantizer), before)

@@ -395,6 +395,9 @@ def test_exponential_over_its_whole_range(backend: str) -> None:
         ({"x": torch.ones(4, 3, dtype=torch.int64)}, TypeError, "x: expected a floating point tensor"),
         ({"codebook": torch.ones(0, 3)}, ValueError, "codebook: expected at least one"),
         ({"backend": "gpu"}, ValueError, "backend: expected"),
+        ({"reduce": lambda sums: None}, TypeError, "^reduce: expected a torch.Tensor, got NoneType"),
+        ({"reduce": lambda sums: sums[0]}, ValueError, r"^reduce: expected shape .* = \[1, 8\], got \[8\]"),
+        ({"reduce": lambda sums: sums.to("meta")}, ValueError, "^reduce: expected a tensor on cpu, got one on meta"),
     ],
 )
 def test_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -220,6 +220,15 @@ def check_shape(name: str, tensor: torch.Tensor, expected: tuple[int, ...], lege
         raise ValueError(f"{name}: expected shape {legend} = {shown(list(expected))}, got {shape_of(tensor)}")
 
 
+def check_returned(name: str, value: object, like: torch.Tensor, legend: str) -> None:
+    """What a function of the caller has returned: numbers of the shape of ``like``, beside it."""
+    check_floating(name, value)
+    assert isinstance(value, torch.Tensor)
+    check_shape(name, value, tuple(like.shape), legend)
+    if value.device != like.device:
+        raise ValueError(f"{name}: expected a tensor on {like.device}, got one on {value.device}")
+
+
 def check_codebook(codebook: torch.Tensor) -> None:
     """``[K, D]`` or ``[G, K, D]`` with at least one code, one dimension and one group."""
     if codebook.dim() not in (2, 3):

@@ -14,13 +14,14 @@ from vqkernels._core.checks import (
     check_floating,
     check_indices,
     check_integer,
+    check_returned,
     check_same_device,
     check_seed,
     check_size,
     each_of,
 )
 from vqkernels._core.recomputation import Past
-from vqkernels._core.shown import shape_of
+from vqkernels._core.shown import shape_of, shown
 from vqkernels.distributed import ALONE, among, sum_of_all
 from vqkernels.kmeans.processes import check_group
 from vqkernels.nn.build import build_codebook
@@ -387,5 +388,7 @@ class VectorQuantizer(PartlyFrozen, Layout):
         if self.regularizers:
             compared = unit(codebook) if self.metric == "cosine" else codebook
             for part in self.regularizers:
-                losses[part.name] = part.loss(rows, compared, weight=taking_part, backend=self.backend)
+                loss = part.loss(rows, compared, weight=taking_part, backend=self.backend)
+                check_returned("regularizers", loss, losses["commitment"], f"[] of {shown(part.name)}")
+                losses[part.name] = loss
         return losses

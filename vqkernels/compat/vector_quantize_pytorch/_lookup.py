@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from vqkernels._core.checks import check_floating
+from vqkernels._core.shown import shape_of
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows
 from vqkernels.nn.scores import sample_codes, soft_values
 from vqkernels.ops.gather_codes import gather_codes
@@ -56,7 +58,7 @@ def look_up(
     # of no token there are no codes
     if transform is not None and x.shape[0]:
         # every token is a group with a codebook of its own
-        x, codes = x.transpose(0, 1), transform(codes).flatten(0, -3)
+        x, codes = x.transpose(0, 1), _transformed(transform, codes, x.shape[0])
         codes = torch.nn.functional.normalize(codes, dim=-1, eps=1e-6) if metric == "dot" else codes
     if sample:
         seed = torch.randint(2**31, (), device=x.device)
@@ -77,6 +79,15 @@ def look_up(
     values = values if topk else values[:, :, 0]
     shape = rows.x.shape[:2]
     return Found(indices.reshape(*shape, *indices.shape[2:]), values.reshape(*shape, *values.shape[2:]), x, codes)
+
+
+def _transformed(transform: CodebookTransform, codes: torch.Tensor, tokens: int) -> torch.Tensor:  # [N, K, D]
+    name, made = "codebook_transform_fn", transform(codes)
+    check_floating(name, made)
+    if made.dim() < 3 or made.shape[:-2].numel() != tokens or made.shape[-1] != codes.shape[-1]:
+        expected = f"[..., K, D={codes.shape[-1]}] for each of {tokens} tokens"
+        raise ValueError(f"{name}: expected {expected}, got shape {shape_of(made)}")
+    return made.flatten(0, -3)
 
 
 def score_metric(metric: str) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_same_device, check_tensor
 from vqkernels._core.recomputation import recomputing
-from vqkernels._core.shown import shape_of, shown
+from vqkernels._core.shown import kind_of, shape_of, shown
 
 LARGEST = (2 - 2.0**-23) * 2.0**127  # number that float32 holds
 
@@ -78,6 +79,17 @@ def spread_mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:  # -> [
 def check_levels(levels: Sequence[int], least: int = 2) -> None:
     if len(levels) == 0 or min(levels) < least:
         raise ValueError(f"levels: expected one or more numbers of at least {least}, got {shown(levels)}")
+
+
+def made_optimizer(make: Callable[..., Optimizer] | None, parameters: Iterable[torch.Tensor]) -> Optimizer | None:
+    """The optimizer in a module."""
+    if make is None:
+        return None
+    optimizer = make(parameters)
+    if not all(callable(getattr(optimizer, method, None)) for method in ("step", "zero_grad")):
+        name = "in_place_codebook_optimizer"
+        raise TypeError(f"{name}: expected a function that makes an optimizer, got {kind_of(optimizer)} of it")
+    return optimizer
 
 
 def check_steps(*, sharded: bool = False) -> None:

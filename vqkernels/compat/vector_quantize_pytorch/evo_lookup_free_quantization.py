@@ -11,8 +11,16 @@ import torch
 from torch import nn
 
 from vqkernels._core.arguments import Size, Times, checked
-from vqkernels._core.checks import FLOATS, check_floating, check_same_device, check_shape, check_size, check_tensor
-from vqkernels._core.shown import shape_of
+from vqkernels._core.checks import (
+    FLOATS,
+    check_data,
+    check_floating,
+    check_same_device,
+    check_shape,
+    check_size,
+    check_tensor,
+)
+from vqkernels._core.shown import kind_of, shape_of
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
 from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ, SignCodes
 
@@ -146,6 +154,12 @@ class EvoLFQ(Constants):
             )
         check_same_device(**{name: bits}, module=self.zero)
 
+    def _check_population(self, genes: torch.Tensor) -> None:
+        self._check_bits("pop_bits", genes)
+        _check_numbers("pop_bits", genes)
+        if not len(genes):
+            raise ValueError(f"pop_bits: expected at least one gene, got shape {shape_of(genes)}")
+
     @checked
     def init_random_population(
         self,
@@ -239,16 +253,15 @@ class EvoLFQ(Constants):
             The next population, and the fitness of this one.
         """
         elite = self.elitism_count if elitism_count is None else elitism_count
-        self._check_bits("pop_bits", pop_bits)
-        _check_numbers("pop_bits", pop_bits)
-        if not len(pop_bits):
-            raise ValueError(f"pop_bits: expected at least one gene, got shape {shape_of(pop_bits)}")
+        self._check_population(pop_bits)
         if elite > len(pop_bits):
             raise ValueError(f"elitism_count: expected at most the {len(pop_bits)} genes of pop_bits, got {elite}")
         chunks = pop_bits.split(len(pop_bits) if batch_size is None else batch_size)
-        decoded = torch.cat([self.decode_bits(chunk) for chunk in chunks])
-        fitnesses = torch.as_tensor(fitness_fn(decoded, pop_bits), device=self.device)
-        fitnesses = fitnesses if fitnesses.is_floating_point() else fitnesses.float()
+        parts = [self.decode_bits(chunk) for chunk in chunks]
+        for part in parts:
+            check_tensor("decoder", part)
+        fitnesses = _fitness_of(fitness_fn(torch.cat(parts), pop_bits)).to(self.device)
+        check_floating("fitness_fn", fitnesses)
         check_shape("fitness_fn", fitnesses, (len(pop_bits),), "[P]")
         elites = pop_bits[fitnesses.argsort(descending=True)[:elite]]
         parents = pop_bits[self._winners(fitnesses, (len(pop_bits) - elite, 2), tournament_size)]
@@ -287,6 +300,7 @@ class EvoLFQ(Constants):
             if shape is None:
                 raise ValueError("shape: expected the shape of a gene where pop_bits is None, got None")
             pop_bits = self.init_random_population(pop_size, shape, is_sign=is_sign)
+        self._check_population(pop_bits)
         best, best_fitness = pop_bits[0], float("-inf")
         for _ in range(self.generations if generations is None else generations):
             before = pop_bits
@@ -338,3 +352,17 @@ def _check_numbers(name: str, genes: torch.Tensor) -> None:
     check_tensor(name, genes)
     if genes.dtype not in (*FLOATS, *_INTEGERS):
         raise TypeError(f"{name}: expected integers, float32, float64, float16 or bfloat16, got {genes.dtype}")
+
+
+def _fitness_of(returned: Any) -> torch.Tensor:
+    """Numbers as a floating point tensor, whatever holds them."""
+    if isinstance(returned, torch.Tensor):
+        check_tensor("fitness_fn", returned)
+        check_data("fitness_fn", returned)
+        fitnesses = returned
+    else:
+        try:
+            fitnesses = torch.as_tensor(returned)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"fitness_fn: expected one that returns numbers, got {kind_of(returned)}") from None
+    return fitnesses if fitnesses.is_floating_point() else fitnesses.float()

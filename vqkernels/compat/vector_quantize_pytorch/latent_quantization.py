@@ -25,6 +25,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     full_precision,
     indices_of,
     keeps_codebook_dim,
+    made_optimizer,
     project,
     projection,
     radix_basis,
@@ -131,9 +132,7 @@ class LatentQuantize(Constants):
         most = max(levels)
         padded = [v + [math.inf] * (most - len(v)) for v in values]
         self._set_constant("_fixed_table", None if optimize_values else padded)
-        self.in_place_codebook_optimizer: torch.optim.Optimizer | None = None
-        if in_place_codebook_optimizer is not None:
-            self.in_place_codebook_optimizer = in_place_codebook_optimizer(self.values_per_latent)
+        self.in_place_codebook_optimizer = made_optimizer(in_place_codebook_optimizer, self.values_per_latent)
 
     @property
     def implicit_codebook(self) -> torch.Tensor:  # [K, D]

@@ -9,6 +9,7 @@ from torch import nn
 
 from vqkernels._core.arguments import Size, checked
 from vqkernels._core.checks import check_floating, check_size, check_state
+from vqkernels._core.shown import shape_of
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.nn.rows import masked_mean_square, without_unusable
 from vqkernels.nn.unsent import Unsent
@@ -68,6 +69,7 @@ class SimVQ(Unsent):
         self.codebook_size, self.channel_first = codebook_size, channel_first
         frozen = init_fn(torch.randn(codebook_size, width) * width**-0.5)
         self.code_transform = nn.Linear(width, dim, bias=False) if codebook_transform is None else codebook_transform
+        _check_codes("init_fn", frozen, codebook_size)
         self.set_unsent("frozen_codebook", frozen.detach())
         self.rotation_trick = rotation_trick
         self.input_to_quantize_commit_loss_weight = input_to_quantize_commit_loss_weight
@@ -76,6 +78,7 @@ class SimVQ(Unsent):
     @property
     def codebook(self) -> torch.Tensor:  # [K, D]
         codes: torch.Tensor = self.code_transform(self.frozen_codebook)
+        _check_codes("codebook_transform", codes, self.codebook_size)
         return codes
 
     def indices_to_codes(self, indices: torch.Tensor) -> torch.Tensor:  # [B, ...] -> [B, ..., D] or [B, D, ...]
@@ -104,3 +107,10 @@ class SimVQ(Unsent):
         quantized = estimate_gradient(x, values.detach(), "rotation" if self.rotation_trick else "ste").to(dtype)
         quantized = quantized.movedim(-1, 1) if self.channel_first else quantized
         return quantized, indices, commit_loss * self.commitment_weight
+
+
+def _check_codes(name: str, codes: torch.Tensor, size: int) -> None:
+    """Raise unless a function of the caller has made codes."""
+    check_floating(name, codes)
+    if codes.dim() != 2 or len(codes) != size:
+        raise ValueError(f"{name}: expected codes [K={size}, D], got shape {shape_of(codes)}")

@@ -21,7 +21,7 @@ from vqkernels.compat.vector_quantize_pytorch._losses import QuantizerLosses
 from vqkernels.compat.vector_quantize_pytorch._options import check_options
 from vqkernels.compat.vector_quantize_pytorch._rows import Rows, directional_reparam, lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch._rows import orthogonal_loss_fn as orthogonal_loss_fn
-from vqkernels.compat.vector_quantize_pytorch._tensors import check_steps
+from vqkernels.compat.vector_quantize_pytorch._tensors import check_steps, made_optimizer
 from vqkernels.nn.rows import masked_mean_square
 from vqkernels.nn.scores import cross_entropy
 from vqkernels.ops.quantize import estimate_gradient
@@ -219,9 +219,7 @@ class VectorQuantize(QuantizerLosses):
             vq_bridge=vq_bridge,
             **(affine if affine_param else {}),
         )
-        self.in_place_codebook_optimizer = (
-            None if in_place_codebook_optimizer is None else in_place_codebook_optimizer(self._codebook.parameters())
-        )
+        self.in_place_codebook_optimizer = made_optimizer(in_place_codebook_optimizer, self._codebook.parameters())
         self.manual_in_place_optimizer_update = manual_in_place_optimizer_update
         self._set_constant("zero", 0.0)
 

@@ -14,6 +14,7 @@ from vqkernels._core.checks import (
     check_codebook,
     check_floating,
     check_number,
+    check_returned,
     check_same_device,
     check_shape,
     check_vectors,
@@ -154,7 +155,9 @@ def unrounded_entropies(
 
     sums = torch.cat([assigned, (weights * entropy).sum(0)[:, None], weights.sum(0)[:, None]], dim=1)  # [G, K + 2]
     if reduce is not None:
-        sums = reduce(sums)
+        reduced = reduce(sums)
+        check_returned("reduce", reduced, sums, "[G, K + 2]")
+        sums = reduced
     total = sums[:, -1:].detach()
     means = sums[:, :-1] / torch.where(total > 0, total, 1.0)
     mean_assignment, sample = means[:, :-1], means[:, -1]
