@@ -10,6 +10,7 @@ import torch
 from zoo import ADAPTERS, make
 
 import vqkernels.compat.vector_quantize_pytorch as vqp
+from vqkernels.compat import seed_voken
 
 BY_INDEX: dict[str, Any] = {
     "shape": torch.zeros(4, 9, dtype=torch.int64),
@@ -79,6 +80,32 @@ def test_masks_that_do_not_fit(name: str) -> None:
 def test_what_was_not_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+LARGE: dict[str, Callable[[], object]] = {
+    "codebook_size": lambda: vqp.LFQ(dim=62)(torch.randn(1, 2, 62)),
+    "codebook_size of layers": lambda: vqp.ResidualLFQ(dim=4, codebook_size=2**62, num_quantizers=1)(
+        torch.ones(1, 4)
+    ),
+    "codebook_size of Open-MAGVIT2": lambda: seed_voken.LFQ(dim=62)(torch.randn(1, 62, 2, 2)),
+    "codebook_size of a table": lambda: vqp.LFQ(dim=63).codebook,
+    "codebook_size of another table": lambda: seed_voken.LFQ(dim=63).codebook,
+    "levels": lambda: vqp.FSQ([256] * 7).implicit_codebook,
+    "levels of values": lambda: vqp.LatentQuantize([256] * 7, 7).implicit_codebook,
+}
+
+
+@pytest.mark.parametrize("call", LARGE)
+def test_tables_of_more_numbers_than_addresses(call: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{call.split()[0]}: expected at most 2\^45 numbers in a table, got "):
+        LARGE[call]()
+
+
+@pytest.mark.parametrize("module", [vqp.LFQ(dim=62), seed_voken.LFQ(dim=62)])
+def test_signs_without_entropies_know_no_limit(module: torch.nn.Module) -> None:
+    x = torch.randn(1, 62, 2, 2)
+    quantized, *_ = module.eval()(x)
+    assert torch.equal(quantized, torch.where(x > 0, 1.0, -1.0))
 
 
 def evolution(decoder: torch.nn.Module) -> vqp.EvoLFQ:

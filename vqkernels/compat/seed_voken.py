@@ -24,6 +24,7 @@ from vqkernels.compat._inputs import check_indices_of, check_mask_of, given_vect
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
+    every_index,
     full_precision,
     straight_through,
     without_lost,
@@ -240,7 +241,8 @@ class LFQ(Constants):
     @property
     def codebook(self) -> torch.Tensor:  # [K, D]
         """All codes by index; built when asked for."""
-        return self._signs(torch.arange(self.codebook_size, device=self.zero.device), self.codebook_dim)
+        codes = every_index("codebook_size", self.zero, codebook_size=self.codebook_size, dim=self.codebook_dim)
+        return self._signs(codes, self.codebook_dim)
 
     def indices_to_bits(self, x: torch.Tensor) -> torch.Tensor:  # [...] -> [..., D] bool
         """The bits of indices, the lowest first."""
@@ -356,6 +358,7 @@ def _entropies(
     odds = (torch.where(part[:, None], rows, 0) * _SLOPE).clamp(-_CERTAIN, _CERTAIN)
     # bits are independent given the vector, so that their entropies add up
     bits = -(odds.sigmoid() * F.logsigmoid(odds) + (-odds).sigmoid() * F.logsigmoid(-odds))
+    check_size("codebook_size", codebook_size=1 << odds.shape[1])
     half = odds.shape[1] // 2
     first, second = (word_log_probs(some).exp() for some in (odds[:, :half], odds[:, half:]))
     mean = (weight[:, None] * first).t() @ second

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from vqkernels._core.checks import check_size
 from vqkernels.distributed import sum_with_gradient
 
 # beyond this log odds a bit is certain, in float64 too; keeps infinities out of sums and products
@@ -49,6 +50,7 @@ def sign_code_entropy(
     Returns:
         ``SignCodeEntropy(sample, usage)``, averaged over codebooks; natural logarithms; 0 without any weight.
     """
+    check_size("codebook_size", codebook_size=1 << logits.shape[-1], num_codebooks=logits.shape[1])
     half = logits.shape[-1] // 2
     logits = logits.clamp(-_CERTAIN, _CERTAIN)
     first, second = word_log_probs(logits[..., :half]), word_log_probs(logits[..., half:])

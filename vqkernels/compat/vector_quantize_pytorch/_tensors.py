@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vqkernels._core.checks import check_same_device, check_tensor
+from vqkernels._core.checks import check_same_device, check_size, check_tensor
 from vqkernels._core.recomputation import recomputing
 from vqkernels._core.shown import kind_of, shape_of, shown
 
@@ -153,6 +153,12 @@ def digits_of(
     levels: torch.Tensor,  # [D]
 ) -> torch.Tensor:  # [..., D]
     return indices[..., None] // _indexable(basis) % levels
+
+
+def every_index(name: str, like: torch.Tensor, **sizes: int) -> torch.Tensor:  # [K]
+    """Indices of all codes, on the device of ``like``: of the first of the sizes of a table of the codes."""
+    check_size(name, **sizes)
+    return torch.arange(next(iter(sizes.values())), device=like.device)
 
 
 def _indexable(basis: torch.Tensor | None) -> torch.Tensor:

@@ -16,6 +16,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
     check_levels,
     digits_of,
+    every_index,
     full_precision,
     indices_of,
     keeps_codebook_dim,
@@ -128,7 +129,8 @@ class FSQ(Constants):
     @property
     def implicit_codebook(self) -> torch.Tensor:  # [K, D]
         """All codes, not rotated, by index; built when asked for."""
-        return self._indices_to_codes(torch.arange(self.codebook_size, device=self._levels.device))
+        sizes = {"codes": self.codebook_size, "dim": self.codebook_dim}
+        return self._indices_to_codes(every_index("levels", self._levels, **sizes))
 
     @checked
     def bound(

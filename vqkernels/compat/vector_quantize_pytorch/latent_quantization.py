@@ -22,6 +22,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     check_levels,
     check_steps,
     digits_of,
+    every_index,
     full_precision,
     indices_of,
     keeps_codebook_dim,
@@ -137,9 +138,8 @@ class LatentQuantize(Constants):
     @property
     def implicit_codebook(self) -> torch.Tensor:  # [K, D]
         """All codes by index; built when asked for."""
-        return self._values(
-            digits_of(torch.arange(self.codebook_size, device=self._levels.device), self._basis, self._levels)
-        )
+        indices = every_index("levels", self._levels, codes=self.codebook_size, dim=self.codebook_dim)
+        return self._values(digits_of(indices, self._basis, self._levels))
 
     @checked
     def quantization_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: Reduction = "mean") -> torch.Tensor:

@@ -17,6 +17,7 @@ from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_las
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
+    every_index,
     full_precision,
     keeps_codebook_dim,
     project,
@@ -200,7 +201,7 @@ class LFQ(Constants):
     @property
     def codebook(self) -> torch.Tensor:  # [K, D]
         """All codes by index, neither on the sphere nor rotated; built when asked for."""
-        codes = torch.arange(self.codebook_size, device=self.mask.device)
+        codes = every_index("codebook_size", self.mask, codebook_size=self.codebook_size, dim=self.codebook_dim)
         return self.bits_to_codes(((codes[:, None] & self.mask) != 0).to(self.dtype))
 
     def bits_to_codes(self, bits: torch.Tensor) -> torch.Tensor:  # [..., D] of 0 and 1 -> [..., D]
@@ -256,7 +257,8 @@ class LFQ(Constants):
             ``Return(quantized, indices, entropy_aux_loss)``, and ``LossBreakdown`` if asked for.
 
         Raises:
-            ValueError: if the vectors are not of size ``dim`` or the mask does not fit.
+            ValueError: if the vectors are not of size ``dim``, the mask does not fit, or entropies are those of more
+                codes than memory has addresses for, 2^45.
         """
         channel_first = self._is_channel_first(x.ndim >= 4)
         if self.has_projections:
