@@ -58,11 +58,11 @@ def test_masks_that_do_not_fit(name: str) -> None:
             lambda: vqp.ResidualVQ(
                 dim=4, codebook_size=8, num_quantizers=2, beam_size=2, beam_score_quantizer_weights=[1.0, 1e300]
             ),
-            r"beam_score_quantizer_weights: expected a number in .*, got 1e\+300",
+            r"beam_score_quantizer_weights: expected None or a sequence, each a number in .*, got \[1.0, 1e\+300\]",
         ),
         (
             lambda: vqp.LatentQuantize([5, 5], 8, commitment_loss_weight=-1e300),
-            r"commitment_loss_weight: expected a number in .*, got -1e\+300",
+            r"commitment_loss_weight: expected None or a number in .*, got -1e\+300",
         ),
         (
             lambda: vqp.FSQ([5, 5])(torch.zeros(1, 3, 2, device="meta")),
@@ -74,8 +74,24 @@ def test_masks_that_do_not_fit(name: str) -> None:
             ),
             "parent1: expected integers, .*, got torch.float8_e5m2",
         ),
+        (
+            lambda: vqp.LFQ(dim=3, codebook_scale=1e300),
+            r"codebook_scale: expected a number in \[1.17549e-38, 4.61169e\+18\], got 1e\+300",
+        ),
+        (
+            lambda: vqp.LFQ(dim=3, soft_clamp_input_value=2**70),
+            r"soft_clamp_input_value: expected None or a number in .*, got 1180591620717411303424",
+        ),
+        (
+            lambda: vqp.ResidualFSQ(levels=[5, 4], num_quantizers=2, soft_clamp_input_value=[1.0, 1e-320]),
+            r"soft_clamp_input_value: expected .*, got \[1.0, 1e-320\]",
+        ),
+        (
+            lambda: vqp.ResidualLFQ(dim=2, codebook_size=4, num_quantizers=200),
+            "num_quantizers: expected at most 127 halved scales, got 200",
+        ),
     ],
-    ids=["cosine", "straight-through", "beam", "commitment", "meta", "float8"],
+    ids=["cosine", "straight-through", "beam", "commitment", "meta", "float8", "scale", "clamp", "clamps", "layers"],
 )
 def test_what_was_not_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from outcome import nonfinite
 
 import vqkernels
 from vqkernels import distributed
@@ -255,6 +256,15 @@ def first_of_top_is_nearest(arguments: Arguments, result: Any) -> None:
     nearest_is_exact(arguments, (result.indices[..., 0].contiguous(), result.distance[..., 0].contiguous()))
 
 
+def entropies_are_finite(arguments: Arguments, result: Any) -> None:
+    """Nothing of a vector, a code or a weight that is not finite gets into them."""
+    if isinstance(arguments["temperature"], torch.Tensor) or arguments["x"].is_meta:
+        return
+    numbers = [arguments.get(name) for name in ("x", "codebook", "weight")]
+    if all(number is None or number.dtype == torch.bool or fits_float64(number) for number in numbers):
+        assert nonfinite(result._asdict()) == []
+
+
 FUNCTIONS = {
     "nearest_code": Function(vqkernels.nearest_code, lookup, check=nearest_is_exact),
     "top_codes": Function(vqkernels.top_codes, lambda pick: {**lookup(pick), "m": 1}, check=first_of_top_is_nearest),
@@ -287,10 +297,11 @@ FUNCTIONS = {
     "ema_update_": Function(vqkernels.ema_update_, updated, ("codebook", "cluster_size", "embed_sum")),
     "reanchor_": Function(vqkernels.reanchor_, reanchored, ("codebook", "usage")),
     "semantic_reanchor_": Function(vqkernels.semantic_reanchor_, semantic, ("codebook", "usage")),
-    "soft_assignment_entropy": Function(vqkernels.soft_assignment_entropy, entropy),
+    "soft_assignment_entropy": Function(vqkernels.soft_assignment_entropy, entropy, check=entropies_are_finite),
     "sign_entropy": Function(
         sign_entropy,
         lambda pick: {"x": torch.randn(5, 3), "temperature": 0.5, "scale": 1.0, "weight": pick(None, torch.rand(5))},
+        check=entropies_are_finite,
     ),
     "kmeans": Function(vqkernels.kmeans, clustered),
     "residual_kmeans": Function(vqkernels.residual_kmeans, residuals),

@@ -53,7 +53,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
         ({"--k": "0"}, "num_clusters: expected an integer in [1, 2^31), got 0"),
         ({"--k": "1" + 40 * "0"}, "num_clusters: expected an integer in [1, 2^31), got an integer of 133 bits"),
         ({"--k": "some"}, "argument --k: invalid int value: 'some'"),
-        ({"--tol": "nan"}, "tol: expected a finite number >= 0, got nan"),
+        ({"--tol": "nan"}, "tol: expected a number in [0, 3.40282e+38], got nan"),
         ({"--max-iter": "-1"}, "max_iter: expected an integer in [0, 2^63), got -1"),
         ({"--metric": "dot"}, "argument --metric: invalid choice: 'dot'"),
         ({"--nothing": None}, "unrecognized arguments: --nothing"),

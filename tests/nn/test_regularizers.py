@@ -143,6 +143,22 @@ def test_sign_entropy_of_extremes_and_outcasts() -> None:
     for name in ("temperature", "scale"):
         with pytest.raises(ValueError, match=f"{name}: expected a finite number > 0"):
             sign_entropy(x, **{name: 0.0})
+    for options in ({"temperature": 1e-320}, {"scale": 1e300}):
+        with pytest.raises(ValueError, match=r"^temperature: expected at least scale / 2\^126 = .*, got "):
+            sign_entropy(x, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("weight", [1.0, 3e38])
+def test_sign_entropy_of_bits_that_are_certain(weight: float, dtype: torch.dtype) -> None:
+    x = torch.tensor([[1.0, -1.0], [-1.0, -1.0]], dtype=dtype) * torch.finfo(dtype).max
+    x.requires_grad_()
+    sample, usage, mean_bits = sign_entropy(x, scale=2**70, weight=torch.full((2,), weight))
+    assert (sample.item(), mean_bits.tolist()) == (0.0, [0.5, 0.0])
+    assert usage.item() == pytest.approx(math.log(2), rel=float(torch.finfo(dtype).eps))
+    (sample + usage).backward()
+    assert x.grad is not None
+    assert not x.grad.any()
 
 
 def batch(rank: int) -> tuple[torch.Tensor, torch.Tensor]:

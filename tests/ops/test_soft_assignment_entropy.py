@@ -380,6 +380,21 @@ def test_exponential_over_its_whole_range(backend: str) -> None:
     assert bool(((result.mean_assignment[:, 1].double() - share).abs() <= allowed).all())
 
 
+@pytest.mark.parametrize("temperature", [2.0**-256, 2.0**256])
+@pytest.mark.parametrize("metric", METRICS)
+def test_temperatures_at_their_limits(metric: str, temperature: float, backend: str) -> None:
+    x, codebook = (torch.eye(4)[:size] + 1 for size in (2, 3))
+    sample, usage, _ = soft_assignment_entropy(x, codebook, metric=metric, temperature=temperature, backend=backend)
+    expected = (0.0, math.log(2)) if temperature < 1 else (math.log(3), math.log(3))
+    assert (sample.item(), usage.item()) == pytest.approx(expected, rel=2.0**-20, abs=2.0**-20)
+
+
+def test_a_large_integer_is_a_number() -> None:
+    x, codebook = torch.randn(4, 3), torch.randn(6, 3)
+    results = [soft_assignment_entropy(x, codebook, temperature=value) for value in (2**70, 2.0**70)]
+    assert all(map(torch.equal, *results))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -387,6 +402,8 @@ def test_exponential_over_its_whole_range(backend: str) -> None:
         ({"smoothing": "floor"}, ValueError, "smoothing: expected one of"),
         ({"temperature": 0.0}, ValueError, "temperature: expected a finite number > 0"),
         ({"temperature": math.nan}, ValueError, "temperature: expected a finite number > 0"),
+        ({"temperature": 1e-320}, ValueError, r"temperature: expected a number in \[2\^-256, 2\^256\], got 1e-320"),
+        ({"temperature": 1e200}, ValueError, r"temperature: expected a number in \[2\^-256, 2\^256\], got 1e\+200"),
         ({"temperature": torch.ones(2)}, ValueError, "temperature: expected shape"),
         ({"temperature": torch.tensor(1)}, TypeError, "temperature: expected a floating point tensor"),
         ({"eps": 0.0}, ValueError, r"eps: expected a number in \(0, 1\)"),

@@ -20,8 +20,19 @@ import numpy as np
 import torch
 
 from vqkernels._core.backend import BACKENDS
-from vqkernels._core.checks import METRICS, interval, is_flag, is_integer, is_number, is_within
+from vqkernels._core.checks import (
+    LARGEST,
+    METRICS,
+    SMALLEST,
+    as_float,
+    interval,
+    is_flag,
+    is_integer,
+    is_number,
+    is_within,
+)
 from vqkernels._core.shown import is_dense, kind_of, shown
+from vqkernels._core.usable import LONGEST
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +57,11 @@ Count = Annotated[int, Within(0, (1 << 63) - 1)]
 Times = Annotated[int, Within(0, (1 << 31) - 1)]  # of something that takes time
 Integer = Annotated[int, Within(-(1 << 63), (1 << 63) - 1)]
 Share = Annotated[float, Within(0, 1)]
-NonNegative = Annotated[float, Within(0)]
-Positive = Annotated[float, Within(0, without=(0,))]
+# what meets float32 tensors is neither infinite there nor, as a divisor, 0
+NonNegative = Annotated[float, Within(0, LARGEST)]
+Positive = Annotated[float, Within(SMALLEST, LARGEST)]
+# of vectors: their squares are float32 numbers
+Magnitude = Annotated[float, Within(SMALLEST, LONGEST)]
 Threshold = Annotated[float, Within(-(1 << 31), 1 << 31)]  # of a count; none is below 0
 Metric = Annotated[str, OneOf(METRICS)]
 Backend = Annotated[str, OneOf(BACKENDS)] | None
@@ -147,7 +161,7 @@ def _restricted(base: type, limit: Within | OneOf) -> Rule:
         return Rule(
             "an integer", f"an integer in {_bounds(limit)}", is_integer, lambda value: low <= value <= high, _plain
         )
-    return Rule("a number", interval(*limit), is_number, lambda value: is_within(value, *limit), _as_float)
+    return Rule("a number", interval(*limit), is_number, lambda value: is_within(value, *limit), as_float)
 
 
 def _bounds(limit: Within) -> str:
@@ -205,11 +219,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _as_float(value: Any) -> Any:
-    # torch takes no integer of more than 64 bits
-    return float(value) if isinstance(value, (int, np.generic)) else value
-
-
 def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor) and is_dense(value)
 
@@ -218,7 +227,7 @@ _RULES: dict[Any, Rule] = {
     types.NoneType: Rule("None", "None", lambda value: value is None),
     bool: Rule("True or False", "True or False", is_flag, plain=_plain),
     int: _restricted(int, Within(-(1 << 63), (1 << 63) - 1)),
-    float: _restricted(float, Within()),
+    float: _restricted(float, Within(-LARGEST, LARGEST)),
     str: Rule("a string", "a string", lambda value: isinstance(value, str)),
     torch.Tensor: Rule("a torch.Tensor", "a torch.Tensor", _is_tensor),
 }

@@ -18,6 +18,7 @@ from vqkernels._core.shown import is_dense, kind_of, shape_of, shown
 
 METRICS = ("l2", "cosine", "dot")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # normal numbers of float32
 # more numbers than any address space holds in float32
 MOST_NUMBERS = 1 << 45
 
@@ -71,12 +72,19 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None, lege
 
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, without: tuple[float, ...] = ()
-) -> None:
-    """A finite number from ``low`` to ``high``, ends included but for those that it has to be ``without``."""
+) -> float:
+    """A finite number from ``low`` to ``high``, ends included but for those it has to be ``without``; as a float."""
     if not is_number(value):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if not is_within(value, low, high, without):
         raise ValueError(f"{name}: expected {interval(low, high, without)}, got {shown(value)}")
+    number: float = as_float(value)
+    return number
+
+
+def as_float(value: Any) -> Any:
+    # torch takes no integer of more than 64 bits
+    return float(value) if isinstance(value, (int, np.generic)) else value
 
 
 def is_within(value: Any, low: float, high: float, without: tuple[float, ...] = ()) -> bool:

@@ -10,9 +10,12 @@ from typing import Annotated, NamedTuple
 import torch
 
 from vqkernels._core.arguments import OneOf, Positive, Within, check_fields
-from vqkernels._core.checks import check_floating, check_number, check_same_device, check_shape, check_weight
+from vqkernels._core.checks import LARGEST, check_floating, check_number, check_same_device, check_shape, check_weight
+from vqkernels._core.devices import widest
 from vqkernels._core.shown import shape_of
 from vqkernels.ops.soft_assignment_entropy import METRICS, SMOOTHINGS, soft_assignment_entropy
+
+_CERTAIN = 1e4  # beyond these log odds a bit is certain, in float64 too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +135,21 @@ def sign_entropy(
     check_floating("x", x)
     if x.dim() < 1 or x.shape[-1] < 1:
         raise ValueError(f"x: expected [..., D] with D >= 1, got shape {shape_of(x)}")
-    check_number("temperature", temperature, 0, without=(0,))
-    check_number("scale", scale, 0, without=(0,))
+    temperature = check_number("temperature", temperature, 0, without=(0,))
+    scale = check_number("scale", scale, 0, without=(0,))
+    slope = 2 * scale / temperature
+    if not slope <= LARGEST:
+        raise ValueError(f"temperature: expected at least scale / 2^126 = {scale / 2.0**126:g}, got {temperature:g}")
     if weight is not None:
         check_weight("weight", weight)
         check_same_device(x=x, weight=weight)
         check_shape("weight", weight, tuple(x.shape[:-1]), "x.shape[:-1]")
     rows = x.reshape(-1, x.shape[-1])
-    given = torch.ones_like(rows[:, 0]) if weight is None else weight.detach().reshape(-1).to(x.dtype)
+    given = (torch.ones_like(rows[:, 0]) if weight is None else weight.detach().reshape(-1)).to(widest(x.device))
     counts = rows.detach().isfinite().all(1) & (given > 0)
     share = torch.where(counts, given, 0.0)
-    share = share / share.sum().clamp(min=torch.finfo(x.dtype).tiny)
-    logits = torch.where(counts[:, None], rows, 0.0) * (2 * scale / temperature)
+    share = (share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)).to(x.dtype)
+    logits = (torch.where(counts[:, None], rows, 0.0) * slope).clamp(-_CERTAIN, _CERTAIN)
     mean_bits = share @ logits.sigmoid()
     sample = share @ _bit_entropy(logits).sum(1)
     usage = _entropy(mean_bits) + _entropy(share @ (-logits).sigmoid())

@@ -16,8 +16,6 @@ from vqkernels._core.checks import check_same_device, check_size, check_tensor
 from vqkernels._core.recomputation import recomputing
 from vqkernels._core.shown import kind_of, shape_of, shown
 
-LARGEST = (2 - 2.0**-23) * 2.0**127  # number that float32 holds
-
 
 def straight_through(value: torch.Tensor, carrier: torch.Tensor) -> torch.Tensor:
     """``value`` to the bit, with the gradient of ``carrier``; NaN where the carrier is not finite."""

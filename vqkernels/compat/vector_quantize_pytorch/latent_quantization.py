@@ -12,12 +12,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vqkernels._core.arguments import OneOf, Size, checked
-from vqkernels._core.checks import check_floating, check_number, check_same_device, check_shape, check_size
+from vqkernels._core.checks import check_floating, check_same_device, check_shape, check_size
 from vqkernels._core.shown import shown
 from vqkernels._core.usable import usable_rows
 from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_last, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
-    LARGEST,
     Constants,
     check_levels,
     check_steps,
@@ -117,8 +116,6 @@ class LatentQuantize(Constants):
         self.keep_num_codebooks_dim = keeps_codebook_dim(keep_num_codebooks_dim or None, num_codebooks)
         self.has_projections = dim != self.effective_codebook_dim
         for name, weight in (("commitment", commitment_loss_weight), ("quantization", quantization_loss_weight)):
-            if weight is not None:
-                check_number(f"{name}_loss_weight", weight, -LARGEST, LARGEST)
             self._set_constant(f"{name}_loss_weight", float(weight or 0))
         self._set_constant("_levels", levels, torch.int32)
         self._set_constant("_basis", radix_basis(levels))

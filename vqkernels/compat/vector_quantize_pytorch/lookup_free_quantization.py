@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vqkernels._core.arguments import Positive, Size, Within, checked
+from vqkernels._core.arguments import Magnitude, Size, Within, checked
 from vqkernels._core.checks import check_floating, check_size
 from vqkernels._core.devices import widest
-from vqkernels._core.usable import usable_rows
+from vqkernels._core.usable import LONGEST, usable_rows
 from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_last, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import sign_code_entropy
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
@@ -133,11 +133,11 @@ class LFQ(Constants):
         straight_through_activation: nn.Module | None = None,
         num_codebooks: Size = 1,
         keep_num_codebooks_dim: bool | None = None,
-        codebook_scale: Positive = 1.0,
+        codebook_scale: Magnitude = 1.0,
         frac_per_sample_entropy: Annotated[float, Within(0, 1, without=(0,))] = 1.0,
         has_projections: bool | None = None,
         projection_has_bias: bool = True,
-        soft_clamp_input_value: Positive | None = None,
+        soft_clamp_input_value: Magnitude | None = None,
         cosine_sim_project_in: bool = False,
         cosine_sim_project_in_scale: float | None = None,
         channel_first: bool | None = None,
@@ -240,7 +240,7 @@ class LFQ(Constants):
     def forward(
         self,
         x: torch.Tensor,  # [B, N, dim] or [B, dim, ...]
-        inv_temperature: float = 100.0,
+        inv_temperature: Annotated[float, Within(-LONGEST, LONGEST)] = 100.0,
         return_loss_breakdown: bool = False,
         mask: torch.Tensor | None = None,  # [B, N], [B, ...] or [B]
     ) -> Return | tuple[Return, LossBreakdown]:

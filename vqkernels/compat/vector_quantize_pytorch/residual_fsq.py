@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from vqkernels._core.arguments import Count, Integer, Positive, Size, checked
-from vqkernels._core.checks import check_data, check_floating, is_number
+from vqkernels._core.checks import LARGEST, SMALLEST, as_float, check_data, check_floating, is_number, is_within
 from vqkernels._core.shown import shown
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, ResidualStack, SideBySide
@@ -181,9 +180,11 @@ def _limits(
     # not as a tensor: a module may be built without data
     values: Any = given.tolist() if isinstance(given, torch.Tensor) else given
     limits = list(values) if isinstance(values, Sequence) else [1.0 if values is None else values] * dim
-    if len(limits) != dim or not all(is_number(limit) and 0 < limit < math.inf for limit in limits):
+    if len(limits) != dim or not all(is_number(limit) and is_within(limit, SMALLEST, LARGEST) for limit in limits):
         raise ValueError(f"{name}: expected a positive number, or one for each of {dim}, got {shown(given)}")
-    return given
+    if given is None or isinstance(given, torch.Tensor):
+        return given
+    return list(map(as_float, limits)) if isinstance(given, Sequence) else as_float(given)
 
 
 class GroupedResidualFSQ(SideBySide):

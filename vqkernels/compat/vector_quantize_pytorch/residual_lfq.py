@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
-from vqkernels._core.arguments import Count, Integer, Positive, Size, checked
+from vqkernels._core.arguments import Count, Integer, Magnitude, Size, checked
 from vqkernels._core.checks import check_flag
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import DepthDropout, ResidualStack, SideBySide
 from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ, SignCodes
+
+_MOST_LAYERS = 127  # 2^-126 is the least normal number of float32
 
 
 class ResidualLFQ(ResidualStack):
@@ -52,7 +54,7 @@ class ResidualLFQ(ResidualStack):
         quantize_dropout: bool = False,
         quantize_dropout_cutoff_index: Count = 0,
         quantize_dropout_multiple_of: Size = 1,
-        soft_clamp_input_value: Positive | None = None,
+        soft_clamp_input_value: Magnitude | None = None,
         **kwargs: Any,
     ) -> None:
         dropout = DepthDropout(
@@ -61,6 +63,8 @@ class ResidualLFQ(ResidualStack):
         super().__init__(dim, codebook_size.bit_length() - 1, dropout)
         first = kwargs.pop("channel_first", None)
         self._channel_first = None if first is None else check_flag("channel_first", first)
+        if num_quantizers > _MOST_LAYERS:
+            raise ValueError(f"num_quantizers: expected at most {_MOST_LAYERS} halved scales, got {num_quantizers}")
         for number in range(num_quantizers):
             scale = 2.0**-number
             limit = None if soft_clamp_input_value is None else soft_clamp_input_value * scale

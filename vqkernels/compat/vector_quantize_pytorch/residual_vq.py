@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vqkernels._core.arguments import Count, Integer, Size, checked
-from vqkernels._core.checks import check_flag, check_number, check_size
+from vqkernels._core.checks import check_flag, check_size
 from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_mask_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
 from vqkernels.compat.vector_quantize_pytorch._mlp import MLP as MLP
@@ -22,7 +22,7 @@ from vqkernels.compat.vector_quantize_pytorch._residual import (
     shared_seed,
 )
 from vqkernels.compat.vector_quantize_pytorch._rows import directional_reparam
-from vqkernels.compat.vector_quantize_pytorch._tensors import LARGEST, project
+from vqkernels.compat.vector_quantize_pytorch._tensors import project
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
 from vqkernels.nn.rows import without_unusable
 from vqkernels.ops.gather_codes import gather_codes
@@ -113,8 +113,6 @@ class ResidualVQ(DroppingStack):
             if not fits:
                 raise ValueError(f"{name}: expected {expected}, got another")
 
-        for weight in weights:
-            check_number("beam_score_quantizer_weights", weight, -LARGEST, LARGEST)
         # both learn their codes
         learns = [
             name for name, on in (("implicit_neural_codebook", implicit_neural_codebook), ("diveq", diveq)) if on

@@ -93,8 +93,7 @@ def ema_update_(
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: expected a contiguous tensor, got strides {shown(list(tensor.stride()))}")
         check_writable(name, tensor)
-    check_number("decay", decay, 0, 1)
-    check_number("eps", eps, 0)
+    decay, eps = check_number("decay", decay, 0, 1), check_number("eps", eps, 0)
     normalize = check_flag("normalize", normalize)
     g = shape[0] if len(shape) == 3 else 1
     flat, deep = (g, shape[-2]), (g, *shape[-2:])
@@ -102,7 +101,7 @@ def ema_update_(
     dtype = torch.promote_types(codebook.dtype, torch.float32)
     wide = [tensor.to(dtype) for tensor in given]
     step = count.detach().reshape(flat).to(dtype), total.detach().reshape(deep).to(dtype)
-    ema_update_op(*wide, *step, float(decay), float(eps), normalize, backend)
+    ema_update_op(*wide, *step, decay, eps, normalize, backend)
     if dtype != codebook.dtype:
         _narrow(given, wide)
 

@@ -116,7 +116,7 @@ def semantic_reanchor_(
     check_index_values("labels", labels, class_embedding.shape[0])
     for name, tensor in {"indices": indices, "distance": distance, "labels": labels}.items():
         check_shape(name, tensor, lead, "x.shape[:-1]")
-    check_number("high_weight", high_weight, 0)
+    high_weight = check_number("high_weight", high_weight, 0)
 
     high = class_embedding.shape[1]
     rows, given = x.reshape(-1, d), labels.reshape(-1)

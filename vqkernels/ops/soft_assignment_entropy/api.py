@@ -26,6 +26,8 @@ from vqkernels.ops.soft_assignment_entropy.op import soft_assignment_entropy_op
 
 METRICS = ("l2", "euclidean", "cosine", "dot")
 SMOOTHINGS = ("none", "add", "clamp")
+# below it, and beyond its inverse, quotients leave float64
+_COLDEST = 2.0**-256
 
 
 class SoftEntropy(NamedTuple):
@@ -62,7 +64,7 @@ def soft_assignment_entropy(
         codebook: codes ``[K, D]``, or ``[G, K, D]`` for G independent codebooks; floating point.
         metric: the distance: ``"l2"`` (squared), ``"euclidean"`` (its root), ``"cosine"`` (1 - cos) or ``"dot"``
             (the negated product: p is the softmax of ``x.c / temperature``).
-        temperature: a positive number, or a tensor ``[]`` to train it.
+        temperature: a number in [2^-256, 2^256], or a tensor ``[]`` to train it.
         weight: weight of each vector, at least 0, shaped like ``x`` without its last dimension; bool for a mask.
             Means are weighted with it.
         smoothing: how published code keeps ``log 0`` away. ``"none"``: not at all, ``0 log 0`` is 0. ``"add"``:
@@ -120,7 +122,7 @@ def unrounded_entropies(
     """:func:`soft_assignment_entropy` in float64, where the device has it: for small differences of entropies."""
     check_floating("x", x)
     check_floating("codebook", codebook)
-    _check_options(metric, temperature, smoothing, eps)
+    temperature = _check_options(metric, temperature, smoothing, eps)
     if weight is not None:
         check_weight("weight", weight)
     if reduce is not None and not callable(reduce):
@@ -187,12 +189,16 @@ def _weights(x: torch.Tensor, weight: torch.Tensor | None, grouped: bool) -> tor
     return weights.reshape(-1, x.shape[-2] if grouped else 1)
 
 
-def _check_options(metric: str, temperature: float | torch.Tensor, smoothing: str, eps: float) -> None:
+def _check_options(metric: str, temperature: float | torch.Tensor, smoothing: str, eps: float) -> Any:
+    """Check them; the temperature as it is computed with."""
     check_choice("metric", metric, METRICS)
     check_choice("smoothing", smoothing, SMOOTHINGS)
     check_number("eps", eps, 0, 1, without=(0, 1))
     if isinstance(temperature, torch.Tensor):
         check_floating("temperature", temperature)
         check_shape("temperature", temperature, (), "[]")
-    else:
-        check_number("temperature", temperature, 0, without=(0,))
+        return temperature
+    temperature = check_number("temperature", temperature, 0, without=(0,))
+    if not _COLDEST <= temperature <= 1 / _COLDEST:
+        raise ValueError(f"temperature: expected a number in [2^-256, 2^256], got {temperature}")
+    return temperature
