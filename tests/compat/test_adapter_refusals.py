@@ -49,6 +49,14 @@ def test_masks_that_do_not_fit(name: str) -> None:
             "use_cosine_sim: expected False with diveq, got True",
         ),
         (
+            lambda: vqp.ResidualVQ(dim=4, codebook_size=8, num_quantizers=2, diveq=True, use_cosine_sim=1),
+            "use_cosine_sim: expected False with diveq, got True",
+        ),
+        (
+            lambda: vqp.LFQ(codebook_size=4, num_codebooks=2, keep_num_codebooks_dim=0),
+            "keep_num_codebooks_dim: expected True for 2 codebooks, got False",
+        ),
+        (
             lambda: vqp.ResidualVQ(
                 dim=4, codebook_size=8, num_quantizers=2, implicit_neural_codebook=True, straight_through=True
             ),
@@ -91,7 +99,20 @@ def test_masks_that_do_not_fit(name: str) -> None:
             "num_quantizers: expected at most 127 halved scales, got 200",
         ),
     ],
-    ids=["cosine", "straight-through", "beam", "commitment", "meta", "float8", "scale", "clamp", "clamps", "layers"],
+    ids=[
+        "cosine",
+        "cosine-1",
+        "keep-0",
+        "straight-through",
+        "beam",
+        "commitment",
+        "meta",
+        "float8",
+        "scale",
+        "clamp",
+        "clamps",
+        "layers",
+    ],
 )
 def test_what_was_not_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):

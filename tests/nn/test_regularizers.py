@@ -148,6 +148,16 @@ def test_sign_entropy_of_extremes_and_outcasts() -> None:
             sign_entropy(x, **options)
 
 
+@pytest.mark.parametrize("weight", [torch.nan, torch.inf, -torch.inf, -1.0])
+def test_a_weight_that_is_none_leaves_its_vector_out(weight: float) -> None:
+    x, codebook = torch.randn(5, 3), torch.randn(4, 3)
+    weights = torch.rand(5)
+    for entropies in (sign_entropy, lambda x, weight: soft_assignment_entropy(x, codebook, weight=weight)):
+        without = entropies(x[1:], weight=weights[1:])
+        with_it = entropies(x, weight=torch.cat([torch.tensor([weight]), weights[1:]]))
+        torch.testing.assert_close(with_it, without)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("weight", [1.0, 3e38])
 def test_sign_entropy_of_bits_that_are_certain(weight: float, dtype: torch.dtype) -> None:

@@ -225,7 +225,8 @@ def _is_tensor(value: object) -> bool:
 
 _RULES: dict[Any, Rule] = {
     types.NoneType: Rule("None", "None", lambda value: value is None),
-    bool: Rule("True or False", "True or False", is_flag, plain=_plain),
+    # 0 and 1 are taken for flags, and are not False and True to `is`
+    bool: Rule("True or False", "True or False", is_flag, plain=bool),
     int: _restricted(int, Within(-(1 << 63), (1 << 63) - 1)),
     float: _restricted(float, Within(-LARGEST, LARGEST)),
     str: Rule("a string", "a string", lambda value: isinstance(value, str)),

@@ -118,7 +118,7 @@ class ResidualVQ(DroppingStack):
             name for name, on in (("implicit_neural_codebook", implicit_neural_codebook), ("diveq", diveq)) if on
         ]
         for option in ("use_cosine_sim", "straight_through"):
-            if learns and vq_kwargs.get(option) is True:
+            if check_flag(option, vq_kwargs.get(option, False)) and learns:
                 raise ValueError(f"{option}: expected False with {learns[0]}, got True")
 
         # this module sees to layouts and projections, its layers to vectors

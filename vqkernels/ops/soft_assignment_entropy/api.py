@@ -84,9 +84,9 @@ def soft_assignment_entropy(
         Logits are exact to 2^-9, in practice far better, or in float64 throughout where float32 cannot
         guarantee that: small temperatures, far outliers, float64 inputs. An offset of the data changes nothing.
         Sums run in a fixed order, so the bits do not depend on the number of threads. A vector with a non-finite
-        entry is left out like one of weight 0; a non-finite code has probability 0. Without any vector all three are
-        0. The gradient of a distance at 0 is taken as 0, and of a cosine with a zero vector. Second derivatives are
-        not supported.
+        entry or weight is left out like one of weight 0; a non-finite code has probability 0. Without any vector all
+        three are 0. The gradient of a distance at 0 is taken as 0, and of a cosine with a zero vector. Second
+        derivatives are not supported.
 
     Raises:
         TypeError: if a tensor is not floating point.
@@ -184,7 +184,7 @@ def _weights(x: torch.Tensor, weight: torch.Tensor | None, grouped: bool) -> tor
     magnitude = x.detach().abs()
     if x.dtype == torch.float64:
         magnitude = magnitude * 2.0**-64
-    counts = magnitude.sum(-1, dtype=torch.float64).isfinite() & (given > 0)
+    counts = magnitude.sum(-1, dtype=torch.float64).isfinite() & (given > 0) & given.isfinite()
     weights = torch.where(counts, given, 0.0)
     return weights.reshape(-1, x.shape[-2] if grouped else 1)
 
