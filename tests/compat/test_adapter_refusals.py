@@ -45,6 +45,14 @@ def test_masks_that_do_not_fit(name: str) -> None:
     ("call", "message"),
     [
         (
+            lambda: vqp.BinaryMapper(1).log_prob(torch.zeros(1), one_hot=torch.ones(2).to(torch.float8_e4m3fn)),
+            "one_hot: expected integers, .*, got torch.float8_e4m3fn",
+        ),
+        (
+            lambda: vqp.VectorQuantize(4, 6)(torch.zeros(1, 3, 4), lens=torch.ones(1).to(torch.float8_e4m3fn)),
+            "lens: expected integers, .*, got torch.float8_e4m3fn",
+        ),
+        (
             lambda: vqp.ResidualVQ(dim=4, codebook_size=8, num_quantizers=2, diveq=True, use_cosine_sim=True),
             "use_cosine_sim: expected False with diveq, got True",
         ),
@@ -100,6 +108,8 @@ def test_masks_that_do_not_fit(name: str) -> None:
         ),
     ],
     ids=[
+        "one-hot",
+        "lens",
         "cosine",
         "cosine-1",
         "keep-0",
@@ -200,6 +210,16 @@ def test_fitness_comes_as_any_numbers(value: Any) -> None:
 def test_a_population_that_does_not_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"^pop_bits: expected .*, got shape"):
         next(evolution(torch.nn.Identity()).evolve(Constant(torch.ones(4)), torch.ones(shape)))
+
+
+def test_a_mask_of_inference_mode() -> None:
+    module = vqp.HierarchicalVQ(dim=4, codebook_size=6, scales=(1, 2))
+    x = torch.randn(2, 4, 2, requires_grad=True)
+    with torch.inference_mode():
+        mask = torch.tensor([[True, True], [True, False]])
+    module(x, mask=mask)[0].sum().backward()
+    assert x.grad is not None
+    assert x.grad.any(dim=1).tolist() == mask.tolist()
 
 
 def assert_refused(name: str, **options: Any) -> None:

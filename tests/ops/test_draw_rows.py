@@ -123,6 +123,19 @@ def test_numbers_of_vectors_are_those_of_their_bits() -> None:
     assert len(half.unique()) > 30000
 
 
+@pytest.mark.parametrize("shape", [(5, 1), (1, 1), (1, 3), (0, 1)])
+def test_numbers_of_vectors_are_the_same_in_any_layout(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape)
+    # what is of size 1 has any stride, and is contiguous all the same
+    wide = x.new_empty(2 * shape[0], 2, 7 * shape[1])[::2, 1, ::7].copy_(x)
+    for given in (
+        wide,
+        x[:, None].expand(-1, 1, -1)[:, 0],
+        x.as_strided(shape, (shape[1], 6 if shape[1] == 1 else 1)),
+    ):
+        assert_bitwise_equal(row_numbers(11, given), row_numbers(11, x.clone()))
+
+
 CAPABILITIES = (pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow))
 
 

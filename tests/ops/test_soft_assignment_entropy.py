@@ -406,6 +406,7 @@ def test_a_large_integer_is_a_number() -> None:
         ({"temperature": 1e200}, ValueError, r"temperature: expected a number in \[2\^-256, 2\^256\], got 1e\+200"),
         ({"temperature": torch.ones(2)}, ValueError, "temperature: expected shape"),
         ({"temperature": torch.tensor(1)}, TypeError, "temperature: expected a floating point tensor"),
+        ({"temperature": torch.ones((), device="meta")}, ValueError, "temperature: expected a tensor with data"),
         ({"eps": 0.0}, ValueError, r"eps: expected a number in \(0, 1\)"),
         ({"weight": torch.ones(5)}, ValueError, "weight: expected shape"),
         ({"x": torch.ones(4, 2)}, ValueError, "x: expected"),

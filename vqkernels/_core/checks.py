@@ -152,6 +152,14 @@ def check_floating(name: str, value: object, parameters: Iterable[torch.Tensor] 
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {value.dtype}")
 
 
+def check_numbers(name: str, value: object) -> None:
+    """A tensor of numbers, whole ones too."""
+    check_tensor(name, value)
+    assert isinstance(value, torch.Tensor)
+    if value.dtype not in (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise TypeError(f"{name}: expected integers, float32, float64, float16 or bfloat16, got {value.dtype}")
+
+
 def check_state(*tensors: torch.Tensor) -> None:
     """Raise if a module was cast to a dtype that is for storage."""
     for tensor in tensors:

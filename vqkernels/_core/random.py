@@ -46,7 +46,8 @@ def uniform_at(seed: int, position: torch.Tensor) -> torch.Tensor:  # [...] int6
 
 def row_numbers(seed: torch.Tensor | int, x: torch.Tensor) -> torch.Tensor:  # [N, D] -> [N] int64 in [0, 2**32)
     """Integers like those of :func:`random_integers`, each a function of the seed and the bits of its vector."""
-    words = x.contiguous().view(torch.int16)
+    # of a single column, or row, any stride is contiguous, and only 1 can be seen as words
+    words = x.contiguous().as_strided(x.shape, (x.shape[1], 1)).view(torch.int16)
     factors, start = random_integers(seed, (words.shape[1] + 1,), x.device).split([words.shape[1], 1])
     # products of 16 and 32 bits: a sum is exact, and equal for two different vectors with a probability of 2**-32
     sums = [((part.long() & 0xFFFF) * factors).sum(dim=1) for part in words.split(_ROWS)]

@@ -73,11 +73,13 @@ def check_last(indices: torch.Tensor, num_codebooks: int, kept: bool) -> None:
         raise ValueError(f"indices: expected [..., {num_codebooks}], got shape {shape_of(indices)}")
 
 
-def check_mask_of(name: str, mask: torch.Tensor | None, places: torch.Tensor) -> None:
-    """Raise unless a mask, if there is one, has an entry for each place."""
-    if mask is not None:
-        check_mask(name, mask, tuple(places.shape), "[B, ...]")
-        check_same_device(**{name: mask}, x=places)
+def given_mask(name: str, mask: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor | None:
+    """The mask, if there is one, which has to have an entry for each place."""
+    if mask is None:
+        return None
+    check_mask(name, mask, tuple(places.shape), "[B, ...]")
+    check_same_device(**{name: mask}, x=places)
+    return saveable(mask)
 
 
 def check_map_shape(shape: Sequence[int], codes: torch.Tensor) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from vqkernels._core.shown import shape_of, shown
 from vqkernels._core.usable import usable_rows
 from vqkernels.compat._embedding_quantizer import OfEmbedding, Remap, UnknownIndex
 from vqkernels.compat._feature_maps import Match, as_map, match
-from vqkernels.compat._inputs import check_indices_of, check_mask_of, given_vectors
+from vqkernels.compat._inputs import check_indices_of, given_mask, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
 from vqkernels.compat.vector_quantize_pytorch._tensors import (
     Constants,
@@ -309,7 +309,7 @@ class LFQ(Constants):
         """
         vectors = given_vectors("x", x, self.dim, 1, self.zero, least=2).movedim(1, -1)
         batch = vectors.shape[0], vectors.shape[1:-1].numel()
-        check_mask_of("mask", mask, vectors.new_empty(batch, dtype=torch.bool))
+        mask = given_mask("mask", mask, vectors.new_empty(batch, dtype=torch.bool))
         vectors, finite = without_lost(vectors)
         part = (finite & usable_rows(vectors)).reshape(batch)
         with full_precision(vectors):

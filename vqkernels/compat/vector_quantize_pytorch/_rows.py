@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from vqkernels._core.checks import check_same_device, check_shape, check_tensor
+from vqkernels._core.checks import check_numbers, check_same_device, check_shape
 from vqkernels._core.shown import shape_of
 
 
@@ -32,9 +32,7 @@ def lens_to_mask(
     axis: int,
 ) -> torch.Tensor:  # [B, x.shape[axis]]
     """Which places along a dimension of ``x`` are within the lengths."""
-    check_tensor("lens", lens)
-    if lens.dtype == torch.bool or lens.is_complex():
-        raise TypeError(f"lens: expected numbers, got {lens.dtype}")
+    check_numbers("lens", lens)
     check_shape("lens", lens, tuple(x.shape[:1]), "[B]")
     check_same_device(x=x, lens=lens)
     if x.dim() != 3:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from vqkernels._core.arguments import Positive, Within, checked
-from vqkernels._core.checks import check_flag, check_same_device, check_shape, check_tensor
+from vqkernels._core.checks import check_flag, check_numbers, check_same_device, check_shape
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants, straight_through
@@ -107,9 +107,7 @@ class BinaryMapper(Constants):
         check_flag("sum_bits", sum_bits)
         logits = given_vectors("logits", logits, self.bits, -1, self.power_two)
         if one_hot is not None:
-            check_tensor("one_hot", one_hot)
-            if one_hot.dtype == torch.bool or one_hot.is_complex():
-                raise TypeError(f"one_hot: expected numbers, got {one_hot.dtype}")
+            check_numbers("one_hot", one_hot)
             check_shape("one_hot", one_hot, (*logits.shape[:-1], self.num_codes), "[..., K]")
             check_same_device(one_hot=one_hot, logits=logits)
         if indices is not None:

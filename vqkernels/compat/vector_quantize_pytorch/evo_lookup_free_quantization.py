@@ -12,9 +12,9 @@ from torch import nn
 
 from vqkernels._core.arguments import Size, Times, checked
 from vqkernels._core.checks import (
-    FLOATS,
     check_data,
     check_floating,
+    check_numbers,
     check_same_device,
     check_shape,
     check_size,
@@ -24,7 +24,6 @@ from vqkernels._core.shown import kind_of, shape_of
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants
 from vqkernels.compat.vector_quantize_pytorch.lookup_free_quantization import LFQ, SignCodes
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Fitness = Callable[[torch.Tensor, torch.Tensor], Any]
 
 
@@ -146,7 +145,7 @@ class EvoLFQ(Constants):
     def _check_bits(self, name: str, bits: torch.Tensor) -> None:
         check_tensor(name, bits)
         if bits.dtype != torch.bool:
-            _check_numbers(name, bits)
+            check_numbers(name, bits)
         count = self.lfq.num_codebooks * self.lfq.codebook_dim
         if bits.dim() < 2 or bits.shape[-1] != count:
             raise ValueError(
@@ -156,7 +155,7 @@ class EvoLFQ(Constants):
 
     def _check_population(self, genes: torch.Tensor) -> None:
         self._check_bits("pop_bits", genes)
-        _check_numbers("pop_bits", genes)
+        check_numbers("pop_bits", genes)
         if not len(genes):
             raise ValueError(f"pop_bits: expected at least one gene, got shape {shape_of(genes)}")
 
@@ -194,7 +193,7 @@ class EvoLFQ(Constants):
         for name, parent in (("parent1", parent1), ("parent2", parent2)):
             check_tensor(name, parent)
             if parent.dtype != torch.bool:
-                _check_numbers(name, parent)
+                check_numbers(name, parent)
         check_shape("parent2", parent2, tuple(parent1.shape), "parent1.shape")
         check_same_device(parent1=parent1, parent2=parent2)
         return torch.where(torch.rand_like(parent1.float()) < 0.5, parent1, parent2)
@@ -204,7 +203,7 @@ class EvoLFQ(Constants):
         self, population: torch.Tensor, mutation_rate: float | None = None, is_sign: bool = False
     ) -> torch.Tensor:
         """Flip some bits."""
-        _check_numbers("population", population)
+        check_numbers("population", population)
         rate = self.mutation_rate if mutation_rate is None else mutation_rate
         if rate <= 0:
             return population
@@ -219,7 +218,7 @@ class EvoLFQ(Constants):
         tournament_size: Size | None = None,
     ) -> torch.Tensor:  # [P, ...]
         """As many winners of random tournaments as there are genes."""
-        _check_numbers("fitnesses", fitnesses)
+        check_numbers("fitnesses", fitnesses)
         if not population.dim() or not len(population):
             raise ValueError(f"population: expected at least one gene, got shape {shape_of(population)}")
         check_shape("fitnesses", fitnesses, (len(population),), "[P]")
@@ -346,12 +345,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
-
-
-def _check_numbers(name: str, genes: torch.Tensor) -> None:
-    check_tensor(name, genes)
-    if genes.dtype not in (*FLOATS, *_INTEGERS):
-        raise TypeError(f"{name}: expected integers, float32, float64, float16 or bfloat16, got {genes.dtype}")
 
 
 def _fitness_of(returned: Any) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vqkernels._core.arguments import Share, Size, Threshold, Times, checked
 from vqkernels._core.checks import check_shape, check_size
 from vqkernels._core.shown import shape_of
-from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_mask_of, given_vectors
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, given_mask, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._residual import shared_seed
 from vqkernels.compat.vector_quantize_pytorch._rows import lens_to_mask
 from vqkernels.compat.vector_quantize_pytorch.vector_quantize_pytorch import VectorQuantize
@@ -186,7 +186,7 @@ class HierarchicalVQ(nn.Module):
             if mask is not None or self.spatial_dims != 1:
                 raise ValueError("lens: expected without mask and for one axis only, got otherwise")
             mask = lens_to_mask(lens, x, 2)
-        check_mask_of("mask", mask, x[:, 0])
+        mask = given_mask("mask", mask, x[:, 0])
 
         # a vector that takes no part is no part of a mean
         last, usable = without_unusable(x.movedim(1, -1))

@@ -10,7 +10,7 @@ from torch import nn
 
 from vqkernels._core.arguments import Count, Integer, Size, checked
 from vqkernels._core.checks import check_flag, check_size
-from vqkernels.compat._inputs import check_dtype_of, check_indices_of, check_mask_of, given_vectors
+from vqkernels.compat._inputs import check_dtype_of, check_indices_of, given_mask, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._beam import Steps, beam_search
 from vqkernels.compat.vector_quantize_pytorch._mlp import MLP as MLP
 from vqkernels.compat.vector_quantize_pytorch._residual import (
@@ -218,7 +218,7 @@ class ResidualVQ(DroppingStack):
         check_dtype_of("x", x, self.project_in)
         x = given_vectors("x", x, self.dim, 1 if self.channel_first else -1, self.beam_score_weights, least=2)
         last = x.movedim(1, -1) if self.channel_first else x
-        check_mask_of("mask", mask, last[..., 0])
+        mask = given_mask("mask", mask, last[..., 0])
         start = self._start(last)
         options: dict[str, Any] = {"sample_codebook_temp": sample_codebook_temp, "freeze_codebook": freeze_codebook}
         if beam_size is None:

@@ -12,6 +12,7 @@ from vqkernels._core.backend import check_backend, requested_backend
 from vqkernels._core.checks import (
     check_choice,
     check_codebook,
+    check_data,
     check_floating,
     check_number,
     check_returned,
@@ -145,6 +146,8 @@ def unrounded_entropies(
     rows = saveable(x).reshape(-1, grouped.shape[0], grouped.shape[2])
     weights = _weights(x, weight, codebook.dim() == 3)
     if isinstance(temperature, torch.Tensor):
+        if not x.is_meta:
+            check_data("temperature", temperature)
         tau = temperature.to(x.device, torch.float64)
     else:
         tau = torch.full((), temperature, dtype=torch.float64, device=x.device)
