@@ -124,6 +124,16 @@ measured.cluster_centers_, measured.n_features_in_ = measured.init.astype("float
     assert peak_memory_growth(setup, f"measured.{call}(x())") < budget
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_centroids_that_are_trained_are_no_part_of_the_graph(method: str) -> None:
+    x, init = torch.randn(9, 2, requires_grad=True), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    for given, start in ((x.detach().numpy(), init.clone().requires_grad_()), (x, init.clone().requires_grad_())):
+        centroids = getattr(KMeans(2, init=start), method)(given).cluster_centers_
+        expected = getattr(KMeans(2, init=init), method)(x.detach()).cluster_centers_
+        assert not getattr(centroids, "requires_grad", False)
+        assert_bitwise_equal(torch.as_tensor(centroids), expected)
+
+
 def test_partial_fit_takes_the_mean_of_all_rows_so_far() -> None:
     start = torch.tensor([[0.0], [100.0]])
     model = KMeans(2, init=start)

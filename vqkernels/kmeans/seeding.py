@@ -51,7 +51,7 @@ def given_init(init: Any) -> str | torch.Tensor:
     # beyond float32 is not finite: that is what centroids are
     if not bool(centroids.float().isfinite().all()):
         raise ValueError("init: expected finite centroids, got others")
-    return centroids
+    return centroids.detach()
 
 
 def start(data: Data, num_clusters: int, init: str | torch.Tensor, seed: int) -> torch.Tensor:  # [K, D] float32
