@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from vqkernels._core.checks import check_floating, check_index_values, check_shape
+from vqkernels._core.library import saveable
 from vqkernels._core.recomputation import recomputing
 from vqkernels._core.shown import shape_of
 from vqkernels._core.usable import usable_rows
@@ -169,6 +170,7 @@ class QuantizerInterface(Constants):
         values = values.to(x.dtype).reshape(*shape, *((topk,) if topk else ()), heads * values.shape[-1])
         out = self.project_out(values)
         if mask is not None:
+            mask = saveable(mask)
             last = x.movedim(self._channel_dim(x.dim()), -1)
             padding = torch.zeros_like(last) if self.return_zeros_for_masked_padding else last
             if topk:
