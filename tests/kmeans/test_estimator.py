@@ -125,13 +125,15 @@ measured.cluster_centers_, measured.n_features_in_ = measured.init.astype("float
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_centroids_that_are_trained_are_no_part_of_the_graph(method: str) -> None:
-    x, init = torch.randn(9, 2, requires_grad=True), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    for given, start in ((x.detach().numpy(), init.clone().requires_grad_()), (x, init.clone().requires_grad_())):
-        centroids = getattr(KMeans(2, init=start), method)(given).cluster_centers_
-        expected = getattr(KMeans(2, init=init), method)(x.detach()).cluster_centers_
-        assert not getattr(centroids, "requires_grad", False)
-        assert_bitwise_equal(torch.as_tensor(centroids), expected)
+def test_what_is_trained_is_clustered_without_its_graph(method: str) -> None:
+    x, centroids = torch.randn(9, 2, requires_grad=True), torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    for init in (centroids, "k-means++", "random"):
+        for given in (x, x.detach().numpy()):
+            found = getattr(KMeans(2, init=init, random_state=0), method)(given).cluster_centers_
+            plain = init if isinstance(init, str) else init.detach()
+            expected = getattr(KMeans(2, init=plain, random_state=0), method)(x.detach()).cluster_centers_
+            assert not getattr(found, "requires_grad", False)
+            assert_bitwise_equal(torch.as_tensor(found), expected)
 
 
 def test_partial_fit_takes_the_mean_of_all_rows_so_far() -> None:

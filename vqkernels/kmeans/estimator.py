@@ -106,6 +106,7 @@ class KMeans:
         self.labels_ = in_kind_of(X, self._labels(source))
         return self
 
+    @torch.no_grad()
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Move the centroids by one mini-batch; the first one starts them, or goes on from ``fit``."""
         self._check_options()
