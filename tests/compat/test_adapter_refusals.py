@@ -45,6 +45,10 @@ def test_masks_that_do_not_fit(name: str) -> None:
     ("call", "message"),
     [
         (
+            lambda: vqp.VectorQuantize(4, 6, in_place_codebook_optimizer=torch.optim.SGD),
+            "in_place_codebook_optimizer: expected None for codes without parameters, got one",
+        ),
+        (
             lambda: vqp.BinaryMapper(1).log_prob(torch.zeros(1), one_hot=torch.ones(2).to(torch.float8_e4m3fn)),
             "one_hot: expected integers, .*, got torch.float8_e4m3fn",
         ),
@@ -108,6 +112,7 @@ def test_masks_that_do_not_fit(name: str) -> None:
         ),
     ],
     ids=[
+        "untrained",
         "one-hot",
         "lens",
         "cosine",

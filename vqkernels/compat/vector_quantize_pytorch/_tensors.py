@@ -83,7 +83,10 @@ def made_optimizer(make: Callable[..., Optimizer] | None, parameters: Iterable[t
     """The optimizer in a module."""
     if make is None:
         return None
-    optimizer = make(parameters)
+    trained = list(parameters)
+    if not trained:
+        raise ValueError("in_place_codebook_optimizer: expected None for codes without parameters, got one")
+    optimizer = make(trained)
     if not all(callable(getattr(optimizer, method, None)) for method in ("step", "zero_grad")):
         name = "in_place_codebook_optimizer"
         raise TypeError(f"{name}: expected a function that makes an optimizer, got {kind_of(optimizer)} of it")
