@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from zoo import ADAPTERS, make
 
 import vqkernels.compat.vector_quantize_pytorch as vqp
@@ -234,6 +235,24 @@ def test_a_mask_of_inference_mode(module: torch.nn.Module) -> None:
     module(x, mask=mask)[0].sum().backward()
     assert x.grad is not None
     assert x.grad.any(dim=2)[mask].all()
+
+
+EMPTY: dict[str, Callable[[], Any]] = {
+    "BinaryMapper": lambda: vqp.BinaryMapper(2)(torch.randn(0, 2)),
+    "FSP": lambda: vqp.FSP([3, 3])(torch.randn(2, 0, 2)),
+    "LatentQuantize": lambda: vqp.LatentQuantize([3, 3], 2)(torch.randn(2, 2, 0)),
+    "ResidualVQ": lambda: vqp.ResidualVQ(dim=4, codebook_size=6, num_quantizers=2, beam_size=2)(torch.randn(2, 0, 4)),
+    "VectorQuantize": lambda: vqp.VectorQuantize(
+        4, 6, orthogonal_reg_weight=1.0, orthogonal_reg_active_codes_only=True
+    )(torch.randn(2, 0, 4)),
+}
+
+
+@pytest.mark.parametrize("call", EMPTY)
+def test_results_of_nothing_are_finite(call: str) -> None:
+    results = [result for result in tree_leaves(EMPTY[call]()) if isinstance(result, torch.Tensor)]
+    assert len(results) > 1
+    assert all(result.isfinite().all() for result in results)
 
 
 def assert_refused(name: str, **options: Any) -> None:

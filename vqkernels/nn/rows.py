@@ -22,6 +22,11 @@ def masked_mean_square(
     return (total / (usable.sum().clamp(min=1) * a.shape[2])).to(error.dtype)
 
 
+def mean_or_zero(values: torch.Tensor) -> torch.Tensor:  # [...] -> []
+    """The mean, and 0 of nothing."""
+    return values.mean() if values.numel() else values.sum()
+
+
 def without_unusable(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # [..., D] -> the same, [...] bool
     """Zeros in place of the vectors that take no part, and which vectors do.
 

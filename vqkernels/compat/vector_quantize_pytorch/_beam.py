@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from vqkernels.nn.rows import mean_or_zero
+
 Layer = Callable[..., tuple[torch.Tensor, ...]]  # (number, residual, quantized, **options) -> value, index, loss
 Steps = tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
 
@@ -73,4 +75,4 @@ def _vectors(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:  # [..., J,
 
 
 def _mean(loss: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:  # [...] -> []
-    return loss.mean() if mask is None else (loss * mask).sum() / mask.sum().clamp(min=1)
+    return mean_or_zero(loss) if mask is None else (loss * mask).sum() / mask.sum().clamp(min=1)

@@ -60,4 +60,4 @@ def orthogonal_loss_fn(codes: torch.Tensor) -> torch.Tensor:  # [H, K, D] -> []
     heads, k, _ = codes.shape
     unit = torch.nn.functional.normalize(codes, dim=-1, eps=1e-6)
     gram = unit.transpose(1, 2) @ unit
-    return (gram.square().sum() - 2 * unit.square().sum() + heads * k) / (heads * k**2)
+    return (gram.square().sum() - 2 * unit.square().sum() + heads * k) / max(1, heads * k**2)

@@ -13,6 +13,7 @@ from vqkernels._core.checks import check_flag, check_numbers, check_same_device,
 from vqkernels.compat._inputs import check_indices_of, given_vectors
 from vqkernels.compat.vector_quantize_pytorch._sign_codes import word_log_probs
 from vqkernels.compat.vector_quantize_pytorch._tensors import Constants, straight_through
+from vqkernels.nn.rows import mean_or_zero
 
 _MOST_BITS = 30  # of a word whose one-hot can be written
 NAT = math.log(2)
@@ -85,7 +86,7 @@ class BinaryMapper(Constants):
         check_flag("reduce_aux_kl_loss", reduce_aux_kl_loss)
         divergence = self.bits * NAT - self.binary_entropy(logits)
         excess = F.relu(divergence - self.kl_loss_threshold)
-        return excess.mean() if reduce_aux_kl_loss else excess
+        return mean_or_zero(excess) if reduce_aux_kl_loss else excess
 
     def log_prob(
         self,

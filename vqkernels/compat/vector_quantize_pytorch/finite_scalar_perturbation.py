@@ -26,6 +26,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     straight_through,
     without_lost,
 )
+from vqkernels.nn.rows import mean_or_zero
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
@@ -327,7 +328,7 @@ class FSP(Constants):
         accepted = (proposal > 0) & (proposal < 1)
         jittered = torch.where(accepted, proposal, act)
         keep = torch.rand_like(act) > self.quantize_rate
-        return torch.where(keep, jittered, quantized), accepted.float().mean()
+        return torch.where(keep, jittered, quantized), mean_or_zero(accepted.float())
 
     def _middle(self, level: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         return (level + 0.5) / self._levels

@@ -32,6 +32,7 @@ from vqkernels.compat.vector_quantize_pytorch._tensors import (
     straight_through,
     without_lost,
 )
+from vqkernels.nn.rows import mean_or_zero
 
 Reduction = Annotated[str, OneOf(("mean", "sum", "none"))]
 
@@ -142,13 +143,13 @@ class LatentQuantize(Constants):
     def quantization_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: Reduction = "mean") -> torch.Tensor:
         """Pull ``z`` to ``zhat``."""
         _check_alike(z, zhat)
-        return F.mse_loss(zhat.detach(), z, reduction=reduce)
+        return _mean_square(z, zhat.detach(), reduce)
 
     @checked
     def commitment_loss(self, z: torch.Tensor, zhat: torch.Tensor, reduce: Reduction = "mean") -> torch.Tensor:
         """Pull ``zhat`` to ``z``."""
         _check_alike(z, zhat)
-        return F.mse_loss(z.detach(), zhat, reduction=reduce)
+        return _mean_square(zhat, z.detach(), reduce)
 
     def quantize(self, z: torch.Tensor) -> torch.Tensor:  # [..., D] -> [..., D]
         """The nearest values, straight-through."""
@@ -246,6 +247,11 @@ class LatentQuantize(Constants):
             (F.mse_loss(values, given) * (part.numel() / part.sum().clamp(min=1))).backward()
         self.in_place_codebook_optimizer.step()
         self.in_place_codebook_optimizer.zero_grad()
+
+
+def _mean_square(a: torch.Tensor, b: torch.Tensor, reduce: str) -> torch.Tensor:
+    error: torch.Tensor = F.mse_loss(a, b, reduction="none" if reduce == "mean" else reduce)
+    return mean_or_zero(error) if reduce == "mean" else error
 
 
 def _check_alike(z: torch.Tensor, zhat: torch.Tensor) -> None:
