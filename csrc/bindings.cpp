@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "cpu/aligned.h"
-#include "cpu/auction.h"
 #include "cpu/code_range.h"
 #include "cpu/code_stats.h"
 #include "cpu/draw_rows.h"
@@ -27,6 +26,7 @@
 #include "cpu/soft_entropy.h"
 #include "cpu/tile_scan.h"
 #include "cpu/top_codes.h"
+#include "cpu/transport.h"
 #include "cuda/nearest_code.h"
 
 namespace py = pybind11;
@@ -226,15 +226,16 @@ PYBIND11_MODULE(_C, m) {
         },
         release());
 
-    m.def(
-        "auction_rounds",
-        [](address codes, address cost, address others, std::int64_t n, std::int64_t listed, std::int64_t k,
-           std::int64_t capacity, double step, std::int64_t few, address label, address paid, address prices) {
-            vqk::auction_rounds({pointer<const std::int32_t>(codes), pointer<const double>(cost),
-                                 pointer<const double>(others), n, listed, k, capacity, step, few,
-                                 pointer<std::int64_t>(label), pointer<double>(paid), pointer<double>(prices)});
-        },
-        release());
+    py::class_<vqk::Transport>(m, "Transport")
+        .def(py::init([](address codes, address cost, std::int64_t n, std::int64_t listed, std::int64_t k,
+                         std::int64_t capacity, address place, address spare, address prices, address reached) {
+            return vqk::Transport({pointer<const std::int32_t>(codes), pointer<const double>(cost), n, listed, k,
+                                   capacity, pointer<std::int32_t>(place), pointer<std::int64_t>(spare),
+                                   pointer<double>(prices), pointer<std::uint8_t>(reached)});
+        }))
+        .def(
+            "run", [](vqk::Transport& transport, std::int64_t rounds) { return int(transport.run(rounds)); },
+            release());
 
     m.def("group_size", [](int isa) { return vqk::group_size(vqk::Isa(isa)); });
     m.def("plain_cost", [](std::int64_t d, int isa) { return vqk::plain_cost(d, vqk::Isa(isa)); });

@@ -70,20 +70,23 @@ def draw_rows(
     rows: int,
     key: int,
 ) -> None: ...
-def auction_rounds(
-    codes: int,
-    cost: int,
-    others: int,
-    n: int,
-    listed: int,
-    k: int,
-    capacity: int,
-    step: float,
-    few: int,
-    label: int,
-    paid: int,
-    prices: int,
-) -> None: ...
+
+class Transport:
+    def __init__(
+        self,
+        codes: int,
+        cost: int,
+        n: int,
+        listed: int,
+        k: int,
+        capacity: int,
+        place: int,
+        spare: int,
+        prices: int,
+        reached: int,
+    ) -> None: ...
+    def run(self, rounds: int) -> int: ...
+
 def group_size(isa: int) -> int: ...
 def plain_cost(d: int, isa: int) -> float: ...
 def nearest_by_bounds(

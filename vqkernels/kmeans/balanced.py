@@ -9,19 +9,18 @@ import torch
 
 from vqkernels._core.arguments import Backend, OneOf, Within, checked
 from vqkernels._core.checks import check_codebook, check_data, check_floating, check_same_device, check_vectors
-from vqkernels.kmeans.auction import Auction
 from vqkernels.kmeans.data import Chunk, Data, usable
 from vqkernels.kmeans.lloyd import KMeansResult, State, lloyd
 from vqkernels.kmeans.processes import Processes, check_group
 from vqkernels.kmeans.source import HeldRows
 from vqkernels.kmeans.tally import Tally, Totals
+from vqkernels.kmeans.transport import Transport
 from vqkernels.ops.nearest_code import NearestCode
 
 METRICS = ("l2", "cosine")
 MaxShare = Annotated[float, Within(1)]
 _PIECE = 1 << 18  # numbers
-_COARSE = 5.0  # steps of the iterations, of those of the result
-_MOST = 0.75
+_MOST = 0.25
 
 
 @torch.no_grad()
@@ -54,9 +53,9 @@ def balanced_codes(
         ``NearestCode(indices, distance)``, ``[N]`` int64 and ``[N]`` float32; -1 and NaN for a row left out.
 
     Numerics:
-        No size ever exceeds the bound. The sum of distances is at most the least possible one and 2 % of what it is
-        without a bound, up to rounding in float32. How: by an auction (README.md). Same arguments, same bits,
-        whatever the number of threads and processes. O(N + K) memory.
+        No size ever exceeds the bound, and the sum of distances is the least possible one, up to rounding in float32.
+        How: a transport problem, by shortest paths (README.md). Same arguments, same bits, whatever the number of
+        threads and processes. O(N + K) memory; every process holds the nearest codes of all rows.
 
     Raises:
         TypeError: if a tensor is not floating point.
@@ -83,9 +82,9 @@ def balanced_codes(
     distance = torch.full((len(x),), torch.nan, device=x.device)
     if data.total:
         codes = torch.nn.functional.normalize(codebook.float(), dim=1) if metric == "cosine" else codebook.float()
-        auction = Auction(data, capacity(data.total, len(codes), max_share))
-        indices[kept] = auction.assign(codes).labels
-        distance[kept] = distances(auction.rows, codes, indices[kept], metric)
+        transport = Transport(data, capacity(data.total, len(codes), max_share))
+        indices[kept] = transport.assign(codes).labels
+        distance[kept] = distances(transport.rows, codes, indices[kept], metric)
     return NearestCode(indices, distance)
 
 
@@ -133,13 +132,13 @@ class _BalancedPass:
 
     def __init__(self, data: Data, num_clusters: int, max_share: float) -> None:
         self.data = data
-        self.auction = Auction(data, capacity(data.total, num_clusters, max_share))
+        self.transport = Transport(data, capacity(data.total, num_clusters, max_share))
         self.labels = torch.full((data.count,), -1, device=data.device)
         self.prices: torch.Tensor | None = None
 
     def __call__(self, centroids: torch.Tensor) -> Totals:  # [K, D]
         """Assign all rows, near the prices of the pass before, and add them up."""
-        labels, prices = self.auction.assign(centroids, self.prices, _COARSE)
+        labels, prices = self.transport.assign(centroids, self.prices)
         found = self._totals(centroids, labels)
         # where most rows moved, the centroids will
         self.prices = prices if found.moved <= _MOST * self.data.total else None
@@ -147,11 +146,11 @@ class _BalancedPass:
 
     def afresh(self, centroids: torch.Tensor) -> Totals:  # [K, D]
         """The same as :func:`balanced_codes` assigns them, whatever was before."""
-        return self._totals(centroids, self.auction.assign(centroids).labels)
+        return self._totals(centroids, self.transport.assign(centroids).labels)
 
     def _totals(self, centroids: torch.Tensor, labels: torch.Tensor) -> Totals:  # [K, D], [n]
         sums = Tally(self.data, len(centroids))
-        rows = self.auction.rows
+        rows = self.transport.rows
         distance = distances(rows, centroids, labels, self.data.metric)
         chunk = Chunk(rows, None, self.data.first)
         sums.take(chunk, NearestCode(labels, distance), NearestCode(self.labels, distance))
