@@ -232,10 +232,10 @@ PYBIND11_MODULE(_C, m) {
             return vqk::Transport({pointer<const std::int32_t>(codes), pointer<const double>(cost), n, listed, k,
                                    capacity, pointer<std::int32_t>(place), pointer<std::int64_t>(spare),
                                    pointer<double>(prices), pointer<std::uint8_t>(reached)});
-        }))
-        .def(
-            "run", [](vqk::Transport& transport, std::int64_t rounds) { return int(transport.run(rounds)); },
-            release());
+        }));
+    m.def(
+        "transport_run", [](vqk::Transport& transport, std::int64_t rounds) { return int(transport.run(rounds)); },
+        release());
 
     m.def("group_size", [](int isa) { return vqk::group_size(vqk::Isa(isa)); });
     m.def("plain_cost", [](std::int64_t d, int isa) { return vqk::plain_cost(d, vqk::Isa(isa)); });

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -89,7 +91,7 @@ class Transport:
         reached = torch.zeros(len(prices), dtype=torch.uint8)
         flow = self._flow(lists, spare, prices, reached)
         while True:
-            while (end := flow.run(_ROUNDS)) == STOPPED:
+            while (end := flow(_ROUNDS)) == STOPPED:
                 pass
             if end == CUT_OFF:
                 lists.look_beyond(reached.bool(), prices)
@@ -112,13 +114,14 @@ class Transport:
         spare[lowest.nonzero()[0]] += number - spare.sum()
         return spare
 
-    def _flow(self, lists: _Lists, *places: torch.Tensor) -> Any:
-        """What moves rows, until none wants more than its list."""
+    def _flow(self, lists: _Lists, *places: torch.Tensor) -> Callable[[int], int]:
+        """What moves rows, for so many rounds, until none wants more than its list."""
         state = (lists.codes, lists.cost, lists.place, *places)
         if requested_backend(self.backend) == "reference" or cpu_unsupported_reasons(*state):
-            return Flow(self.capacity, *state)
+            return Flow(self.capacity, *state).run
         codes, cost, *moved = (tensor.data_ptr() for tensor in state)
-        return extension().Transport(codes, cost, *lists.codes.shape, len(places[0]), self.capacity, *moved)
+        sizes = (*lists.codes.shape, len(places[0]), self.capacity)
+        return partial(extension().transport_run, extension().Transport(codes, cost, *sizes, *moved))
 
 
 class _Lists:

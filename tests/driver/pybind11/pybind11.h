@@ -153,7 +153,8 @@ inline std::map<std::string, Function>& functions() {
 // calls `function` with arguments as it wants them, read from left to right
 template <class R, class... A>
 R call(const std::function<R(A...)>& function, Arguments& arguments) {
-    return std::apply(function, std::tuple<std::decay_t<A>...>{arguments.take<std::decay_t<A>>()...});
+    std::tuple<std::decay_t<A>...> given{arguments.take<std::decay_t<A>>()...};
+    return std::apply(function, given);
 }
 
 struct arg {
