@@ -160,6 +160,12 @@ def test_the_kernel_finds_the_paths_of_its_plain_form(
     assert total <= best(x, codebook, bound)[1] * (1 + 1e-5)
 
 
+def test_the_length_of_a_code_makes_no_difference_to_cosine() -> None:
+    x, codebook = problem(90, 8, 3)
+    want = balanced_codes(x, codebook, metric="cosine")
+    assert_bitwise_equal(balanced_codes(x, codebook * 2.0**-60, metric="cosine").indices, want.indices)
+
+
 def test_the_prices_prove_the_assignment() -> None:
     """No row is better off elsewhere, and room is only where prices are lowest: then no assignment is better."""
     x, codebook = problem(2000, 25, 6)
@@ -219,6 +225,11 @@ def _refused(**options: Any) -> Any:
         (_refused(max_share=1, batch_size=3), "batch_size: expected None with max_share=1, got int"),
         (lambda: balanced_codes(torch.randn(2, 3, 4), torch.randn(3, 4)), r"x: expected \[N, D\]"),
         (lambda: balanced_codes(torch.randn(2, 3), torch.randn(3, 4)), "x: expected"),
+        (
+            lambda: balanced_codes(torch.randn(4, 1), torch.tensor([[0.0], [1e30], [math.nan]])),
+            r"codebook: expected finite codes no longer than 2\^62, got 2 that are not",
+        ),
+        (lambda: balanced_codes(torch.randn(4, 2), torch.zeros(3, 2), metric="cosine"), "2.62 and not zero, got 3"),
     ],
 )
 def test_what_does_not_fit_is_named(call: Any, message: str) -> None:

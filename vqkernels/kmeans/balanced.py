@@ -59,7 +59,8 @@ def balanced_codes(
 
     Raises:
         TypeError: if a tensor is not floating point.
-        ValueError: on shapes or devices that do not match, or an argument out of range.
+        ValueError: on shapes or devices that do not match, an argument out of range, or codes that rows could not be
+            (see ``x``): with a bound of sizes, every code has to serve.
 
     Example:
         >>> import torch, vqkernels
@@ -76,15 +77,18 @@ def balanced_codes(
     check_vectors(x, codebook)
     check_same_device(x=x, codebook=codebook)
     check_group(group)
+    codes, _ = usable(codebook.detach(), None, metric)
+    if len(codes) < len(codebook):
+        which = "finite codes no longer than 2^62" + (" and not zero" if metric == "cosine" else "")
+        raise ValueError(f"codebook: expected {which}, got {len(codebook) - len(codes)} that are not")
     kept = kept_rows(x, metric)
     data = Data(HeldRows(x), None, metric, backend, Processes(group))
     indices = torch.full((len(x),), -1, device=x.device)
     distance = torch.full((len(x),), torch.nan, device=x.device)
     if data.total:
-        codes = torch.nn.functional.normalize(codebook.float(), dim=1) if metric == "cosine" else codebook.float()
         transport = Transport(data, capacity(data.total, len(codes), max_share))
-        indices[kept] = transport.assign(codes).labels
-        distance[kept] = distances(transport.rows, codes, indices[kept], metric)
+        indices[kept] = transport.assign(codes.float()).labels
+        distance[kept] = distances(transport.rows, codes.float(), indices[kept], metric)
     return NearestCode(indices, distance)
 
 
