@@ -9,14 +9,16 @@ namespace vqk {
 namespace {
 
 constexpr double kFar = std::numeric_limits<double>::infinity();
-constexpr std::int64_t kStart = -1;  // of a path
+constexpr std::int32_t kStart = -1;  // of a path
 constexpr std::int32_t kSpare = -1;  // in the place of a row
 constexpr std::int32_t kNobody = -1;
+constexpr double kEqual = 1e-13;  // of the largest cost
 
 }  // namespace
 
 Transport::Transport(const TransportProblem& problem)
     : problem_(problem),
+      nothing_(0),
       label_(problem.n, kNobody),
       edges_(problem.k),
       over_(problem.k),
@@ -25,20 +27,44 @@ Transport::Transport(const TransportProblem& problem)
       settled_(problem.k),
       at_(problem.k, -1) {
     for (std::int64_t code = 0; code < problem.k; ++code) over_[code] = problem.spare[code] - problem.capacity;
+    double largest = 0;
+    for (std::int64_t at = 0; at < problem.n * problem.listed; ++at) {
+        if (problem.cost[at] < kFar) largest = std::max(largest, problem.cost[at]);
+    }
+    nothing_ = kEqual * largest;
 }
 
 Transported Transport::run(std::int64_t rounds) {
     place_rows();
     for (std::int64_t source = 0; source < problem_.k; ++source) {
-        for (; over_[source] > 0; --rounds) {
-            if (rounds == 0) return Transported::kStopped;
-            const std::int64_t code = search(source);
-            if (code == kNobody) {
-                std::copy(settled_.begin(), settled_.end(), problem_.reached);
-                return Transported::kCutOff;
-            }
-            raise(distance_[code]);
-            push(code);
+        const Transported end = drain(source, rounds);
+        if (end != Transported::kPlaced) return end;
+    }
+    // one after the other: where many want the same, its price is another once the first are there
+    while (!changed_.empty()) {
+        const std::int32_t row = changed_.back(), best = cheapest(row);
+        changed_.pop_back();
+        if (!(total(row, best) < total(row, problem_.place[row]) - nothing_)) continue;
+        --over_[label_[row]];
+        move(row, best);
+        ++over_[label_[row]];
+        const Transported end = drain(label_[row], rounds);
+        if (end != Transported::kPlaced) return end;
+    }
+    return Transported::kPlaced;
+}
+
+// Moves rows up until a code holds no more than it may.
+Transported Transport::drain(std::int64_t source, std::int64_t& rounds) {
+    for (; over_[source] > 0; --rounds) {
+        if (rounds == 0) return Transported::kStopped;
+        const std::int64_t code = search(source);
+        if (code == kNobody) {
+            std::copy(settled_.begin(), settled_.end(), problem_.reached);
+            return Transported::kCutOff;
+        }
+        raise(distance_[code]);
+        while (push(code)) {
         }
     }
     return Transported::kPlaced;
@@ -68,18 +94,22 @@ std::int32_t Transport::cheapest(std::int64_t row) const {
     return best;
 }
 
-// Rows that are nowhere take what is best for them; at first, those that are somewhere are taken in.
+// Rows that are nowhere take what is best for them; those that are somewhere are taken in, with the lists that they
+// have.
 void Transport::place_rows() {
     std::vector<std::int32_t> rows;
     for (std::int64_t row = 0; row < problem_.n; ++row) {
+        std::int32_t& place = problem_.place[row];
         if (label_[row] != kNobody) {
-            if (problem_.place[row] >= 0) continue;
-            --over_[label_[row]];
+            if (place >= 0) continue;
             leave(row);
+            place = ~place;
+            changed_.push_back(std::int32_t(row));
+        } else {
+            if (place < 0) place = cheapest(row);
+            ++over_[code(row, place)];
         }
-        if (problem_.place[row] < 0) problem_.place[row] = cheapest(row);
-        label_[row] = std::int32_t(code(row, problem_.place[row]));
-        ++over_[label_[row]];
+        label_[row] = std::int32_t(code(row, place));
         rows.push_back(std::int32_t(row));
     }
     const auto before = [&](std::int32_t a, std::int32_t b) { return label_[a] < label_[b]; };
@@ -190,7 +220,8 @@ std::size_t Transport::edge_to(std::int64_t from, std::int64_t to) {
 }
 
 // The shortest path (Dijkstra) from a code that holds too much to one with room, if there is any. A row that moves on
-// costs what it then pays beyond what it paid; a spare place the difference of the prices.
+// costs what it then pays beyond what it paid; a spare place the difference of the prices. What is next to nothing is
+// nothing: where ways are equally long, rounding must not lead through every code.
 std::int64_t Transport::search(std::int64_t source) {
     for (const std::int64_t code : met_) {
         distance_[code] = kFar;
@@ -199,10 +230,11 @@ std::int64_t Transport::search(std::int64_t source) {
     met_.clear();
     queue_.clear();
     order_.clear();
-    relax(source, 0, {kStart, kSpare});
+    relax(source, 0, {0, kStart, kSpare, 0});
     bool any_spare = false;
     while (!queue_.empty()) {
-        const auto [distance, code] = queue_.front();
+        const double distance = queue_.front().first;
+        const std::int32_t code = std::int32_t(queue_.front().second);
         std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
         queue_.pop_back();
         if (settled_[code]) continue;
@@ -210,34 +242,37 @@ std::int64_t Transport::search(std::int64_t source) {
         order_.push_back(code);
         if (over_[code] < 0) return code;
         const double price = problem_.prices[code];
+        const std::int32_t number = step_[code].number + 1;
         // spare places are all where prices are lowest: the first there leads wherever others would
         if (problem_.spare[code] > 0 && !any_spare) {
             any_spare = true;
             for (std::int64_t to = 0; to < problem_.k; ++to) {
-                relax(to, distance + std::max(problem_.prices[to] - price, 0.0), {code, kSpare});
+                relax(to, distance + std::max(problem_.prices[to] - price - nothing_, 0.0),
+                      {number, code, kSpare, 0});
             }
         }
         const double* prices = problem_.prices;
         const double* distances = distance_.data();
         for (const Edge& edge : edges_[code].first) {
-            const double there = distance + std::max(edge.key + (prices[edge.to] - price), 0.0);
-            if (there <= distances[edge.to]) relax(edge.to, there, {code, edge.row});
+            const double there = distance + std::max(edge.key + (prices[edge.to] - price) - nothing_, 0.0);
+            if (there <= distances[edge.to]) relax(edge.to, there, {number, code, edge.row, edge.key});
         }
     }
     return kNobody;
 }
 
+// Of equally short ways that of fewer steps, then that of the first row, so that the order of codes makes no
+// difference.
 void Transport::relax(std::int64_t to, double distance, const Step& step) {
-    if (settled_[to]) return;
-    if (distance < distance_[to]) {
-        if (distance_[to] == kFar) met_.push_back(to);
-        distance_[to] = distance;
-        step_[to] = step;
-        queue_.push_back({distance, to});
-        std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
-    } else if (distance == distance_[to] && step.row < step_[to].row) {
-        step_[to] = step;  // so that the order in which codes are met makes no difference
-    }
+    const Step& known = step_[to];
+    const bool before = step.number < known.number || (step.number == known.number && step.row < known.row);
+    if (settled_[to] || distance == kFar || distance > distance_[to]) return;
+    if (distance == distance_[to] && !before) return;
+    if (distance_[to] == kFar) met_.push_back(to);
+    distance_[to] = distance;
+    step_[to] = step;
+    queue_.push_back({distance, std::int64_t(step.number) << 32 | to});
+    std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
 }
 
 // Prices at which no row is better off elsewhere still, and the paths to all codes within `reach` cost nothing.
@@ -245,24 +280,30 @@ void Transport::raise(double reach) {
     for (const std::int64_t code : order_) problem_.prices[code] += std::max(reach - distance_[code], 0.0);
 }
 
-// Moves rows, or as many spare places as may, along the path to a code with room.
-void Transport::push(std::int64_t code) {
+// Moves rows, or as many spare places as may, along the path to a code with room, and says whether it could: rows
+// that cost no more than those by which the path was found may follow them.
+bool Transport::push(std::int64_t code) {
     std::int64_t amount = -over_[code], to = code;
     for (; step_[to].from != kStart; to = step_[to].from) {
-        amount = std::min<std::int64_t>(amount, step_[to].row == kSpare ? problem_.spare[step_[to].from] : 1);
+        const auto& [_, from, row, key] = step_[to];
+        if (row != kSpare && !(edges_[from].first[edge_to(from, to)].key <= key + nothing_)) return false;
+        amount = std::min<std::int64_t>(amount, row == kSpare ? problem_.spare[from] : 1);
     }
     amount = std::min(amount, over_[to]);
+    if (amount <= 0) return false;
     over_[to] -= amount;
     over_[code] += amount;
     for (to = code; step_[to].from != kStart; to = step_[to].from) {
-        const auto [from, row] = step_[to];
-        if (row == kSpare) {
+        const std::int64_t from = step_[to].from;
+        if (step_[to].row == kSpare) {
             problem_.spare[from] -= amount;
             problem_.spare[to] += amount;
         } else {
-            move(row, edges_[from].heaps[edge_to(from, to)].front().place);
+            const Entry& first = edges_[from].heaps[edge_to(from, to)].front();
+            move(first.row, first.place);
         }
     }
+    return true;
 }
 
 }  // namespace vqk

@@ -11,7 +11,9 @@ struct TransportProblem {
     const std::int32_t* codes;  // [N, L] that a row may take
     const double* cost;         // [N, L] of taking them
     std::int64_t n, listed, k, capacity;
-    std::int32_t* place;  // [N] in place: where in its list a row is; -1: nowhere, its list may be another
+    // [N] in place: where in its list a row is; -1: nowhere; ~place once it is somewhere: there, and its list is
+    // another
+    std::int32_t* place;
     std::int64_t* spare;  // [K] in place: places that nobody takes; K * capacity - N together
     double* prices;       // [K] in place
     // [K] written when lists lead from a code that holds too much to no room: whether they lead to this one
@@ -51,9 +53,10 @@ class Transport {
         std::vector<std::vector<Entry>> heaps;
     };
 
-    // how a path comes to a code: from which, by which row
+    // how a path comes to a code: in how many steps, from which, by which row, at what cost beyond the prices
     struct Step {
-        std::int64_t from, row;
+        std::int32_t number, from, row;
+        double key;
     };
 
     static bool after(const Entry& a, const Entry& b);
@@ -70,12 +73,15 @@ class Transport {
     std::int64_t search(std::int64_t source);
     void relax(std::int64_t to, double distance, const Step& step);
     void raise(double reach);
-    void push(std::int64_t code);
+    bool push(std::int64_t code);
+    Transported drain(std::int64_t source, std::int64_t& rounds);
 
     TransportProblem problem_;
-    std::vector<std::int32_t> label_;  // [N]
-    std::vector<Edges> edges_;         // [K]
-    std::vector<std::int64_t> over_;   // [K] rows and spare places that a code holds beyond its own places
+    double nothing_;                     // what costs are equal by
+    std::vector<std::int32_t> label_;    // [N]
+    std::vector<std::int32_t> changed_;  // rows that may be better off by their new lists
+    std::vector<Edges> edges_;           // [K]
+    std::vector<std::int64_t> over_;     // [K] rows and spare places that a code holds beyond its own places
     std::vector<double> distance_;
     std::vector<Step> step_;
     std::vector<std::uint8_t> settled_;

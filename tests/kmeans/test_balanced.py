@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 import vqkernels
 from vqkernels import balanced_codes, kmeans, nearest_code
+from vqkernels._core.extension import build_info, extension
 from vqkernels.kmeans import transport
 from vqkernels.kmeans.data import Data
 from vqkernels.kmeans.processes import Processes
+from vqkernels.kmeans.shortest_paths import Flow
 from vqkernels.kmeans.source import HeldRows
-from vqkernels.kmeans.transport import Assignment, Transport
+from vqkernels.kmeans.transport import PLACED, Assignment, Transport
 from vqkernels.testing import assert_bitwise_equal
 
 linear_sum_assignment = import_library("scipy.optimize").linear_sum_assignment
@@ -177,6 +179,38 @@ def test_the_prices_prove_the_assignment() -> None:
         (labels.bincount(minlength=25) < 90).sum()
     )
     assert (labels.bincount(minlength=25) < 90).any()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_equal_rows_move_together(compiled: bool) -> None:
+    """A path for each code with room, not for each row."""
+    n, k = 400, 4
+    codes = torch.arange(k, dtype=torch.int32).expand(n, k).contiguous()
+    cost = torch.tensor([0.0, 1, 3, 7], dtype=torch.float64).expand(n, k).contiguous()
+    place, spare = torch.full((n,), -1, dtype=torch.int32), torch.zeros(k, dtype=torch.int64)
+    prices, reached = torch.zeros(k, dtype=torch.float64), torch.zeros(k, dtype=torch.uint8)
+    state = (codes, cost, place, spare, prices, reached)
+    if compiled:
+        if not build_info():
+            pytest.skip("no compiled extension")
+        pointers = [tensor.data_ptr() for tensor in state]
+        flow = extension().Transport(*pointers[:2], n, k, k, n // k, *pointers[2:])
+        assert extension().transport_run(flow, k - 1) == PLACED
+    else:
+        assert Flow(n // k, *state).run(k - 1) == PLACED
+    assert place.bincount().tolist() == [n // k] * k
+    assert (prices - prices[-1]).tolist() == pytest.approx([7.0, 6.0, 4.0, 0.0], abs=1e-9)
+
+
+def test_many_equal_rows_among_others() -> None:
+    """They want the same codes at every price, and may not all go there at once."""
+    x, codebook = torch.randn(3000, 8), torch.randn(60, 8)
+    x[::3] = 0
+    labels, prices = assigned(x, codebook, 50)
+    assert labels.bincount().tolist() == [50] * 60
+    total = squared(x, codebook) + prices
+    paid = total.gather(1, labels[:, None])[:, 0]
+    assert float((paid - total.amin(dim=1)).max()) <= 1e-5 * float(paid.max())
 
 
 def test_equal_codes_beyond_every_list(monkeypatch: pytest.MonkeyPatch) -> None:

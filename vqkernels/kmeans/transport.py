@@ -31,9 +31,9 @@ import torch
 from vqkernels._core.backend import requested_backend
 from vqkernels._core.extension import cpu_unsupported_reasons, extension
 from vqkernels.kmeans.data import Data
-from vqkernels.kmeans.shortest_paths import CUT_OFF, STOPPED, Flow
 from vqkernels.ops.top_codes import top_codes
 
+PLACED, STOPPED, CUT_OFF = range(3)  # how a run of the paths ends
 _LISTED = 16
 _ENTRIES, _MOST = 1 << 19, 1024  # of all lists, where rows are few, and of one
 _PIECE = 1 << 20  # numbers of rows looked up at a time
@@ -97,7 +97,7 @@ class Transport:
                 lists.look_beyond(reached.bool(), prices)
                 flow = self._flow(lists, spare, prices, reached)
             elif len(stale := lists.stale(prices)):
-                lists.look_up(stale, prices)
+                lists.look_again(stale, prices)
             else:
                 break
         # what all prices have in common makes no difference
@@ -118,6 +118,8 @@ class Transport:
         """What moves rows, for so many rounds, until none wants more than its list."""
         state = (lists.codes, lists.cost, lists.place, *places)
         if requested_backend(self.backend) == "reference" or cpu_unsupported_reasons(*state):
+            from vqkernels.kmeans.shortest_paths import Flow
+
             return Flow(self.capacity, *state).run
         codes, cost, *moved = (tensor.data_ptr() for tensor in state)
         sizes = (*lists.codes.shape, len(places[0]), self.capacity)
@@ -160,12 +162,22 @@ class _Lists:
         return which[better]
 
     def look_up(self, which: torch.Tensor, prices: torch.Tensor) -> None:  # [n] ascending, [K]
-        """List anew for some rows of all processes, which are then nowhere."""
+        """List anew for some rows of all processes."""
         listed = self.codes.shape[1]
         codes, cost = self._found(which, torch.arange(len(prices)), prices, listed)
-        self.codes[which], self.cost[which], self.place[which] = codes, cost, -1
         # as it is added up again, so that the best of the list is never above
         self.others[which] = (cost + prices[codes]).amax(dim=1) if len(prices) > listed else math.inf
+        self.codes[which], self.cost[which], self.place[which] = codes, cost, -1
+
+    def look_again(self, which: torch.Tensor, prices: torch.Tensor) -> None:  # [n] ascending, [K]
+        """The same for rows that are somewhere, and stay there for now: in the place of the worst, if it must be."""
+        there = self.place[which].long()
+        code, paid = self._at(self.codes[which], there), self._at(self.cost[which], there)
+        self.look_up(which, prices)
+        same = self.codes[which] == code[:, None]
+        place = torch.where(same.any(dim=1), same.int().argmax(dim=1), same.shape[1] - 1)
+        self.codes[which, place], self.cost[which, place] = code, paid
+        self.place[which] = ~place.int()
 
     def look_beyond(self, reached: torch.Tensor, prices: torch.Tensor) -> None:  # [K] bool, [K]
         """Lengthen the lists of all rows whose centroid is reached by the best of those that are not."""
