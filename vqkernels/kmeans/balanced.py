@@ -47,8 +47,8 @@ def balanced_codes(
             ``max(ceil(N / K), floor(max_share N / K))``, N being the rows that are not left out.
         metric: ``"l2"`` (squared distance), or ``"cosine"`` (1 - cos).
         group: a ``torch.distributed`` process group over whose processes the rows are spread; N are those of all.
-        backend: a backend by name for the lookups, or None (see :func:`vqkernels.explain`). ``"reference"`` also finds
-            the paths without the compiled module, which every other one uses where it is there.
+        backend: a backend by name for the lookups, or None (see :func:`vqkernels.explain`). ``"reference"`` also
+            finds the paths without the compiled module, which every other one uses where it is there.
 
     Returns:
         ``NearestCode(indices, distance)``, ``[N]`` int64 and ``[N]`` float32; -1 and NaN for a row left out.
@@ -56,8 +56,8 @@ def balanced_codes(
     Numerics:
         No size ever exceeds the bound, and the sum of distances is the least possible one, up to rounding in float32.
         How: a transport problem, by shortest paths (README.md). Same arguments, same bits, whatever the number of
-        threads and processes. O(N + K) memory, but for very many equal rows, whose lists grow with the codes they fill;
-        every process holds the lists of all rows.
+        threads and processes. O(N + K) memory, but for very many equal rows, whose lists grow with the codes they
+        fill; every process holds the lists of all rows.
 
     Raises:
         TypeError: if a tensor is not floating point.
