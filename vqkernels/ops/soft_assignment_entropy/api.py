@@ -29,6 +29,9 @@ METRICS = ("l2", "euclidean", "cosine", "dot")
 SMOOTHINGS = ("none", "add", "clamp")
 # below it, and beyond its inverse, quotients leave float64
 _COLDEST = 2.0**-256
+# of a vector's magnitudes, an entry of a code and a weight: more counts as not finite, because its squares and
+# quotients would soon not be; no float32 vector has more
+_LARGEST = 2.0**256
 
 
 class SoftEntropy(NamedTuple):
@@ -85,9 +88,9 @@ def soft_assignment_entropy(
         Logits are exact to 2^-9, in practice far better, or in float64 throughout where float32 cannot
         guarantee that: small temperatures, far outliers, float64 inputs. An offset of the data changes nothing.
         Sums run in a fixed order, so the bits do not depend on the number of threads. A vector with a non-finite
-        entry or weight is left out like one of weight 0; a non-finite code has probability 0. Without any vector all
-        three are 0. The gradient of a distance at 0 is taken as 0, and of a cosine with a zero vector. Second
-        derivatives are not supported.
+        entry or weight is left out like one of weight 0; a non-finite code has probability 0. Magnitudes beyond
+        2^256, which only float64 has, count as not finite. Without any vector all three are 0. The gradient of a
+        distance at 0 is taken as 0, and of a cosine with a zero vector. Second derivatives are not supported.
 
     Raises:
         TypeError: if a tensor is not floating point.
@@ -143,6 +146,8 @@ def unrounded_entropies(
         return whole
     book = saveable(codebook)
     grouped = book if book.dim() == 3 else book[None]
+    if grouped.dtype == torch.float64:
+        grouped = torch.where(grouped.detach().abs() <= _LARGEST, grouped, torch.inf)
     rows = saveable(x).reshape(-1, grouped.shape[0], grouped.shape[2])
     weights = _weights(x, weight, codebook.dim() == 3)
     if isinstance(temperature, torch.Tensor):
@@ -182,12 +187,10 @@ def _log(p: torch.Tensor, smoothing: str, eps: float) -> torch.Tensor:
 def _weights(x: torch.Tensor, weight: torch.Tensor | None, grouped: bool) -> torch.Tensor:  # [N, G] float64
     given = torch.ones_like(x[..., 0], dtype=torch.float64) if weight is None else weight.detach().double()
     check_shape("weight", given, tuple(x.shape[:-1]), "x.shape[:-1]")
-    # the sum of magnitudes is finite exactly where all entries are, and needs no mask of the size of x (the largest
-    # would do, but a NaN is not the largest number of an ONNX file)
-    magnitude = x.detach().abs()
-    if x.dtype == torch.float64:
-        magnitude = magnitude * 2.0**-64
-    counts = magnitude.sum(-1, dtype=torch.float64).isfinite() & (given > 0) & given.isfinite()
+    # the sum of magnitudes needs no mask of the size of x (the largest would do, but a NaN is not the largest number
+    # of an ONNX file)
+    magnitude = x.detach().abs().sum(-1, dtype=torch.float64)
+    counts = (magnitude <= _LARGEST) & (given > 0) & (given <= _LARGEST)
     weights = torch.where(counts, given, 0.0)
     return weights.reshape(-1, x.shape[-2] if grouped else 1)
 
