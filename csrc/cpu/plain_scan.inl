@@ -1,8 +1,10 @@
-// The scan of few vectors against codes as they are given, which nobody has packed; the end of
-// cpu/nearest_code_scan.inl.
+// The scan of few vectors against codes as they are given, which nobody has packed.
 #pragma once
 
-#include "cpu/nearest_code_scan.inl"
+#include <cstdint>
+#include <limits>
+
+#include "cpu/nearest_code_tile.inl"
 
 namespace vqk {
 namespace {
