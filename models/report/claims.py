@@ -115,8 +115,8 @@ def minutes_told(results: Sequence[Result], priors: Sequence[Result]) -> str:
     missing = f" ({len(timed)} of {len(pocket)})" if len(timed) < len(pocket) else ""
     claims, some, drawn = sum(every.values()), sum(first.values()), sum(entry["minutes"] for entry in priors)
     return (
-        "By the recorded minutes (one thread on a machine that was busy with other work; claims at the rate of the "
-        "fastest stretch of each training, priors at their median rate) "
+        "By the recorded minutes (one thread, two trainings at once; claims at the rate of the fastest stretch of "
+        "each training, priors at their median rate) "
         f"the {len(every)} trainings of the claims{missing} take {claims:.0f} minutes, those with seed 0 {some:.0f}, "
         f"and the {len(priors)} priors {drawn:.0f}. So `make demo-full`, the priors and the claims with seed 0, two "
         f"trainings at once, comes to {(some + drawn) / 2:.0f} minutes of training, with all seeds to "
