@@ -145,13 +145,14 @@ def nar_pocket() -> PriorRun:
 def grouped_pocket() -> PriorRun:
     """MGVQ's prior at three layers of 128: from the vectors of the codes, a causal head of one layer."""
     network = replace(_small("llamagen"), inputs="vectors")
-    return _pocket("grouped_pocket", GroupedConfig(network=network, head=DepthHeadConfig(layers=1)))
+    return _pocket("grouped_pocket", GroupedConfig(network=network, head=DepthHeadConfig(layers=1)), batch_size=16)
 
 
 def parallel_pocket() -> PriorRun:
     """The same with independent heads: what the causal head is compared with."""
     network = replace(_small("llamagen"), inputs="vectors")
-    return _pocket("parallel_pocket", GroupedConfig(network=network, head=DepthHeadConfig(structure="parallel")))
+    head = DepthHeadConfig(structure="parallel")
+    return _pocket("parallel_pocket", GroupedConfig(network=network, head=head), batch_size=16)
 
 
 def video_pocket() -> PriorRun:
