@@ -190,8 +190,8 @@ def sit_pocket() -> PriorRun:
 def concept_pocket() -> PriorRun:
     """Epsilon-LlamaGen at three layers of 128; the cells of a grid are its tokens, in raster order.
 
-    They are twice the paper's 32, and each trains the head at one time a step, not at four: 2,048 a step, in 6.8
-    minutes of one core, not 18.5.
+    They are twice the paper's 32, and each trains the head at one time a step, not at four: 2,048 a step, in 7
+    minutes of one core, not 18.
     """
     network = replace(_small("llamagen"), positions="learned", inputs="continuous", embedding_dropout=0.0)
     prior = ConceptConfig(network=network, head=FlowHeadConfig(layers=3, width=192), repetitions=1)
