@@ -50,8 +50,10 @@ ISA_FLAGS = {
     "_avxvnni": [*AVX2_FLAGS, "-mavxvnni"],
     "_avx2": AVX2_FLAGS,
     "_neon": [],  # part of every AArch64 processor
+    "_neondot": ["-march=armv8.2-a+dotprod"],
 }
-NEWER_ISAS = ("_amx", "_avx512vnni", "_avxvnni")  # than some compilers
+ARM64_ISAS = {"_neon", "_neondot"}
+NEWER_ISAS = {"_amx", "_avx512vnni", "_avxvnni", "_neondot"}  # than some compilers
 CUDA_ARCHS = "80;90;100"
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 CXX = shlex.split(os.environ.get("CXX", "")) or ["c++"]
@@ -89,14 +91,13 @@ def sources(cuda: bool, isas: set[str]) -> list[Path]:
 
 def compiled_isas() -> set[str]:
     """Instruction sets of this architecture that the compiler knows; compilers before 2021 lack AMX and AVX-VNNI."""
-    if not X86:
-        return {"_neon"} if ARM64 else set()
+    isas = set(ISA_FLAGS) - ARM64_ISAS if X86 else ARM64_ISAS if ARM64 else set()
 
     def unknown(isa: str) -> bool:
         command = [*CXX, *ISA_FLAGS[isa], "-xc++", "-fsyntax-only", os.devnull]
         return subprocess.run(command, capture_output=True).returncode != 0
 
-    return set(ISA_FLAGS) - {"_neon"} - set(filter(unknown, NEWER_ISAS))
+    return isas - set(filter(unknown, isas & NEWER_ISAS))
 
 
 class BuildKernels(build_ext):
@@ -115,7 +116,7 @@ class BuildKernels(build_ext):
         include = [pybind11.get_include(), sysconfig.get_paths()["include"], str(ROOT / "csrc")]
         isas = compiled_isas()
         defines = [f"-DVQK_WITH_CUDA={int(cuda)}", f"-DVQK_X86={int(X86)}"]
-        defines += [f"-DVQK{isa.upper()}={int(isa in isas)}" for isa in (*NEWER_ISAS, "_neon")]
+        defines += [f"-DVQK{isa.upper()}={int(isa in isas)}" for isa in sorted(NEWER_ISAS | ARM64_ISAS)]
         includes = [f"-I{path}" for path in include]
         flags = [*FLAGS, *defines, *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]
 

@@ -46,8 +46,9 @@ def cpu_ceiling(threads: int, seconds: float) -> Ceiling:
         exps = kernels.exp_peak(threads, seconds)
         if tiles := kernels.tile_peak(threads, seconds):
             flops["bf16"] = tiles
-        if integers := kernels.integer_peak(threads, seconds):
-            flops["int16"] = integers
+        for bits in (16, 8):
+            if integers := kernels.integer_peak(threads, seconds, bits=bits):
+                flops[f"int{bits}"] = integers
     else:
         flops, source = {"fp32": _sgemm_rate(seconds)}, "sgemm, a proxy for FMA"
     source_, target = (torch.zeros(1 << (26 if seconds >= 0.05 else 20)) for _ in range(2))

@@ -17,6 +17,7 @@
 #include "cpu/ema_update.h"
 #include "cpu/gather_codes.h"
 #include "cpu/group_bounds.h"
+#include "cpu/integer_pack.h"
 #include "cpu/integer_scan.h"
 #include "cpu/kept_codes.h"
 #include "cpu/multilevel.h"
@@ -107,19 +108,23 @@ void tile_scores(address negated, std::int64_t n, address codes, address bias, s
                {pointer<float>(scores), second.data(), section.data()});
 }
 
-// rate of integer multiply-adds, or 0 where the lookup has none to use
-double integer_peak(int threads, double seconds, int isa) {
-    const vqk::IntegerScan* integers = vqk::scan_kernel(vqk::Isa(isa)).integers;
+const vqk::IntegerScan* integers_of(const vqk::ScanKernel& kernel, int bits) {
+    return bits == 8 ? kernel.bytes : kernel.words;
+}
+
+// rate of multiply-adds of integers, or 0 where the lookup has none to use
+double integer_peak(int threads, double seconds, int isa, int bits) {
+    const vqk::IntegerScan* integers = integers_of(vqk::scan_kernel(vqk::Isa(isa)), bits);
     return integers ? peak(integers->spin, threads, seconds) : 0.0;
 }
 
 // Lower bounds [N, W] of the scores of n negated vectors [N, D] against W codes of bias [W] as products of integers
 // give them.
-void integer_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int isa,
+void integer_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int isa, int bits,
                     address scores) {
     const vqk::ScanKernel& kernel = vqk::scan_kernel(vqk::Isa(isa));
-    const vqk::IntegerScan& integers = *kernel.integers;
-    const std::int64_t block = kernel.block_codes, lanes = kernel.lanes, depth = (d + 1) / 2;
+    const vqk::IntegerScan& integers = *integers_of(kernel, bits);
+    const std::int64_t block = kernel.block_codes, lanes = kernel.lanes;
     const std::int64_t padded = (n + kernel.queries - 1) / kernel.queries * kernel.queries;
     // the other codes of the block stay out of the lanes' minima
     std::vector<float> block_codes(d * block, 0.0f), block_bias(block, std::numeric_limits<float>::infinity());
@@ -129,21 +134,14 @@ void integer_scores(address negated, std::int64_t n, address codes, address bias
             block_codes[i * block + lane] = pointer<const float>(codes)[lane * d + i];
         }
     }
-    std::vector<std::int32_t> pairs(block * depth), section(padded * lanes);
-    std::vector<float> code_length(block), code_bias(block), length(padded), rest(padded), factor(padded),
-        less(padded);
-    std::vector<float> best(padded * lanes, std::numeric_limits<float>::infinity()), second(best), zeros(d, 0.0f);
-    std::vector<std::int16_t> numbers(padded * depth * 2);
-    const vqk::IntegerCodes packed = {pairs.data(), code_length.data(), code_bias.data(), 1, int(d)};
-    const float share = integers.pack_codes(block_codes.data(), block_bias.data(), packed);
-    for (std::int64_t r = 0; r < padded; ++r) {
-        const float* row = r < n ? pointer<const float>(negated) + r * d : zeros.data();
-        integers.pack_row(row, int(d), numbers.data() + r * depth * 2, &length[r], &rest[r]);
-        factor[r] = vqk::integer_factor(length[r]);
-        less[r] = vqk::integer_margin(d, length[r], rest[r], share);
-    }
-    integers.scan({numbers.data(), factor.data(), less.data()}, int(padded), packed, 1, 0,
-                  {best.data(), second.data(), section.data()});
+    std::vector<float> rows(padded * d, 0.0f);
+    std::copy_n(pointer<const float>(negated), n * d, rows.data());
+    const vqk::IntegerPanel panel(integers, rows.data(), int(padded), int(d), true);
+    const vqk::IntegerBuffer packed(integers, 1, d, block);
+    integers.pack_codes(block_codes.data(), block_bias.data(), packed.view(0, 1));
+    std::vector<float> best(padded * lanes, std::numeric_limits<float>::infinity()), second(best);
+    std::vector<std::int32_t> section(padded * lanes);
+    integers.scan(panel.from(0), int(padded), packed.view(0, 1), 1, 0, {best.data(), second.data(), section.data()});
     std::copy_n(best.data(), n * lanes, pointer<float>(scores));
 }
 
@@ -162,7 +160,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("tile_peak", &tile_peak, py::arg("threads"), py::arg("seconds") = 0.3, release());
     m.def("tile_scores", &tile_scores, release());
     m.def("tile_error", &vqk::tile_error);
-    m.def("integer_peak", &integer_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
+    m.def("integer_peak", &integer_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0,
+          py::arg("bits") = 16, release());
     m.def("integer_scores", &integer_scores, release());
     m.def("integer_error", &vqk::integer_error);
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
@@ -238,7 +237,7 @@ PYBIND11_MODULE(_C, m) {
         release());
 
     m.def("group_size", [](int isa) { return vqk::group_size(vqk::Isa(isa)); });
-    m.def("plain_cost", [](std::int64_t d, int isa) { return vqk::plain_cost(d, vqk::Isa(isa)); });
+    m.def("plain_cost", [](std::int64_t k, std::int64_t d, int isa) { return vqk::plain_cost(k, d, vqk::Isa(isa)); });
     m.def(
         "nearest_by_bounds",
         [](address x, int x_type, address codes, address before, address order, std::int64_t n, std::int64_t k,

@@ -15,7 +15,7 @@ namespace vqk {
 
 enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
 enum class Metric : int { l2 = 0, cosine = 1, dot = 2 };
-enum class Isa : int {  // x86 but for portable and neon
+enum class Isa : int {  // x86 but for portable and those of NEON
     automatic = 0,
     portable = 1,
     avx2 = 2,
@@ -24,12 +24,17 @@ enum class Isa : int {  // x86 but for portable and neon
     avx2_int16 = 5,
     avxvnni = 6,
     avx512vnni = 7,
-    neon = 8
+    neon = 8,
+    avx2_int8 = 9,
+    avxvnni_int8 = 10,
+    avx512vnni_int8 = 11,
+    neon_int8 = 12
 };
 // as VQKERNELS_ISA spells them
 inline const char* isa_name(Isa isa) {
-    constexpr const char* names[] = {"auto",       "portable", "avx2",       "avx512", "amx",
-                                     "avx2_int16", "avxvnni",  "avx512vnni", "neon"};
+    constexpr const char* names[] = {"auto",         "portable",        "avx2",       "avx512", "amx",
+                                     "avx2_int16",   "avxvnni",         "avx512vnni", "neon",   "avx2_int8",
+                                     "avxvnni_int8", "avx512vnni_int8", "neon_int8"};
     return names[int(isa)];
 }
 

@@ -68,15 +68,15 @@ class Machine:
 
 AARCH64 = Machine(
     name="aarch64",
-    isas=("portable", "neon"),
+    isas=("portable", "neon", "neon_int8"),
     compiler=["aarch64-linux-gnu-g++"],
-    options=("-DVQK_NEON=1",),
+    options=("-DVQK_NEON=1", "-DVQK_NEONDOT=1"),
     emulator=["qemu-aarch64"],
 )
 _EMULATED = ("-mavx2", "-mfma", "-Wno-psabi", f"-I{DRIVER / 'x86'}")
 X86 = Machine(
     name="x86",
-    isas=("avxvnni", "avx512", "avx512vnni", "amx"),
+    isas=("avxvnni", "avxvnni_int8", "avx512", "avx512vnni", "avx512vnni_int8", "amx"),
     compiler=shlex.split(os.environ.get("CXX", "")) or ["c++"],
     options=(
         "-O1",  # half the time to compile, of code that no processor is to be fast at
@@ -117,7 +117,8 @@ def compile_driver(machine: Machine, folder: Path) -> Path:
     """Compile the kernels and the driver into a program that needs no files of its system."""
     facts = setup_facts()
     isa_flags = facts["ISA_FLAGS"] | machine.flags_of
-    others = {"_neon"} if machine is X86 else set(isa_flags) - {"_neon"}
+    of_arm = facts["ARM64_ISAS"]
+    others = of_arm if machine is X86 else set(isa_flags) - of_arm
     found = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
     sources = [source for source in found if not source.stem.endswith(tuple(others))]
     sources += [DRIVER / name for name in ("driver.cpp", *machine.sources)]
@@ -163,11 +164,13 @@ class Processor:
     def __init__(self, machine: Machine, program: Path, flags: set[str] | None = None) -> None:
         """On a machine that has these flags, all by default."""
         self.machine = machine
+        has = machine.flags if flags is None else flags
         self.process = subprocess.Popen(
             [*machine.emulator, str(program)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"EMULATED_FLAGS": " ".join(machine.flags if flags is None else flags)},
+            env=os.environ
+            | {"EMULATED_FLAGS": " ".join(has), "QEMU_CPU": "max" if "asimddp" in has else "cortex-a57"},
         )
 
     def close(self) -> None:

@@ -47,11 +47,15 @@ SETTINGS = {
     "VQKERNELS_ISA=portable": Setting({"VQKERNELS_ISA": "portable"}),
     "VQKERNELS_ISA=avx2": Setting({"VQKERNELS_ISA": "avx2"}, "avx2"),
     "VQKERNELS_ISA=avx2_int16": Setting({"VQKERNELS_ISA": "avx2_int16"}, "avx2_int16"),
+    "VQKERNELS_ISA=avx2_int8": Setting({"VQKERNELS_ISA": "avx2_int8"}, "avx2_int8"),
     "VQKERNELS_ISA=avxvnni": Setting({"VQKERNELS_ISA": "avxvnni"}, "avxvnni"),
+    "VQKERNELS_ISA=avxvnni_int8": Setting({"VQKERNELS_ISA": "avxvnni_int8"}, "avxvnni_int8"),
     "VQKERNELS_ISA=avx512": Setting({"VQKERNELS_ISA": "avx512"}, "avx512"),
     "VQKERNELS_ISA=avx512vnni": Setting({"VQKERNELS_ISA": "avx512vnni"}, "avx512vnni"),
+    "VQKERNELS_ISA=avx512vnni_int8": Setting({"VQKERNELS_ISA": "avx512vnni_int8"}, "avx512vnni_int8"),
     "VQKERNELS_ISA=amx": Setting({"VQKERNELS_ISA": "amx"}, "amx"),
     "VQKERNELS_ISA=neon": Setting({"VQKERNELS_ISA": "neon"}, "neon"),
+    "VQKERNELS_ISA=neon_int8": Setting({"VQKERNELS_ISA": "neon_int8"}, "neon_int8"),
     # all of the lowest at a time: one run in place of five where five take too long
     "the lowest of everything": Setting(
         {

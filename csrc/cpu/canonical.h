@@ -9,7 +9,7 @@
 
 namespace vqk {
 
-constexpr int quad = 4;  // codes of one vector that are evaluated together
+constexpr int quad = 4;  // pairs of a vector and a code that are evaluated together
 
 // sqrt(sum_d v_d^2)
 template <class Value>
@@ -19,22 +19,27 @@ double canonical_norm(const Value* v, std::int64_t dim) {
     return std::sqrt(total);
 }
 
-// sum_d (x_d - c_d)^2, or -sum_d x_d c_d, of vectors x[q] and codes c[q * quad + i], each sum in canonical order.
-// A ScanKernel brings a vector version for floats; it gives the same bits.
+// sum_d (x_d - c_d)^2, or -sum_d x_d c_d, of `quads` * quad pairs, each sum in canonical order. A ScanKernel brings a
+// vector version for floats; it gives the same bits, and is faster where a quad has one x.
 template <class Value>
 void canonical_sums(const Value* const* x, const Value* const* codes, int quads, std::int64_t dim, bool l2,
                     double* sums) {
-    for (int q = 0; q < quads; ++q, codes += quad, sums += quad) {
+    for (int q = 0; q < quads; ++q, x += quad, codes += quad, sums += quad) {
         double total[quad] = {};
         for (std::int64_t d = 0; d < dim; ++d) {
-            const double a = double(x[q][d]);
             for (int i = 0; i < quad; ++i) {
-                const double b = double(codes[i][d]), difference = a - b;
+                const double a = double(x[i][d]), b = double(codes[i][d]), difference = a - b;
                 total[i] += l2 ? difference * difference : -(a * b);
             }
         }
         for (int i = 0; i < quad; ++i) sums[i] = total[i];
     }
+}
+
+// whether the pairs of a quad share their x
+template <class Value>
+bool one_x(const Value* const* x) {
+    return x[0] == x[1] && x[1] == x[2] && x[2] == x[3];
 }
 
 // canonical_norm of `quad` vectors; likewise

@@ -8,9 +8,20 @@
 namespace vqk {
 namespace {
 
-// one quad on its way through the dimensions
+// dimensions d to d + 4 of four rows, each a vector over the rows
+inline void load_columns(const float* const* rows, std::int64_t d, __m128 (&column)[4]) {
+    for (int i = 0; i < 4; ++i) column[i] = _mm_loadu_ps(rows[i] + d);
+    _MM_TRANSPOSE4_PS(column[0], column[1], column[2], column[3]);
+}
+
+inline __m128 load_column(const float* const* rows, std::int64_t d) {
+    return _mm_setr_ps(rows[0][d], rows[1][d], rows[2][d], rows[3][d]);
+}
+
+// One quad on its way through the dimensions; `shared`: its pairs have one x.
+template <bool shared>
 struct QuadSum {
-    const float* x;
+    const float* const* x;
     const float* const* codes;
     __m256d total = _mm256_setzero_pd();
 
@@ -23,38 +34,51 @@ struct QuadSum {
     }
     template <bool L2>
     void add_four(std::int64_t d) {
-        __m128 c0 = _mm_loadu_ps(codes[0] + d), c1 = _mm_loadu_ps(codes[1] + d);
-        __m128 c2 = _mm_loadu_ps(codes[2] + d), c3 = _mm_loadu_ps(codes[3] + d);
-        _MM_TRANSPOSE4_PS(c0, c1, c2, c3);
-        const __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(x + d));
-        add_term<L2>(_mm256_permute4x64_pd(a, 0x00), c0);
-        add_term<L2>(_mm256_permute4x64_pd(a, 0x55), c1);
-        add_term<L2>(_mm256_permute4x64_pd(a, 0xaa), c2);
-        add_term<L2>(_mm256_permute4x64_pd(a, 0xff), c3);
+        __m128 c[4];
+        load_columns(codes, d, c);
+        if constexpr (shared) {
+            const __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(x[0] + d));
+            add_term<L2>(_mm256_permute4x64_pd(a, 0x00), c[0]);
+            add_term<L2>(_mm256_permute4x64_pd(a, 0x55), c[1]);
+            add_term<L2>(_mm256_permute4x64_pd(a, 0xaa), c[2]);
+            add_term<L2>(_mm256_permute4x64_pd(a, 0xff), c[3]);
+        } else {
+            __m128 a[4];
+            load_columns(x, d, a);
+            for (int i = 0; i < 4; ++i) add_term<L2>(_mm256_cvtps_pd(a[i]), c[i]);
+        }
     }
     template <bool L2>
     void add_one(std::int64_t d) {
-        add_term<L2>(_mm256_set1_pd(double(x[d])), _mm_setr_ps(codes[0][d], codes[1][d], codes[2][d], codes[3][d]));
+        const __m256d a = shared ? _mm256_set1_pd(double(x[0][d])) : _mm256_cvtps_pd(load_column(x, d));
+        add_term<L2>(a, load_column(codes, d));
     }
 };
 
+// two at a time, because the additions of one wait for each other
+template <bool L2, bool shared>
+void sum_two(const float* const* x, const float* const* codes, int first, int second, std::int64_t dim,
+             double* sums) {
+    QuadSum<shared> a{x + first, codes + first}, b{x + second, codes + second};
+    std::int64_t d = 0;
+    for (; d + 4 <= dim; d += 4) {
+        a.template add_four<L2>(d);
+        b.template add_four<L2>(d);
+    }
+    for (; d < dim; ++d) {
+        a.template add_one<L2>(d);
+        b.template add_one<L2>(d);
+    }
+    _mm256_storeu_pd(sums + first, a.total);
+    _mm256_storeu_pd(sums + second, b.total);
+}
+
 template <bool L2>
 void sum_quads(const float* const* x, const float* const* codes, int quads, std::int64_t dim, double* sums) {
-    // two at a time, because the additions of one wait for each other
     for (int q = 0; q < quads; q += 2) {
-        const int other = q + 1 < quads ? q + 1 : q;
-        QuadSum a{x[q], codes + q * quad}, b{x[other], codes + other * quad};
-        std::int64_t d = 0;
-        for (; d + 4 <= dim; d += 4) {
-            a.add_four<L2>(d);
-            b.add_four<L2>(d);
-        }
-        for (; d < dim; ++d) {
-            a.add_one<L2>(d);
-            b.add_one<L2>(d);
-        }
-        _mm256_storeu_pd(sums + q * quad, a.total);
-        _mm256_storeu_pd(sums + other * quad, b.total);
+        const int first = q * quad, second = q + 1 < quads ? first + quad : first;
+        const bool shared = one_x(x + first) && one_x(x + second);
+        (shared ? sum_two<L2, true> : sum_two<L2, false>)(x, codes, first, second, dim, sums);
     }
 }
 
@@ -72,15 +96,11 @@ void canonical_norms_avx2(const float* const* v, std::int64_t dim, double* norms
     };
     std::int64_t d = 0;
     for (; d + 4 <= dim; d += 4) {
-        __m128 v0 = _mm_loadu_ps(v[0] + d), v1 = _mm_loadu_ps(v[1] + d);
-        __m128 v2 = _mm_loadu_ps(v[2] + d), v3 = _mm_loadu_ps(v[3] + d);
-        _MM_TRANSPOSE4_PS(v0, v1, v2, v3);
-        add(v0);
-        add(v1);
-        add(v2);
-        add(v3);
+        __m128 column[4];
+        load_columns(v, d, column);
+        for (const __m128 entries : column) add(entries);
     }
-    for (; d < dim; ++d) add(_mm_setr_ps(v[0][d], v[1][d], v[2][d], v[3][d]));
+    for (; d < dim; ++d) add(load_column(v, d));
     _mm256_storeu_pd(norms, _mm256_sqrt_pd(total));
 }
 

@@ -1,4 +1,6 @@
 // canonical_sums and canonical_norms for floats with NEON: a lane per code, four dimensions transposed at a time.
+#pragma once
+
 #include <arm_neon.h>
 
 #include <cstdint>
@@ -36,9 +38,9 @@ struct QuadTotal {
 
     // multiply, then add: the canonical order has no fused step
     template <bool L2>
-    void add_term(float64x2_t a, float32x4_t code) {
-        add_half<L2>(low, a, vcvt_f64_f32(vget_low_f32(code)));
-        add_half<L2>(high, a, vcvt_high_f64_f32(code));
+    void add_term(float32x4_t x, float32x4_t code) {
+        add_half<L2>(low, vcvt_f64_f32(vget_low_f32(x)), vcvt_f64_f32(vget_low_f32(code)));
+        add_half<L2>(high, vcvt_high_f64_f32(x), vcvt_high_f64_f32(code));
     }
     void add_square(float32x4_t entries) {
         const float64x2_t a = vcvt_f64_f32(vget_low_f32(entries)), b = vcvt_high_f64_f32(entries);
@@ -58,41 +60,54 @@ struct QuadTotal {
     }
 };
 
-// one quad on its way through the dimensions
+// One quad on its way through the dimensions; `shared`: its pairs have one x.
+template <bool shared>
 struct QuadSum {
-    const float* x;
+    const float* const* x;
     const float* const* codes;
     QuadTotal total;
 
     template <bool L2>
     void add_four(std::int64_t d) {
-        float32x4_t code[4];
+        float32x4_t code[4], a[4];
         load_columns(codes, d, code);
-        for (int i = 0; i < 4; ++i) total.add_term<L2>(vdupq_n_f64(double(x[d + i])), code[i]);
+        if constexpr (shared) {
+            for (int i = 0; i < 4; ++i) a[i] = vdupq_n_f32(x[0][d + i]);
+        } else {
+            load_columns(x, d, a);
+        }
+        for (int i = 0; i < 4; ++i) total.add_term<L2>(a[i], code[i]);
     }
     template <bool L2>
     void add_one(std::int64_t d) {
-        total.add_term<L2>(vdupq_n_f64(double(x[d])), load_column(codes, d));
+        total.add_term<L2>(shared ? vdupq_n_f32(x[0][d]) : load_column(x, d), load_column(codes, d));
     }
 };
 
+// two at a time, because the additions of one wait for each other
+template <bool L2, bool shared>
+void sum_two(const float* const* x, const float* const* codes, int first, int second, std::int64_t dim,
+             double* sums) {
+    QuadSum<shared> a{x + first, codes + first, {}}, b{x + second, codes + second, {}};
+    std::int64_t d = 0;
+    for (; d + 4 <= dim; d += 4) {
+        a.template add_four<L2>(d);
+        b.template add_four<L2>(d);
+    }
+    for (; d < dim; ++d) {
+        a.template add_one<L2>(d);
+        b.template add_one<L2>(d);
+    }
+    a.total.store(sums + first);
+    b.total.store(sums + second);
+}
+
 template <bool L2>
 void sum_quads(const float* const* x, const float* const* codes, int quads, std::int64_t dim, double* sums) {
-    // two at a time, because the additions of one wait for each other
     for (int q = 0; q < quads; q += 2) {
-        const int other = q + 1 < quads ? q + 1 : q;
-        QuadSum a{x[q], codes + q * quad, {}}, b{x[other], codes + other * quad, {}};
-        std::int64_t d = 0;
-        for (; d + 4 <= dim; d += 4) {
-            a.add_four<L2>(d);
-            b.add_four<L2>(d);
-        }
-        for (; d < dim; ++d) {
-            a.add_one<L2>(d);
-            b.add_one<L2>(d);
-        }
-        a.total.store(sums + q * quad);
-        b.total.store(sums + other * quad);
+        const int first = q * quad, second = q + 1 < quads ? first + quad : first;
+        const bool shared = one_x(x + first) && one_x(x + second);
+        (shared ? sum_two<L2, true> : sum_two<L2, false>)(x, codes, first, second, dim, sums);
     }
 }
 

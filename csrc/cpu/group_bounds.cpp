@@ -150,30 +150,21 @@ class Panel {
     std::vector<float> scores_, lowest_, rests_, bounds_;  // of some of them
 
     // The canonical distances to the codes that were nearest. They are the same bits with the two sides exchanged: a
-    // quad is four vectors of one code.
+    // quad is mostly four vectors of one code.
     void measure_own() {
-        constexpr int batch = 8;
-        const float *code[batch], *four[batch * quad];
-        int row[batch * quad], quads = 0;
-        double keys[batch * quad];
-        const auto flush = [&] {
-            moved_.kernel.sums(code, four, quads, call_.d, true, keys);
-            for (int i = 0; i < quads * quad; ++i) winners_[row[i]] = {keys[i], call_.indices[rows_.ids[row[i]]]};
-            quads = 0;
-        };
-        for (int r = 0, end; r < rows_.count; r = end) {
-            const std::int64_t own = call_.indices[rows_.ids[r]];
-            for (end = r + 1; end < std::min(r + quad, rows_.count); ++end) {
-                if (call_.indices[rows_.ids[end]] != own) break;
+        constexpr int batch = 8 * quad;
+        const float *codes[batch], *given[batch];
+        double keys[batch];
+        for (int first = 0; first < rows_.count; first += batch) {
+            const int count = std::min(batch, rows_.count - first), quads = (count + quad - 1) / quad;
+            for (int i = 0; i < quads * quad; ++i) {
+                const int r = first + std::min(i, count - 1);
+                codes[i] = call_.codes + call_.indices[rows_.ids[r]] * call_.d;
+                given[i] = rows_.given[r];
             }
-            code[quads] = call_.codes + own * call_.d;
-            for (int i = quads * quad, j = r; i < (quads + 1) * quad; ++i, ++j) {
-                row[i] = std::min(j, end - 1);
-                four[i] = rows_.given[row[i]];
-            }
-            if (++quads == batch) flush();
+            moved_.kernel.sums(codes, given, quads, call_.d, true, keys);
+            for (int i = 0; i < count; ++i) winners_[first + i] = {keys[i], call_.indices[rows_.ids[first + i]]};
         }
-        if (quads) flush();
     }
 
     // Takes what the codes have moved off the bounds, and lists the vectors whose own code is not nearer than those.
@@ -265,9 +256,10 @@ int group_size(Isa isa) {
     return group_kernel(isa).block_codes;
 }
 
-double plain_cost(std::int64_t d, Isa isa) {
+double plain_cost(std::int64_t k, std::int64_t d, Isa isa) {
     const ScanKernel& kernel = scan_kernel(isa);
-    return pair_cost(d, precisions(d, kernel).front(), kernel) / pair_cost(d, {Unit::floats}, kernel);
+    const auto cost = [&](Precision way) { return vector_cost(k, d, way, kernel); };
+    return cost(precisions(k, d, kernel, false).front()) / cost({Unit::floats});
 }
 
 double nearest_by_bounds(const GroupBounds& call) {

@@ -26,7 +26,7 @@ struct GroupBounds {
 int group_size(Isa isa);
 
 // What a lookup of everything costs, of the same number of pairs scored here.
-double plain_cost(std::int64_t d, Isa isa);
+double plain_cost(std::int64_t k, std::int64_t d, Isa isa);
 
 // Returns the share of (vector, code) pairs that were scored.
 double nearest_by_bounds(const GroupBounds& call);

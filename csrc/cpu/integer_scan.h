@@ -1,48 +1,78 @@
-// The scan of cpu/nearest_code_scan.h by products of 16-bit integers, which processors multiply in pairs and add in
-// 32 bits at up to twice the rate of fused multiply-adds.
+// The scan of cpu/nearest_code_scan.h by products of integers of 16 or 8 bits, which processors multiply at twice or
+// four times the rate of fused multiply-adds.
 //
-// A row of coordinates v becomes integers q and a remainder: v = s q + v_r, s = l / 32767, l its length or a little
-// more, so that |q| < 32768 and the products of two rows add up to less than 2^31, in any order and exactly. Of a
-// score the scan computes a *lower bound*,
+// A row of coordinates v becomes integers q and a remainder: v = s q + v_r, with a step s of its own, so large that
+// no sum of products of two rows passes the bits it is formed in. Sums are exact, in any order. Of a score the scan
+// computes a *lower bound*,
 //
-//   |c|^2/2 + l_c (s_x / 32767 q_x.q_c - E),   E = l_x (|x_r| / l_x + (1 + |x_r| / l_x) R + rounding),
+//   |c|^2/2 + s_x s_c q_x.q_c - A |c| - B |c_r|,   A = |x_r| + rounding,  B = |x| + |x_r|:
 //
-// R the largest |c_r| / l_c: -x.c differs from the product of the integers by x_r.c + x_q.c_r, at most E l_c.
+// -x.c differs from the product of the integers by x_r.c + x_q.c_r.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "cpu/nearest_code_scan.h"
 
 namespace vqk {
 
-constexpr float integer_range = 32767;
+constexpr float unbounded = 1e30f;  // where 32 bits are enough for any sum
+
+// How integers lie in lanes of 32 bits, and how large they may be.
+struct IntegerFormat {
+    int numbers;                    // of a lane: 2 of 16 bits, or 4 of 8
+    int sums;                       // that a lane keeps apart while it adds: 1 of 32 bits, or 2 of 16
+    int segment;                    // lanes that are added before sums are widened to 32 bits; 0: they have as many
+    int offset;                     // of the numbers of vectors, where the instruction takes them without a sign
+    float row_most, code_most;      // no number is larger
+    float row_length, code_length;  // nor are those of one sum longer, taken as a vector
+
+    constexpr int bits() const { return 32 / numbers; }
+    constexpr int groups(int dim) const { return (dim + numbers - 1) / numbers; }
+    // lanes of a code: its numbers, and what the sums of each segment start from
+    constexpr int lanes(int dim) const {
+        const int groups = this->groups(dim);
+        return groups + (offset == 0 ? 0 : segment == 0 ? 1 : (groups + segment - 1) / segment);
+    }
+    // which of the sums of a lane a dimension belongs to
+    constexpr int sum_of(int d) const { return d % numbers * sums / numbers; }
+    // whether a segment ends with dimension d of `dim`
+    constexpr bool ends(int d, int dim) const {
+        return d + 1 == dim || (segment != 0 && (d + 1) % (segment * numbers) == 0);
+    }
+    // dimensions of a sum, at most
+    constexpr int terms(int dim) const { return segment == 0 ? dim : segment * numbers / sums; }
+};
 
 // Some vectors as integers, the padding included.
 struct IntegerRows {
-    const std::int16_t* numbers;  // [rows][D], or D + 1 if that is odd
-    const float* factor;          // [rows] s_x / 32767
-    const float* less;            // [rows] E
+    const std::uint8_t* numbers;  // [rows][4 groups] bytes
+    const float* step;            // [rows] s_x
+    const float* less;            // [rows] -A
+    const float* less_rest;       // [rows] -B
 };
 
 // Some blocks of codes as integers, in the order of PackedCodes.
 struct IntegerCodes {
-    std::int32_t* pairs;  // [block][ceil(D/2)][V*W] two integers each
-    float* length;        // [block][V*W] l_c
+    std::int32_t* lanes;  // [block][lanes][V*W]
+    float* step;          // [block][V*W] s_c
+    float* length;        // [block][V*W] |c|, or a little more
+    float* rest;          // [block][V*W] |c_r|, or a little more
     float* bias;          // [block][V*W] |c|^2/2, less what it may be wrong by; +inf where there is no code
     std::int64_t blocks;
     int dim;
 };
 
 struct IntegerScan {
+    IntegerFormat format;
     double cost;  // of a multiply-add, in those of float32: measured or, where no such processor was at hand, by rate
 
-    // Packs a block of codes as ScanKernel packs it, [D][V*W] and [V*W], to the first of `out`; returns the largest
-    // |c_r| / l_c.
-    float (*pack_codes)(const float* codes, const float* bias, const IntegerCodes& out);
+    // Packs a block of codes as ScanKernel packs it, [D][V*W] and [V*W], to the first of `out`.
+    void (*pack_codes)(const float* codes, const float* bias, const IntegerCodes& out);
 
-    // Packs a negated vector [D] to out [D], or D + 1 if that is odd; l_x and |x_r| / l_x to length and rest.
-    void (*pack_row)(const float* negated, int dim, std::int16_t* out, float* length, float* rest);
+    // Packs a negated vector [D] to out [4 groups]; also s_x, |x|, and |x_r| / |x|, the last two or a little more.
+    void (*pack_row)(const float* negated, int dim, std::uint8_t* out, float* step, float* length, float* rest);
 
     // ScanKernel::scan over packed codes
     void (*scan)(const IntegerRows& rows, int count, const IntegerCodes& codes, int section_blocks,
@@ -57,17 +87,9 @@ struct IntegerScan {
 };
 
 // Rounding errors of a score, relative to |c'|^2/2 + |x'||c'|: with u = 2^-24, 2u for rounding x' and c', (D/4 + 7)u
-// for |c'|^2/2, 4u for either factor and remainder, and 7 roundings of the sum.
+// for |c'|^2/2, 4u for either step and remainder, and 10 roundings of the sum.
 inline double integer_error(std::int64_t dim) {
-    return 1.001 * (0.25 * double(dim) + 24) * 0x1p-24;
-}
-
-// E and s_x / 32767 of a vector
-inline float integer_margin(std::int64_t dim, double length, double rest, double share) {
-    return float(length * (rest + (1 + rest) * share + integer_error(dim)) * (1 + 0x1p-20));
-}
-inline float integer_factor(double length) {
-    return float(length / (double(integer_range) * double(integer_range)));
+    return 1.001 * (0.25 * double(dim) + 28) * 0x1p-24;
 }
 
 }  // namespace vqk

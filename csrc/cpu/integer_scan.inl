@@ -1,11 +1,16 @@
 // Body of the scan by products of integers, written against a `Simd` type as cpu/nearest_code_scan.inl is, with
 //
-//   multiply_add(sum, a, b)  sum + a_0 b_0 + a_1 b_1, lanes of 32 bits that hold two integers of 16
+//   format                   an IntegerFormat
+//   multiply_add(sum, a, b)  lanes of 32 bits: to each sum of a lane, the products of its numbers of a, of a vector,
+//                            and b, of a code
+//   widened(sum)             the sums of a lane, added in 32 bits
 //   from_integers(a)         lanes of 32 bits to float
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
 #include "cpu/integer_scan.h"
 #include "cpu/nearest_code_scan.inl"
@@ -27,99 +32,169 @@ struct Rounded {
     }
 };
 
-inline std::int32_t pair_of(std::int32_t low, std::int32_t high) {
-    return std::int32_t((std::uint32_t(high) << 16) | (std::uint32_t(low) & 0xffffu));
+// Root of a sum of squares, or a little more. One that underflows tells nothing: then sqrt(n) times the largest entry
+// is no less.
+inline float root_over(float square, float largest, int terms) {
+    const float root = square >= 0x1p-80f ? std::sqrt(square) : largest * std::sqrt(float(terms));
+    return root * (1.0f + float(terms + 8) * 0x1p-24f);
 }
 
-// l of a row: its length, or a little more. A sum of squares that underflows tells nothing: then sqrt(D) times the
-// largest entry is no shorter. No row counts as shorter than 2^-80, whose factor is a normal number.
+// the length of a row, or a little more: none counts as shorter than 2^-80, so that steps are normal numbers
 inline float length_over(float square, float largest, int dim) {
-    const float length = square >= 0x1p-80f ? std::sqrt(square) : largest * std::sqrt(float(dim));
-    return std::max(length * (1.0f + float(dim + 8) * 0x1p-24f), 0x1p-80f);
+    return std::max(root_over(square, largest, dim), 0x1p-80f);
+}
+
+// Such a step that neither a number nor those of one sum, taken as a vector, are larger than a format allows:
+// rounding makes a vector of n numbers longer by up to sqrt(n) / 2. `longest`: of the sums of squares.
+inline float step_over(float longest, float largest, int terms, float most, float length) {
+    const float of_sum = root_over(longest, largest, terms) / (length - 0.5f * std::sqrt(float(terms)));
+    return std::max({largest / most, of_sum, 0x1p-95f}) * (1.0f + 0x1p-20f);
 }
 
 // |v_r| / l, or a little more: entries of the remainder are rounded by 2^-24 |v| twice. Where its squares may
 // underflow, half a step in every dimension.
-inline float rest_over(float rest_square, float length, int dim) {
-    const float share =
-        length < 0x1p-30f ? std::sqrt(float(dim)) * (0.51f / integer_range) : std::sqrt(rest_square) / length;
+inline float rest_over(float rest_square, float length, float step, int dim) {
+    const float share = (length < 0x1p-30f ? std::sqrt(float(dim)) * 0.51f * step : std::sqrt(rest_square)) / length;
     return share * (1.0f + float(dim + 8) * 0x1p-24f) + 0x1p-22f;
 }
 
 template <class Simd, int V>
-float pack_integer_codes(const float* codes, const float* bias, const IntegerCodes& out) {
+void pack_integer_codes(const float* codes, const float* bias, const IntegerCodes& out) {
+    constexpr IntegerFormat format = Simd::format;
     constexpr int block = V * Simd::W;
     const int dim = out.dim;
-    float square[block] = {}, largest[block] = {}, rest[block] = {}, inverse[block], step[block];
+    float square[block] = {}, part[format.sums][block] = {}, longest[block] = {}, largest[block] = {};
     for (int d = 0; d < dim; ++d) {
+        float (&sum)[block] = part[format.sum_of(d)];
         for (int j = 0; j < block; ++j) {
             const float v = codes[d * block + j];
-            square[j] += v * v;
+            sum[j] += v * v;
             largest[j] = std::max(largest[j], std::fabs(v));
         }
+        for (int i = 0; format.ends(d, dim) && i < format.sums; ++i) {
+            for (int j = 0; j < block; ++j) {
+                square[j] += part[i][j];
+                longest[j] = std::max(longest[j], part[i][j]);
+                part[i][j] = 0;
+            }
+        }
     }
+    float rest[block] = {}, inverse[block], step[block];
     for (int j = 0; j < block; ++j) {
-        out.length[j] = length_over(square[j], largest[j], dim);
-        inverse[j] = integer_range / out.length[j];
-        step[j] = out.length[j] * (1.0f / integer_range);
+        step[j] = step_over(longest[j], largest[j], format.terms(dim), format.code_most, format.code_length);
+        inverse[j] = 1.0f / step[j];
     }
-    for (int d = 0; d < dim; d += 2) {
-        std::int32_t* pairs = out.pairs + d / 2 * block;
-        const float *even = codes + d * block, *odd = d + 1 < dim ? even + block : nullptr;
+    std::int32_t *lane = out.lanes, *start = nullptr, total[format.sums][block] = {};
+    for (int d = 0; d < dim; ++d) {
+        const int place = d % format.numbers;
+        if (format.offset != 0 && start == nullptr) {
+            start = lane;
+            lane += block;
+        }
+        if (place == 0) std::fill_n(lane, block, 0);
+        std::int32_t (&sum)[block] = total[format.sum_of(d)];
         for (int j = 0; j < block; ++j) {
-            const Rounded q(even[j] * inverse[j]);
-            const float left = even[j] - q.value * step[j];
+            constexpr std::uint32_t mask = (1u << format.bits()) - 1;
+            const Rounded q(codes[d * block + j] * inverse[j]);
+            const float left = codes[d * block + j] - q.value * step[j];
             rest[j] += left * left;
-            pairs[j] = pair_of(q.integer, 0);
+            sum[j] += q.integer;
+            lane[j] |= std::int32_t((std::uint32_t(q.integer) & mask) << (place * format.bits()));
         }
-        for (int j = 0; odd && j < block; ++j) {
-            const Rounded q(odd[j] * inverse[j]);
-            const float left = odd[j] - q.value * step[j];
-            rest[j] += left * left;
-            pairs[j] |= pair_of(0, q.integer);
+        const bool ends = format.ends(d, dim);
+        if (ends || place + 1 == format.numbers) lane += block;
+        if (format.offset == 0 || !ends) continue;
+        // what the offset of the vectors adds, in as many bits as there are
+        for (int j = 0; j < block; ++j) {
+            std::uint32_t low = std::uint32_t(-format.offset * total[0][j]);
+            if (format.sums == 2) {
+                low = (low & 0xffffu) | std::uint32_t(-format.offset * total[format.sums - 1][j]) << 16;
+            }
+            start[j] = std::int32_t(low);
         }
+        for (auto& sums : total) std::fill_n(sums, block, 0);
+        start = nullptr;
     }
     const float less = float(1.0 - integer_error(dim) - 0x1p-22);
-    float share = 0;
     for (int j = 0; j < block; ++j) {
-        share = std::max(share, rest_over(rest[j], out.length[j], dim));
+        out.step[j] = step[j];
+        out.length[j] = length_over(square[j], largest[j], dim);
+        out.rest[j] = out.length[j] * rest_over(rest[j], out.length[j], step[j], dim) * (1.0f + 0x1p-22f);
         out.bias[j] = bias[j] * less;
     }
-    return share;
 }
 
 template <class Simd>
-void pack_integer_row(const float* negated, int dim, std::int16_t* out, float* length, float* rest) {
+void pack_integer_row(const float* negated, int dim, std::uint8_t* out, float* step, float* length, float* rest) {
+    constexpr IntegerFormat format = Simd::format;
     constexpr int W = Simd::W;
-    const auto sum = [](const float (&part)[W]) {
-        float total = 0;
-        for (float one : part) total += one;
-        return total;
-    };
-    float square[W] = {}, largest[W] = {}, left[W] = {};
+    static_assert(W % format.numbers == 0 && format.segment * format.numbers % W == 0);
+    float squares[W] = {}, largest[W] = {}, square = 0, longest = 0, left[W] = {};
     const auto measure = [&](int d, int count) {
         for (int j = 0; j < count; ++j) {
-            square[j] += negated[d + j] * negated[d + j];
+            squares[j] += negated[d + j] * negated[d + j];
             largest[j] = std::max(largest[j], std::fabs(negated[d + j]));
         }
+        if (!format.ends(d + count - 1, dim)) return;
+        float part[format.sums] = {};
+        for (int j = 0; j < W; ++j) part[format.sum_of(j)] += squares[j];
+        for (const float sum : part) {
+            square += sum;
+            longest = std::max(longest, sum);
+        }
+        std::fill_n(squares, W, 0.0f);
     };
     const int whole = dim / W * W;
     for (int d = 0; d < whole; d += W) measure(d, W);
-    measure(whole, dim - whole);
-    *length = length_over(sum(square), *std::max_element(largest, largest + W), dim);
-    const float inverse = integer_range / *length, step = *length * (1.0f / integer_range);
+    if (whole < dim) measure(whole, dim - whole);
+    const float most = *std::max_element(largest, largest + W);
+    *length = length_over(square, most, dim);
+    *step = step_over(longest, most, format.terms(dim), format.row_most, format.row_length);
+    const float s = *step, inverse = 1.0f / s;
+    using Number = std::conditional_t<format.numbers == 4, std::uint8_t, std::int16_t>;
+    const auto put = [&](int d, std::int32_t q) {
+        const auto number = Number(q + format.offset);
+        std::memcpy(out + d * sizeof number, &number, sizeof number);
+    };
     const auto round = [&](int d, int count) {
+        std::int32_t numbers[W];
         for (int j = 0; j < count; ++j) {
             const Rounded q(negated[d + j] * inverse);
-            const float rest_of = negated[d + j] - q.value * step;
+            const float rest_of = negated[d + j] - q.value * s;
             left[j] += rest_of * rest_of;
-            out[d + j] = std::int16_t(q.integer);
+            numbers[j] = q.integer;
         }
+        for (int j = 0; j < count; ++j) put(d + j, numbers[j]);
     };
     for (int d = 0; d < whole; d += W) round(d, W);
     round(whole, dim - whole);
-    if (dim % 2) out[dim] = 0;
-    *rest = rest_over(sum(left), *length, dim);
+    for (int d = dim; d < format.groups(dim) * format.numbers; ++d) put(d, 0);
+    float rest_square = 0;
+    for (const float one : left) rest_square += one;
+    *rest = rest_over(rest_square, *length, s, dim);
+}
+
+// The sums of Q vectors, `stride` bytes apart, and a block of codes over `groups` lanes.
+template <class Simd, int Q, int V>
+inline void integer_sums(const std::uint8_t* x, std::int64_t stride, const std::int32_t* c, int groups,
+                         typename Simd::I (&sum)[Q][V]) {
+    constexpr int W = Simd::W;
+    for (int v = 0; v < V; ++v) {
+        const auto start = Simd::format.offset == 0 ? Simd::broadcast(std::int32_t(0)) : Simd::load(c + v * W);
+        for (int q = 0; q < Q; ++q) sum[q][v] = start;
+    }
+    if (Simd::format.offset != 0) c += V * W;
+#pragma GCC unroll 2
+    for (int p = 0; p < groups; ++p) {
+        typename Simd::I code[V];
+        for (int v = 0; v < V; ++v) code[v] = Simd::load(c + (std::int64_t(p) * V + v) * W);
+        for (int q = 0; q < Q; ++q) {
+            std::int32_t numbers;
+            std::memcpy(&numbers, x + q * stride + std::int64_t(p) * 4, sizeof numbers);
+            const auto entry = Simd::broadcast(numbers);
+            for (int v = 0; v < V; ++v) sum[q][v] = Simd::in_turn(Simd::multiply_add(sum[q][v], entry, code[v]));
+        }
+    }
 }
 
 // Scores of Q vectors, from `row` on, against one block.
@@ -127,32 +202,45 @@ template <class Simd, int Q, int V>
 inline void integer_scores(const IntegerRows& rows, int row, const IntegerCodes& codes, std::int64_t block,
                            typename Simd::F (&score)[Q][V]) {
     constexpr int W = Simd::W;
-    const int depth = (codes.dim + 1) / 2;
-    const std::int16_t* x = rows.numbers + std::int64_t(row) * depth * 2;
-    const std::int32_t* c = codes.pairs + block * depth * V * W;
-    typename Simd::I product[Q][V];
-    for (int q = 0; q < Q; ++q) {
-        for (int v = 0; v < V; ++v) product[q][v] = Simd::broadcast(std::int32_t(0));
-    }
-    for (int p = 0; p < depth; ++p) {
-        typename Simd::I code[V];
-        for (int v = 0; v < V; ++v) code[v] = Simd::load(c + (std::int64_t(p) * V + v) * W);
+    constexpr IntegerFormat format = Simd::format;
+    const int groups = format.groups(codes.dim);
+    const std::int64_t stride = std::int64_t(groups) * 4;
+    const std::uint8_t* x = rows.numbers + row * stride;
+    const std::int32_t* c = codes.lanes + block * format.lanes(codes.dim) * V * W;
+    typename Simd::I sum[Q][V];
+    if constexpr (format.segment == 0) {
+        integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
+    } else {
+        // sums of all segments but the last; few rows have more than one
+        typename Simd::I before[Q][V];
+        int first = 0;
+        for (; groups - first > format.segment; first += format.segment) {
+            integer_sums<Simd, Q, V>(x + first * 4, stride, c, format.segment, sum);
+            c += (format.segment + (format.offset != 0)) * V * W;
+            for (int q = 0; q < Q; ++q) {
+                for (int v = 0; v < V; ++v) {
+                    const auto wide = Simd::widened(sum[q][v]);
+                    before[q][v] = first == 0 ? wide : Simd::add(before[q][v], wide);
+                }
+            }
+        }
+        integer_sums<Simd, Q, V>(x + first * 4, stride, c, groups - first, sum);
         for (int q = 0; q < Q; ++q) {
-            std::int32_t pair;
-            std::memcpy(&pair, x + (std::int64_t(q) * depth + p) * 2, sizeof pair);
-            const auto entry = Simd::broadcast(pair);
             for (int v = 0; v < V; ++v) {
-                product[q][v] = Simd::in_turn(Simd::multiply_add(product[q][v], entry, code[v]));
+                sum[q][v] = Simd::widened(sum[q][v]);
+                if (first != 0) sum[q][v] = Simd::add(sum[q][v], before[q][v]);
             }
         }
     }
     for (int v = 0; v < V; ++v) {
-        const auto length = Simd::load(codes.length + (block * V + v) * W);
-        const auto bias = Simd::load(codes.bias + (block * V + v) * W);
+        const std::int64_t at = (block * V + v) * W;
+        const auto step = Simd::load(codes.step + at), length = Simd::load(codes.length + at),
+                   rest = Simd::load(codes.rest + at), bias = Simd::load(codes.bias + at);
         for (int q = 0; q < Q; ++q) {
-            const auto share = Simd::fma(Simd::from_integers(product[q][v]), Simd::broadcast(rows.factor[row + q]),
-                                         Simd::broadcast(-rows.less[row + q]));
-            score[q][v] = Simd::fma(share, length, bias);
+            const auto product = Simd::mul(Simd::from_integers(sum[q][v]), Simd::broadcast(rows.step[row + q]));
+            const auto known = Simd::fma(product, step, bias);
+            score[q][v] = Simd::fma(Simd::broadcast(rows.less_rest[row + q]), rest,
+                                    Simd::fma(Simd::broadcast(rows.less[row + q]), length, known));
         }
     }
 }
@@ -179,7 +267,7 @@ template <class Simd>
 double spin_integers(std::int64_t rounds) {
     constexpr int chains = 12;  // enough independent ones to hide the latency on two ports
     typename Simd::I sum[chains];
-    auto a = Simd::broadcast(std::int32_t(0x00010003));
+    auto a = Simd::broadcast(std::int32_t(0x01020304));
     for (int i = 0; i < chains; ++i) sum[i] = Simd::broadcast(std::int32_t(i));
     for (std::int64_t round = 0; round < rounds; ++round) {
         for (int i = 0; i < chains; ++i) {
@@ -194,12 +282,13 @@ double spin_integers(std::int64_t rounds) {
     }
     volatile std::int32_t keep = total;  // the loop must not be optimised away
     (void)keep;
-    return 2.0 * 2 * double(rounds) * chains * Simd::W;
+    return 2.0 * Simd::format.numbers * double(rounds) * chains * Simd::W;
 }
 
 template <class Simd, int Q, int V>
 constexpr IntegerScan make_integer_scan(double cost) {
-    return {cost,
+    return {Simd::format,
+            cost,
             pack_integer_codes<Simd, V>,
             pack_integer_row<Simd>,
             scan_integers<Simd, Q, V>,
@@ -207,10 +296,11 @@ constexpr IntegerScan make_integer_scan(double cost) {
             spin_integers<Simd>};
 }
 
-// `kernel` with the scan of integers
-inline ScanKernel with_integers(ScanKernel kernel, const IntegerScan& integers, Isa isa) {
+// `kernel` with scans of integers
+inline ScanKernel with_integers(ScanKernel kernel, Isa isa, const IntegerScan* words, const IntegerScan* bytes) {
     kernel.isa = isa;
-    kernel.integers = &integers;
+    kernel.words = words;
+    kernel.bytes = bytes;
     return kernel;
 }
 

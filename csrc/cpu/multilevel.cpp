@@ -172,9 +172,9 @@ void Panel<Value>::offer(int r, std::int64_t count) {
         double keys[batch * quad] = {};
         for (std::size_t l = 0; l < levels.size(); ++l) {
             const Level<Value>& level = lookup.levels[l];
-            const Value *x[batch], *codes[batch * quad];
+            const Value *x[batch * quad], *codes[batch * quad];
             double sums[batch * quad];
-            std::fill_n(x, quads, levels[l]->given[r]);
+            std::fill_n(x, quads * quad, levels[l]->given[r]);
             // a quad that is not full repeats the last code
             for (int j = 0; j < quads * quad; ++j) {
                 codes[j] = level.frame.values + index[std::min(j, here - 1)] * level.frame.dim;

@@ -5,6 +5,10 @@
 // -x.c' (dot) or -x.c/(|x||c|) (cosine): up to terms that are the same for all codes of a row, the metric itself.
 #include "cpu/nearest_code.h"
 
+#if VQK_NEONDOT && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -38,7 +42,7 @@ std::vector<std::int64_t> iota(std::int64_t first, std::int64_t last) {
 
 // in ns, of one vector against all codes
 double scan_cost(const Lookup& call, const ScanKernel& kernel) {
-    return double(call.k) * pair_cost(call.d, precisions(call.d, kernel).front(), kernel);
+    return vector_cost(call.k, call.d, precisions(call, kernel).front(), kernel);
 }
 
 constexpr double detour = 100;  // ns a vector, by way of home blocks
@@ -168,16 +172,18 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
     return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.n);
 }
 
-// The ways to scan, without one that would leave too many vectors open: it is tried on some, whose outcome stands.
-// Codes that crowd, in the measure of the vectors' lengths, are told apart by a precise scan alone.
 template <class Value, class Input>
-std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
-                             const ScanKernel& kernel, int threads) {
-    constexpr std::int64_t fewest = 4096, apart = 16;  // of so many vectors every sixteenth
-    std::vector<Precision> ways = precisions(call.d, kernel);
-    if (ways.front().unit != Unit::integers || groups.empty()) return ways;
-    if (!enough_for_integers(call)) ways.erase(ways.begin());
-    if (call.n < fewest) return ways;
+void run(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, int threads, Precision way) {
+    if (way.unit == Unit::bytes) return chase_round(groups, threads);
+    scan_round(groups, threads, way);
+}
+
+// Does a way to scan leave so few vectors open that it pays, before the next? It is tried on some of them, whose
+// outcome stands.
+template <class Value, class Input>
+bool pays(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
+          const ScanKernel& kernel, int threads, Precision way, Precision next) {
+    constexpr std::int64_t apart = 16;  // every sixteenth
     std::vector<std::vector<Open>> others;
     std::int64_t sampled = 0, open = 0;
     for (const auto& group : groups) {
@@ -187,13 +193,27 @@ std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Inpu
         group->open = std::move(sample);
         others.push_back(std::move(rest));
     }
-    scan_round(groups, threads, ways.front());
+    run(groups, threads, way);
     for (std::size_t g = 0; g < groups.size(); ++g) {
         open += std::int64_t(groups[g]->open.size());
         groups[g]->open.insert(groups[g]->open.end(), others[g].begin(), others[g].end());
     }
-    const double saved = 1 - pair_cost(call.d, ways[0], kernel) / pair_cost(call.d, ways[1], kernel);
-    if (double(open) > saved * double(sampled)) ways.erase(ways.begin());
+    const double saved = 1 - vector_cost(call.k, call.d, way, kernel) / vector_cost(call.k, call.d, next, kernel);
+    return double(open) <= saved * double(sampled);
+}
+
+// The ways to scan, without those that would not pay: codes that crowd, in the measure of the vectors' lengths, are
+// told apart by a precise scan alone.
+template <class Value, class Input>
+std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
+                             const ScanKernel& kernel, int threads) {
+    constexpr std::int64_t fewest = 4096;  // vectors for a try
+    std::vector<Precision> ways = precisions(call, kernel);
+    if (ways.front().unit == Unit::tiles || groups.empty()) return ways;
+    if (!enough_for_integers(call)) ways = {ways.back()};
+    while (call.n >= fewest && ways.size() > 1 && !pays(groups, call, kernel, threads, ways[0], ways[1])) {
+        ways.erase(ways.begin());
+    }
     return ways;
 }
 
@@ -257,13 +277,25 @@ double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     for (const Precision way : tried(plain, call, kernel, threads)) {
         const auto many = [&](const auto& group) { return group->open.size() >= fewest; };
         if (!first && std::none_of(plain.begin(), plain.end(), many)) break;
-        if (!plain.empty()) scan_round(plain, threads, way);
+        if (!plain.empty()) run(plain, threads, way);
         first = false;
     }
     std::move(rest.begin(), rest.end(), std::back_inserter(plain));
     if (!plain.empty()) last_round(plain, threads);
     return std::accumulate(scored.begin(), scored.end(), 0.0) / double(call.g);
 }
+
+#if VQK_NEONDOT
+// whether this AArch64 processor has those of 8-bit integers
+bool dot_products() {
+#if defined(__linux__)
+    constexpr unsigned long asimddp = 1ul << 20;
+    return (getauxval(AT_HWCAP) & asimddp) != 0;
+#else
+    return true;  // as every one of Apple's
+#endif
+}
+#endif
 
 }  // namespace
 
@@ -272,6 +304,12 @@ const ScanKernel& scan_kernel(Isa isa) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+#endif
+#if VQK_AVX512VNNI
+    const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+#endif
+#if VQK_AVXVNNI
+    const bool avxvnni = avx2 && __builtin_cpu_supports("avxvnni");
 #endif
     struct Way {
         Isa isa;
@@ -284,17 +322,23 @@ const ScanKernel& scan_kernel(Isa isa) {
         {Isa::amx, avx512 && amx_permitted(), scan_amx},
 #endif
 #if VQK_AVX512VNNI
-        {Isa::avx512vnni, avx512 && __builtin_cpu_supports("avx512vnni"), scan_avx512vnni},
+        {Isa::avx512vnni_int8, avx512vnni, scan_int8_avx512vnni},
+        {Isa::avx512vnni, avx512vnni, scan_int16_avx512vnni},
 #endif
 #if VQK_X86
         {Isa::avx512, avx512, scan_avx512},
 #endif
 #if VQK_AVXVNNI
-        {Isa::avxvnni, avx2 && __builtin_cpu_supports("avxvnni"), scan_avxvnni},
+        {Isa::avxvnni_int8, avxvnni, scan_int8_avxvnni},
+        {Isa::avxvnni, avxvnni, scan_int16_avxvnni},
 #endif
 #if VQK_X86
+        {Isa::avx2_int8, avx2, scan_int8_avx2},
         {Isa::avx2_int16, avx2, scan_int16_avx2},
         {Isa::avx2, avx2, scan_avx2},
+#endif
+#if VQK_NEONDOT
+        {Isa::neon_int8, dot_products(), scan_int8_neon},
 #endif
 #if VQK_NEON
         {Isa::neon, true, scan_neon},

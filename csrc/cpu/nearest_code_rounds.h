@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu/nearest_code.h"
+#include "cpu/nearest_code_chase.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_near.h"
 #include "cpu/nearest_code_pack.h"
@@ -185,6 +186,35 @@ void scan_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups,
         for (const int r : decision.open) part.open.push_back({rows.ids[r], decision.threshold[r]});
     };
     run_round(groups, threads, section_blocks, way.unit == Unit::tiles, scan, finish);
+}
+
+// Lists the codes within reach of each vector, decides among them, and leaves open what has too many.
+template <class Value, class Input>
+void chase_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, int threads) {
+    struct Found {
+        std::unique_ptr<Rows<Value>> rows;
+        Chased chased;
+    };
+    using Part = Part<Group<Value, Input>>;
+    const auto chase = [&](const Part& part, std::int64_t begin, std::int64_t end) {
+        Found found{std::make_unique<Rows<Value>>(part.group->load(part.ids)), {}};
+        found.chased = Chase<Value>(*found.rows, part.group->frame, part.group->kernel).run(begin, end);
+        return found;
+    };
+    const auto finish = [&](Part& part, std::vector<Found>& found) {
+        const CodeFrame<Value>& frame = part.group->frame;
+        const Rows<Value>& rows = *found.front().rows;
+        Chased chased = std::move(found.front().chased);
+        for (std::size_t c = 1; c < found.size(); ++c) chased.merge(found[c].chased);
+        const Tolerance tolerance(frame, chased.radius);
+        for (int r = 0; r < rows.count; ++r) {
+            if (rows.without_direction(r)) chased.winners[r] = {0.0, frame.first_usable};
+            if (frame.empty() || !(chased.open[r] || rows.beyond_scans(r))) continue;
+            part.open.push_back({rows.ids[r], chased.threshold(rows, r, frame, tolerance)});
+        }
+        part.group->write(rows, chased.winners);
+    };
+    run_round(groups, threads, 1, false, chase, finish);
 }
 
 // Evaluates every code that is within the threshold of an open vector.

@@ -32,6 +32,10 @@ class Rows {
     // whether scores tell anything about the row
     bool scannable(int r) const { return length[r] < length_limit && x_norm(r) > 0; }
     double x_norm(int r) const { return norm.empty() ? 1.0 : norm[r]; }
+    // whether it is so long that every code may be the nearest, for all that a scan can tell
+    bool beyond_scans(int r) const { return finite[r] && length[r] >= length_limit; }
+    // whether it is equally far from every code
+    bool without_direction(int r) const { return !norm.empty() && norm[r] == 0; }
     // the lanes of row `r` and those behind it
     LaneState state(int r) const {
         const std::int64_t at = std::int64_t(r) * lanes;
@@ -142,8 +146,7 @@ void Rows<Value>::merge(const Rows& other) {
     }
 }
 
-// Canonical evaluation of (row, code) pairs, a quad of codes at a time, several quads together; take(row, key, code)
-// gets the results, the last code of a row several times.
+// Canonical evaluation of (row, code) pairs, several quads together; take(row, key, code) gets the results, in order.
 template <class Value, class Take>
 class Evaluator {
   public:
@@ -151,19 +154,21 @@ class Evaluator {
         : rows_(rows), frame_(frame), kernel_(kernel), take_(take) {}
 
     void add(int r, std::int64_t code) {
-        if (filled_ % quad && row_[filled_ / quad] != r) pad();
         if (filled_ == batch * quad) flush();
-        row_[filled_ / quad] = r;
+        row_[filled_] = r;
         index_[filled_++] = code;
     }
     void flush() {
         if (filled_ == 0) return;
-        pad();
-        const int quads = filled_ / quad;
-        const Value *x[batch] = {}, *codes[batch * quad] = {};
+        const int quads = (filled_ + quad - 1) / quad;
+        const Value *x[batch * quad], *codes[batch * quad];
         double keys[batch * quad];
-        for (int q = 0; q < quads; ++q) x[q] = rows_.given[row_[q]];
-        for (int i = 0; i < filled_; ++i) codes[i] = frame_.values + index_[i] * frame_.dim;
+        // a quad that is not full repeats the last pair
+        for (int i = 0; i < quads * quad; ++i) {
+            const int pair = std::min(i, filled_ - 1);
+            x[i] = rows_.given[row_[pair]];
+            codes[i] = frame_.values + index_[pair] * frame_.dim;
+        }
         const bool l2 = frame_.metric == Metric::l2;
         if constexpr (std::is_same_v<Value, float>) {
             kernel_.sums(x, codes, quads, frame_.dim, l2, keys);
@@ -175,24 +180,19 @@ class Evaluator {
                 const double norm = frame_.norms[index_[i]];
                 keys[i] = norm > 0 ? keys[i] / norm : 0.0;
             }
-            take_(row_[i / quad], keys[i], index_[i]);
+            take_(row_[i], keys[i], index_[i]);
         }
         filled_ = 0;
     }
 
   private:
-    // a quad that is not full repeats its last code
-    void pad() {
-        for (; filled_ % quad; ++filled_) index_[filled_] = index_[filled_ - 1];
-    }
-
     static constexpr int batch = 8;
     const Rows<Value>& rows_;
     const CodeFrame<Value>& frame_;
     const ScanKernel& kernel_;
     Take take_;
     int filled_ = 0;
-    int row_[batch];
+    int row_[batch * quad];
     std::int64_t index_[batch * quad];
 };
 
@@ -222,11 +222,19 @@ inline float raised(float value, double more) {
     return sum < double(most) ? std::nextafter(float(sum), most) : most;
 }
 
-// The true score of a code with this canonical key, up to rounding in float64: (|x' - c'|^2 - |x'|^2) / 2 (l2), x.c
-// less what the shift of the codes takes off it (dot).
+// the lowest finite float that is not below `limit`; padding (+inf) stays above it
+inline float float_above(double limit) {
+    constexpr float most = std::numeric_limits<float>::max();
+    if (!(limit < double(most))) return most;
+    const auto nearest = float(limit);
+    return double(nearest) < limit ? std::nextafter(nearest, most) : nearest;
+}
+
+// |x'|^2 (l2) or what the shift of the codes takes off x.c (dot), up to rounding in float64: what tells true scores
+// from canonical keys
 template <class Value>
-double true_score(const Rows<Value>& rows, int r, const CodeFrame<Value>& frame, double key) {
-    if (frame.metric == Metric::cosine) return key / rows.x_norm(r);
+double score_base(const Rows<Value>& rows, int r, const CodeFrame<Value>& frame) {
+    if (frame.metric == Metric::cosine) return 0.0;
     constexpr int width = 4;  // sums that do not wait for each other
     double sums[width] = {};
     const double s = frame.scale;
@@ -234,8 +242,38 @@ double true_score(const Rows<Value>& rows, int r, const CodeFrame<Value>& frame,
         const double x = double(rows.given[r][d]) * s, m = double(frame.offset[d]);
         sums[d % width] += frame.metric == Metric::l2 ? (x - m) * (x - m) : x * m;
     }
-    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]), scaled = key * s * s;
-    return frame.metric == Metric::l2 ? 0.5 * (scaled - sum) : scaled + sum;
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// those of all rows [rows]
+template <class Value>
+std::vector<double> score_bases(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel) {
+    std::vector<double> base(std::size_t(rows.count) + quad, 0.0);
+    if constexpr (std::is_same_v<Value, float>) {
+        const std::vector<float> middle(frame.shift.begin(), frame.shift.end());
+        if (frame.metric == Metric::l2 && std::equal(middle.begin(), middle.end(), frame.shift.begin())) {
+            // m is a float, too: canonical sums are at hand
+            for (int r = 0; r < rows.count; r += quad) {
+                const float *x[quad], *m[quad];
+                std::fill_n(m, quad, middle.data());
+                for (int i = 0; i < quad; ++i) x[i] = rows.given[std::min(r + i, rows.count - 1)];
+                kernel.sums(m, x, 1, frame.dim, true, base.data() + r);
+                for (int i = 0; i < quad; ++i) base[r + i] *= frame.scale * frame.scale;
+            }
+            return base;
+        }
+    }
+    for (int r = 0; r < rows.count; ++r) base[r] = score_base(rows, r, frame);
+    return base;
+}
+
+// The true score of a code with this canonical key, up to rounding in float64: (|x' - c'|^2 - |x'|^2) / 2 (l2), x.c
+// less what the shift of the codes takes off it (dot).
+template <class Value>
+double true_score(const Rows<Value>& rows, int r, const CodeFrame<Value>& frame, double base, double key) {
+    if (frame.metric == Metric::cosine) return key / rows.x_norm(r);
+    const double scaled = key * frame.scale * frame.scale;
+    return frame.metric == Metric::l2 ? 0.5 * (scaled - base) : scaled + base;
 }
 
 // What the lanes of some rows tell: the nearest code of every row, but for those that need a closer look.
@@ -268,7 +306,9 @@ Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const Sc
     const Tolerance tolerance(frame, scores.radius);
     std::vector<double> band(rows.count, -1.0);
     std::vector<int> first(rows.count, -1);  // lane that has been evaluated
+    std::vector<double> base;
     if (scores.lower_bounds) {
+        base = score_bases(rows, frame, kernel);
         for (int r = 0; r < rows.count; ++r) {
             if (!rows.scannable(r)) continue;
             const float* best = rows.state(r).best;
@@ -285,7 +325,8 @@ Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const Sc
             continue;
         }
         // the nearest so far is as near as this
-        const double reached = true_score(rows, r, frame, winners[r].key) + 2 * tolerance.canonical(length, norm);
+        const double reached =
+            true_score(rows, r, frame, base[r], winners[r].key) + 2 * tolerance.canonical(length, norm);
         const double above = reached - double(rows.state(r).best[first[r]]);
         band[r] = std::isnan(above) ? HUGE_VAL : std::max(0.0, above);
     }
@@ -299,8 +340,7 @@ Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const Sc
     }
     evaluator.flush();
     for (int r = 0; r < rows.count; ++r) {
-        if (rows.finite[r] && rows.length[r] >= length_limit) {
-            // without a scan, every code may be the nearest
+        if (rows.beyond_scans(r)) {
             ambiguous[r] = 1;
             threshold[r] = std::numeric_limits<float>::max();
         }
@@ -309,8 +349,7 @@ Decision decide(const Rows<Value>& rows, const CodeFrame<Value>& frame, const Sc
             // a true score is below it; computed in float32, it may be above
             if (scores.lower_bounds) threshold[r] = raised(threshold[r], tolerance(rows.length[r], rows.x_norm(r)));
         }
-        // a zero vector is equally far from every code
-        if (!rows.norm.empty() && rows.norm[r] == 0) winners[r] = {0.0, frame.first_usable};
+        if (rows.without_direction(r)) winners[r] = {0.0, frame.first_usable};
     }
     return decision;
 }

@@ -163,8 +163,9 @@ struct ScanKernel {
                  double* sums);
     void (*norms)(const float* const* v, std::int64_t dim, double* norms);
 
-    const IntegerScan* integers = nullptr;  // cpu/integer_scan.h, where products of integers are the faster ones
-    const TileScan* tiles = nullptr;        // cpu/tile_scan.h, where the processor has a matrix unit
+    // cpu/integer_scan.h, in 16 and in 8 bits, where products of integers are the faster ones
+    const IntegerScan *words = nullptr, *bytes = nullptr;
+    const TileScan* tiles = nullptr;  // cpu/tile_scan.h, where the processor has a matrix unit
 
     const ScanKernel* narrow = nullptr;  // with blocks of 16 codes, where those of this kernel are larger
 
@@ -177,16 +178,22 @@ const ScanKernel& scan_portable();
 #if VQK_X86
 const ScanKernel& scan_avx2();
 const ScanKernel& scan_int16_avx2();
+const ScanKernel& scan_int8_avx2();
 const ScanKernel& scan_avx512();
 #endif
 #if VQK_AVXVNNI
-const ScanKernel& scan_avxvnni();
+const ScanKernel& scan_int16_avxvnni();
+const ScanKernel& scan_int8_avxvnni();
 #endif
 #if VQK_AVX512VNNI
-const ScanKernel& scan_avx512vnni();
+const ScanKernel& scan_int16_avx512vnni();
+const ScanKernel& scan_int8_avx512vnni();
 #endif
 #if VQK_NEON
 const ScanKernel& scan_neon();
+#endif
+#if VQK_NEONDOT
+const ScanKernel& scan_int8_neon();
 #endif
 #if VQK_AMX
 const ScanKernel& scan_amx();

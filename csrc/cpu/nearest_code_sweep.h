@@ -1,6 +1,7 @@
 // All codes, or a range of them, against some vectors: in float32, in integers of 16 bits where the processor
-// multiplies those faster, or on tiles of bfloat16 where there is a matrix unit. What one way cannot decide the next,
-// more precise, one takes up. Few vectors meet codes as they are given, which nobody packs for them.
+// multiplies those faster (those of 8 bits are in cpu/nearest_code_chase.h), or on tiles of bfloat16 where there is a
+// matrix unit. What one way cannot decide the next, more precise, one takes up. Few vectors meet codes as they are
+// given, which nobody packs for them.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +23,7 @@
 
 namespace vqk {
 
-enum class Unit { floats, plain, integers, tiles };
+enum class Unit { floats, plain, words, bytes, tiles };
 
 // How scores are computed. products: of bfloat16 parts on tiles (cpu/tile_scan.h).
 struct Precision {
@@ -36,12 +37,21 @@ inline double pair_cost(std::int64_t dim, Precision precision, const ScanKernel&
     switch (precision.unit) {
         case Unit::tiles:
             return 0.036 + 0.025 * TileScan::steps(dim, precision.products);
-        case Unit::integers:
-            return multiply_add * (kernel.integers->cost * double(dim + 1) + 7);
+        case Unit::words:
+            return multiply_add * (kernel.words->cost * double(dim + 1) + 7);
+        case Unit::bytes:
+            return multiply_add * (kernel.bytes->cost * double(dim + 1) + 14);
         default:
             return multiply_add * double(dim + 1);
     }
 }
+
+// in ns, of a vector against K codes; decisions between the codes that 8 bits leave take about 4 ns a dimension
+inline double vector_cost(std::int64_t k, std::int64_t dim, Precision precision, const ScanKernel& kernel) {
+    return double(k) * pair_cost(dim, precision, kernel) + (precision.unit == Unit::bytes ? 4.0 * double(dim) : 0.0);
+}
+
+constexpr std::int64_t most_integers = 1 << 16;  // dimensions for which 32 bits hold any sum
 
 // Is what packing codes as integers costs worth its while? Asked for by name, they serve any number of vectors.
 inline bool enough_for_integers(const Lookup& call) {
@@ -61,24 +71,42 @@ bool scannable_plain(const CodeFrame<Value>& frame) {
     return fits && frame.shift_norm < 0.1 * std::sqrt(double(frame.dim));
 }
 
-// the ways worth their time for many vectors, coarse to fine
-inline std::vector<Precision> precisions(std::int64_t dim, const ScanKernel& kernel) {
-    constexpr Precision floats{Unit::floats}, integers{Unit::integers}, one{Unit::tiles, 1}, three{Unit::tiles, 3};
+inline bool words_pay(std::int64_t k, std::int64_t dim, const ScanKernel& kernel) {
+    return kernel.words && dim <= most_integers &&
+           vector_cost(k, dim, {Unit::words}, kernel) <= vector_cost(k, dim, {Unit::floats}, kernel);
+}
+
+// The ways worth their time for many vectors, coarse to fine. `named`: a kernel asked for by name shows what it has,
+// however few the codes are.
+inline std::vector<Precision> precisions(std::int64_t k, std::int64_t dim, const ScanKernel& kernel, bool named) {
+    constexpr Precision floats{Unit::floats}, words{Unit::words}, bytes{Unit::bytes}, one{Unit::tiles, 1},
+        three{Unit::tiles, 3};
     const double cost = pair_cost(dim, floats, kernel);
     if (kernel.tiles && pair_cost(dim, three, kernel) <= cost) {
         if (TileScan::steps(dim, 1) == TileScan::steps(dim, 3)) return {three, floats};
         return {one, three, floats};
     }
-    if (kernel.integers && pair_cost(dim, integers, kernel) <= cost) return {integers, floats};
-    return {floats};
+    std::vector<Precision> ways = {floats};
+    if (words_pay(k, dim, kernel)) ways.insert(ways.begin(), words);
+    if (!kernel.bytes || dim > most_integers) return ways;
+    const bool shown = named && pair_cost(dim, bytes, kernel) <= cost;
+    if (shown || vector_cost(k, dim, bytes, kernel) <= vector_cost(k, dim, ways.front(), kernel)) {
+        ways.insert(ways.begin(), bytes);
+    }
+    return ways;
+}
+
+inline std::vector<Precision> precisions(const Lookup& call, const ScanKernel& kernel) {
+    return precisions(call.k, call.d, kernel, call.isa != Isa::automatic);
 }
 
 // Are vectors so few, and codes so long, that packing would take longer than a scan of codes as they are saves?
-// Packing costs a code 0.13 D ns, the sums over lanes at the end of each product a pair 0.6 ns: measured on AVX2. A
-// kernel asked for by name shows what it has.
+// Packing costs a code 0.13 D ns, the sums over lanes at the end of each product a pair 0.6 ns: measured on AVX2.
 inline bool few_for_packing(const Lookup& call, const ScanKernel& kernel) {
     constexpr std::int64_t dims = 5;
-    if (call.isa != Isa::automatic && precisions(call.d, kernel).front().unit != Unit::floats) return false;
+    if (call.isa != Isa::automatic && precisions(call, kernel).front().unit != Unit::floats) {
+        return false;
+    }
     return call.n * dims <= call.d;
 }
 
@@ -184,29 +212,27 @@ void sweep_tiles(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int se
 }
 
 template <class Value>
-void sweep_integers(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
-                    BlockPacker<Value>& packer, const ScanKernel& kernel) {
+void sweep_words(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int section_blocks,
+                 BlockPacker<Value>& packer, const ScanKernel& kernel) {
     constexpr int together = 120;                       // a multiple of every kernel's tile
     constexpr std::int64_t chunk_numbers = 192 * 1024;  // integers that the L2 cache keeps
-    const IntegerScan& integers = *kernel.integers;
+    const IntegerScan& words = *kernel.words;
     const int dim = int(rows.dim);
-    IntegerPanel panel(integers, rows.negated.get(), rows.padded, dim);
+    const IntegerPanel panel(words, rows.negated.get(), rows.padded, dim, true);
     const std::int64_t section_numbers = section_blocks * kernel.block_codes * std::int64_t(dim);
     const std::int64_t step = std::min(std::max<std::int64_t>(1, chunk_numbers / section_numbers) * section_blocks,
                                        std::max<std::int64_t>(end - begin, 1));
-    const IntegerBuffer packed(step, dim, kernel.block_codes);
+    const IntegerBuffer packed(words, step, dim, kernel.block_codes);
     BlockBuffer block(1, dim, kernel);
     for (std::int64_t first = begin; first < end; first += step) {
         const std::int64_t blocks = std::min(step, end - first);
-        float share = 0;
         for (std::int64_t b = 0; b < blocks; ++b) {
             packer.pack(first + b, block.codes(0), block.bias(0));
-            share = std::max(share, integers.pack_codes(block.codes(0), block.bias(0), packed.view(b, 1)));
+            words.pack_codes(block.codes(0), block.bias(0), packed.view(b, 1));
         }
-        panel.lower(share);
         for (int r = 0; r < rows.padded; r += together) {
-            integers.scan(panel.from(r), std::min(together, rows.padded - r), packed.view(0, blocks), section_blocks,
-                          std::int32_t(first / section_blocks), rows.state(r));
+            words.scan(panel.from(r), std::min(together, rows.padded - r), packed.view(0, blocks), section_blocks,
+                       std::int32_t(first / section_blocks), rows.state(r));
         }
     }
 }
@@ -223,8 +249,10 @@ Scores sweep(Rows<Value>& rows, std::int64_t begin, std::int64_t end, int sectio
             break;
         case Unit::plain:
             return {sweep_plain(rows, begin, end, section_blocks, frame, kernel)};
-        case Unit::integers:
-            sweep_integers(rows, begin, end, section_blocks, packer, kernel);
+        case Unit::words:
+            sweep_words(rows, begin, end, section_blocks, packer, kernel);
+            break;
+        case Unit::bytes:  // never: they are chased
             break;
         case Unit::tiles:
             sweep_tiles(rows, begin, end, section_blocks, packer, kernel, precision.products);

@@ -51,6 +51,8 @@ struct Avx2 {
         return formed(a);
     }
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
+    static I add(I a, I b) { return _mm256_add_epi32(a, b); }
+    static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }
     static F max(F a, F b) { return _mm256_max_ps(a, b); }

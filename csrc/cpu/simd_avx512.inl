@@ -52,6 +52,7 @@ struct Avx512 {
         return formed(a);
     }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }

@@ -30,13 +30,6 @@ constexpr std::int64_t sample_stride = 16;          // one block in so many make
 constexpr std::int64_t panel_candidates = 1 << 17;  // room in all lists of a panel: 1 MiB
 constexpr float nothing = -std::numeric_limits<float>::infinity();
 
-// the lowest finite float that is not below `limit`; padding (+inf) stays above it
-float float_above(double limit) {
-    if (limit >= double(FLT_MAX)) return FLT_MAX;
-    const auto nearest = float(limit);
-    return double(nearest) < limit ? std::nextafter(nearest, FLT_MAX) : nearest;
-}
-
 // The nearest codes of one vector, by canonical key.
 class Ranking {
   public:
@@ -111,7 +104,7 @@ struct Search {
     BlockBuffer packed;
     double radius;
     std::optional<IntegerBuffer> integers;  // the codes once more, where the scan of integers is faster
-    float share = 0, longest = 0;           // what is left of a code, of its length; the largest length
+    double longest = 0, rest = 0;           // the largest |c| and |c_r|
 
     Search(const Value* codebook, const Lookup& call, std::int64_t m, const ScanKernel& kernel)
         : frame(codebook, call.k, call.d, call.metric, kernel, call.threads),
@@ -120,23 +113,21 @@ struct Search {
           capacity(4 * m + 2 * section_codes),
           blocks((call.k + kernel.block_codes - 1) / kernel.block_codes),
           packed(blocks, call.d, kernel) {
-        if (enough_for_integers(call) && precisions(call.d, kernel).front().unit == Unit::integers) {
-            integers.emplace(blocks, call.d, kernel.block_codes);
+        if (enough_for_integers(call) && words_pay(call.k, call.d, kernel)) {
+            integers.emplace(*kernel.words, blocks, call.d, kernel.block_codes);
         }
-        std::vector<float> shares(blocks, 0.0f);
         radius = pack_all(packed, frame, kernel, nullptr, call.k, call.threads, [&](std::int64_t b) {
-            if (!integers) return;
-            shares[b] = kernel.integers->pack_codes(packed.codes(b), packed.bias(b), integers->view(b, 1));
+            if (integers) kernel.words->pack_codes(packed.codes(b), packed.bias(b), integers->view(b, 1));
         });
         if (!integers) return;
-        const float* length = integers->view(0, blocks).length;
-        longest = *std::max_element(length, length + blocks * kernel.block_codes);
-        share = *std::max_element(shares.begin(), shares.end());
+        const IntegerCodes codes = integers->view(0, blocks);
+        longest = *std::max_element(codes.length, codes.length + blocks * kernel.block_codes);
+        rest = *std::max_element(codes.rest, codes.rest + blocks * kernel.block_codes);
     }
 
-    // what a score of integers may be off by, where E is `margin`
-    double integer_tolerance(double margin) const {
-        return double(longest) * (margin + (integer_error(frame.dim) + 0x1p-21) * double(longest));
+    // what the score of a row may be off by in integers
+    double integer_tolerance(const IntegerPanel& rows, int r) const {
+        return rows.charge(r, longest, rest) + (integer_error(frame.dim) + 0x1p-21) * longest * longest;
     }
 
     PackedCodes view() const { return packed.view(blocks); }
@@ -177,14 +168,14 @@ struct Panel {
           keep(search.places(blocks)),
           list(make_aligned<Candidate>(std::size_t(rows.padded * capacity))) {
         if (search.integers) {
-            integers.emplace(*search.kernel.integers, rows.negated.get(), rows.padded, int(search.frame.dim));
+            integers.emplace(*search.kernel.words, rows.negated.get(), rows.padded, int(search.frame.dim), false);
         }
         const Tolerance tolerance(search.frame, search.radius);
         for (int r = 0; r < rows.count; ++r) {
             // rows that cannot be scanned never get a candidate
             if (!rows.scannable(r)) continue;
             band[r] = 2 * tolerance(rows.length[r], rows.x_norm(r));
-            if (integers) band[r] += 2 * search.integer_tolerance(double(integers->margin(r, search.share)));
+            if (integers) band[r] += 2 * search.integer_tolerance(*integers, r);
             threshold[r] = FLT_MAX;
         }
     }
@@ -220,8 +211,8 @@ void scan(Panel<Value>& panel, const Search<Value>& search, std::int64_t keep, s
     for (std::int64_t begin = panel.blocks.begin; begin < panel.blocks.end; begin += section * stride) {
         const std::int64_t end = std::min(panel.blocks.end, begin + section);
         if (panel.integers) {
-            kernel.integers->append(panel.integers->from(0), panel.rows.padded,
-                                    search.integers->view(0, search.blocks), begin, end, panel.lists());
+            kernel.words->append(panel.integers->from(0), panel.rows.padded, search.integers->view(0, search.blocks),
+                                 begin, end, panel.lists());
         } else {
             kernel.append(panel.rows.negated.get(), panel.rows.padded, search.view(), begin, end, panel.lists());
         }
@@ -288,18 +279,14 @@ std::vector<std::int64_t> find(std::vector<std::int64_t> ids, const Search<Value
     }
     std::vector<std::int64_t> again;
     Ranking ranking(search.m);
-    std::int64_t last = -1;
-    Evaluator evaluator(rows, search.frame, search.kernel, [&](int, double key, std::int64_t code) {
-        if (code != last) ranking.offer(key, code);
-        last = code;
-    });
+    Evaluator evaluator(rows, search.frame, search.kernel,
+                        [&](int, double key, std::int64_t code) { ranking.offer(key, code); });
     for (int r = 0; r < rows.count; ++r) {
         if (panel.listed(r) && panel.threshold[r] < panel.limit[r]) {
             again.push_back(rows.ids[r]);
             continue;
         }
         ranking.clear();
-        last = -1;
         if (!rows.finite[r]) {
             ranking.lose();
         } else if (rows.x_norm(r) == 0) {

@@ -80,7 +80,7 @@ def test_they_are_used_where_they_pay_and_nowhere_else(used: list[bool], monkeyp
         begin(self, centroids, changed)
 
     monkeypatch.setattr(Bounds, "begin", record)
-    monkeypatch.setattr(bounds, "_plain_cost", lambda dim: 1.0)  # on every processor
+    monkeypatch.setattr(bounds, "_plain_cost", lambda num_centroids, dim: 1.0)  # on every processor
     x = low_rank(8000, 128)
     kmeans(x, 400, init=x[:400], max_iter=12, tol=0.0)
     assert not any(used[:2])

@@ -23,7 +23,7 @@ from isa_problems import differences, on_isa, same_bits
 from needs import needs_extension
 from test_soft_assignment_entropy import METRICS as SOFT_METRICS
 from test_soft_assignment_entropy import check as check_entropy
-from variants import INTEGERS, ISA_FLAGS, NARROW, processor_isas
+from variants import BYTES, INTEGERS, ISA_FLAGS, NARROW, processor_isas
 
 from vqkernels import nearest_code, top_codes
 from vqkernels.testing import PROBLEMS, lookup_problem
@@ -76,7 +76,11 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 
 
 @pytest.mark.parametrize(
-    ("machine", "isa"), [emulated(AARCH64, "neon"), *(emulated(X86, isa) for isa in ("avx2_int16", *X86.isas))]
+    ("machine", "isa"),
+    [
+        *(emulated(AARCH64, isa) for isa in ("neon", "neon_int8")),
+        *(emulated(X86, isa) for isa in (*BYTES[:-1], "avx512", "amx")),
+    ],
 )
 def test_the_best_is_picked_and_what_a_processor_lacks_refused(
     machine: Machine, isa: str, programs: Programs, monkeypatch: pytest.MonkeyPatch
@@ -161,14 +165,19 @@ def test_entropies(
                 check_entropy(x, codebook, temperature, metric, "cpu", smoothing=smoothing)
 
 
-@pytest.mark.parametrize(("machine", "isa"), [emulated(X86, isa) for isa in X86.isas if isa in INTEGERS])
+@pytest.mark.parametrize(
+    ("machine", "isa"),
+    [emulated(machine, isa) for machine in MACHINES.values() for isa in machine.isas if isa in INTEGERS],
+)
 def test_scores_of_integers(machine: Machine, isa: str, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     with kernels_on(programs[machine]):
         for kind in integers.KINDS:
             integers.test_scores_are_bounded_from_below(kind, isa)
         integers.test_a_score_is_the_score_of_its_own_code(isa)
-        for n in (100, 5000):
-            integers.test_codes_that_integers_cannot_tell_apart_are_told_apart(n, isa, monkeypatch)
+        for n, k in ((100, 64), (5000, 64), (50, 3000)):
+            integers.test_codes_that_integers_cannot_tell_apart_are_told_apart(n, k, isa, monkeypatch)
+        for threads in (1, 2):
+            integers.test_codes_that_come_nearer_and_nearer(threads, isa, monkeypatch)
 
 
 @pytest.mark.parametrize("machine", [emulated(X86)])

@@ -7,19 +7,43 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import NamedTuple
 
 import pytest
 import torch
 from needs import needs_extension
-from variants import INTEGERS, processor_isas
+from variants import BYTES, INTEGERS, processor_isas
 
 from vqkernels import nearest_code
 from vqkernels._core.env import ISA_CODES
 from vqkernels._core.extension import extension
 
-RANGE = 32767
-DIMS = (1, 2, 3, 8, 15, 16, 33, 64, 255, 770)
-LANES = {"avx2_int16": 8, "avxvnni": 8, "avx512vnni": 16}
+DIMS = (1, 2, 3, 8, 15, 16, 33, 64, 65, 130, 255, 770)
+LANES = {isa: 4 if "neon" in isa else 16 if "512" in isa else 8 for isa in INTEGERS}
+
+
+class Format(NamedTuple):
+    """How large integers may be; the rules of ``IntegerFormat`` in csrc/cpu/integer_scan.h, told once more."""
+
+    bits: int
+    most: tuple[float, float]  # of a vector and of a code: no number is larger
+    longest: tuple[float, float] = (math.inf, math.inf)  # nor are those of one sum
+    sums: int = 1  # of four neighbours
+    segment: int = 1 << 20  # dimensions
+
+    def steps(self, rows: torch.Tensor, side: int) -> torch.Tensor:
+        """The step of each row ``[N]``."""
+        n, d = rows.shape
+        segment = min(self.segment, -(-d // 4) * 4)
+        squares = torch.nn.functional.pad(rows.double().square(), (0, -d % segment))
+        sums = squares.view(n, -1, segment // 4, self.sums, 4 // self.sums).sum(dim=(2, 4))
+        of_sums = sums.amax(dim=(1, 2)).sqrt() / (self.longest[side] - math.sqrt(min(d, segment) / self.sums) / 2)
+        return torch.maximum(of_sums, rows.double().abs().amax(1) / self.most[side]).clamp_min(2.0**-95)
+
+
+WORDS = Format(16, (32767, 32767), (32767, 32767))
+FORMATS = dict.fromkeys(INTEGERS, WORDS) | dict.fromkeys(BYTES, Format(8, (127, 127)))
+FORMATS["avx2_int8"] = Format(8, (64, 127), (150, 218), 2, 64)
 KINDS = (
     "gaussian",
     "hard to round",
@@ -29,6 +53,8 @@ KINDS = (
     "cancelling",
     "unlike lengths",
     "one entry",
+    "parallel",
+    "opposite",
 )
 
 pytestmark = needs_extension
@@ -52,27 +78,32 @@ def integer_scores(negated: torch.Tensor, codes: torch.Tensor, bias: torch.Tenso
     n, d = negated.shape
     scores = torch.empty(n, LANES[isa])
     x, c, b, out = (t.data_ptr() for t in (negated, codes, bias, scores))
-    extension().integer_scores(x, n, c, b, d, ISA_CODES[isa], out)
+    extension().integer_scores(x, n, c, b, d, ISA_CODES[isa], FORMATS[isa].bits, out)
     return scores
 
 
-def almost_half(rows: int, d: int) -> torch.Tensor:
-    """Rows whose entries lie almost half way between two integers, once scaled to the length of the range.
+def almost_half(rows: int, d: int, isa: str, side: int) -> torch.Tensor:
+    """Rows whose entries lie almost half way between two integers, once scaled.
 
     All along the diagonal: the remainders of one row are parallel to the other row, which is the worst case of
-    Cauchy-Schwarz. The last entry makes up the length.
+    Cauchy-Schwarz. The last entry makes up the step.
     """
-    entry = math.floor(RANGE / math.sqrt(d)) - 0.51
-    values = torch.full((rows, d), entry, dtype=torch.float64)
-    values[:, -1] = math.sqrt(RANGE**2 - (d - 1) * entry**2)
-    return (values * torch.logspace(-2, 2, rows, dtype=torch.float64)[:, None] / RANGE).float()
+    form = FORMATS[isa]
+    terms = min(d, form.segment) / form.sums
+    most = min(form.most[side] / 2, (form.longest[side] - math.sqrt(terms) / 2) / math.sqrt(terms + 4))
+    values = torch.full((rows, d), math.floor(most) - 0.51, dtype=torch.float64)
+    if form.bits == 16:
+        values[:, -1] = math.sqrt(form.longest[side] ** 2 - (d - 1) * values[0, 0].item() ** 2)
+    else:
+        values[:, -1] = form.most[side]
+    return (values * torch.logspace(-2, 2, rows, dtype=torch.float64)[:, None] / form.most[side]).float()
 
 
-def problem(kind: str, n: int, lanes: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(d)
+def problem(kind: str, n: int, d: int, isa: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator, lanes = torch.Generator().manual_seed(d), LANES[isa]
     x, c = (torch.randn(rows, d, generator=generator) for rows in (n, lanes))
     if kind == "hard to round":
-        x, c = almost_half(n, d), almost_half(lanes, d)
+        x, c = almost_half(n, d, isa, 0), almost_half(lanes, d, isa, 1)
     elif kind == "far":
         x = x * 1e12
     elif kind == "unlike lengths":
@@ -88,27 +119,31 @@ def problem(kind: str, n: int, lanes: int, d: int) -> tuple[torch.Tensor, torch.
         x, c = torch.zeros(n, d), torch.zeros(lanes, d)
         x[torch.arange(n), torch.arange(n) % d] = torch.randn(n, generator=generator)
         c[torch.arange(lanes), torch.arange(lanes) % d] = torch.randn(lanes, generator=generator)
+    elif kind in ("parallel", "opposite"):  # sums as large as they may be
+        x, c = torch.ones(n, d), torch.ones(lanes, d) * (1 if kind == "parallel" else -1)
     return x.contiguous(), c.contiguous()
 
 
-def allowed(x: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def allowed(x: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, isa: str) -> torch.Tensor:
     """What a score may be off by, ``[N, lanes]``: half a step in every dimension, on either side, and rounding."""
     rounding = extension().integer_error(x.shape[1])
     length, code_length = (t.double().norm(dim=1).clamp_min(2.0**-80) for t in (x, codes))
-    rest = math.sqrt(x.shape[1]) * 0.51 / RANGE + 2.0**-21
-    return (rest + (1 + rest) * rest + rounding) * length[:, None] * code_length + (
-        rounding + 2.0**-21
-    ) * bias.double()
+    rest, code_rest = (
+        math.sqrt(x.shape[1]) * 0.51 * FORMATS[isa].steps(t, side) / along + 2.0**-21
+        for side, (t, along) in enumerate([(x, length), (codes, code_length)])
+    )
+    share = rest[:, None] + (1 + rest[:, None]) * code_rest
+    return (share + rounding) * length[:, None] * code_length + (rounding + 2.0**-21) * bias.double()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_bounded_from_below(kind: str, isa: str) -> None:
     least = most = 1.0
     for d in DIMS:
-        x, c = problem(kind, 23, LANES[isa], d)
+        x, c = problem(kind, 23, d, isa)
         # squares of tiny entries underflow; a dot product is a score without any
         bias = torch.zeros(len(c)) if "tiny" in kind else (c.double().square().sum(1) / 2).float()
-        scores, error = integer_scores(-x, c, bias, isa), allowed(x, c, bias)
+        scores, error = integer_scores(-x, c, bias, isa), allowed(x, c, bias, isa)
         terms = -x.double()[:, None] * c.double()  # exact: 24 bits times 24 bits
         for row, code in product(range(len(x)), range(len(c))):
             exact = math.fsum([bias[code].item(), *terms[row, code].tolist()])
@@ -131,11 +166,11 @@ def test_a_score_is_the_score_of_its_own_code(isa: str) -> None:
         lower = integer_scores(-x, ones, zeros, isa).double()
         exact = -x.double().sum(1, keepdim=True)
         assert (lower <= exact).all()
-        assert (lower >= exact - 2.1 * allowed(x, ones, zeros)).all()
+        assert (lower >= exact - 2.1 * allowed(x, ones, zeros, isa)).all()
 
 
 def crowded(n: int, k: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes so close together, seen from far away, that integers of 16 bits cannot tell them apart."""
+    """Codes so close together, seen from far away, that integers cannot tell them apart."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(k, d, generator=generator)
     return codes[torch.randint(k, (n,), generator=generator)] * 1e-5 + 30 * torch.randn(
@@ -143,13 +178,26 @@ def crowded(n: int, k: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
     ), codes * 1e-5
 
 
-@pytest.mark.parametrize("n", [100, 5000])
-def test_codes_that_integers_cannot_tell_apart_are_told_apart(
-    n: int, isa: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a few vectors, and in so many that the scan is tried on some and given up."""
-    x, codes = crowded(n, 64, 32)
+def check(x: torch.Tensor, codes: torch.Tensor, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQKERNELS_ISA", isa)
     got, truth = nearest_code(x, codes, backend="cpu"), nearest_code(x, codes, backend="reference")
     assert torch.equal(got.indices, truth.indices)
     assert torch.equal(got.distance, truth.distance)
+
+
+@pytest.mark.parametrize(("n", "k"), [(100, 64), (5000, 64), (50, 3000)])
+def test_codes_that_integers_cannot_tell_apart_are_told_apart(
+    n: int, k: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a few vectors, in so many that the scan is tried on some and given up, and more codes than a list holds."""
+    check(*crowded(n, k, 32), isa, monkeypatch)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_codes_that_come_nearer_and_nearer(threads: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is the nearest so far, some vectors have more within reach than their list may hold, others few."""
+    torch.set_num_threads(threads)
+    x = torch.cat([torch.randn(20, 40) * 1e-3, torch.randn(20, 40) * 5])
+    codes = torch.randn(2500, 40)
+    codes = codes[codes.norm(dim=1).argsort(descending=True)] * torch.linspace(1, 0.1, 2500)[:, None]
+    check(x, codes, isa, monkeypatch)

@@ -47,7 +47,7 @@ class Bounds:
         # where centroids start tells nothing of how they are going to move
         if first or not self._possible(len(centroids)):
             return
-        plain = _plain_cost(self.data.dim)
+        plain = _plain_cost(len(centroids), self.data.dim)
         if changed is not None:
             # more than the share of the others: rows whose own has moved away are compared with all; measured
             plain *= min(1.0, 1.15 * math.sqrt(float(changed.double().mean())))
@@ -166,9 +166,9 @@ def neighbours(centroids: torch.Tensor, size: int) -> torch.Tensor:  # [K, D] ->
     return torch.cat(halves(torch.arange(len(points))))
 
 
-def _plain_cost(dim: int) -> float:
+def _plain_cost(num_centroids: int, dim: int) -> float:
     """Of a pass without bounds, in passes that score all pairs as those with bounds do."""
-    return float(extension().plain_cost(dim, isa_code()))
+    return float(extension().plain_cost(num_centroids, dim, isa_code()))
 
 
 def _groups(num_centroids: int) -> int:

@@ -132,3 +132,4 @@ inline __m512i to_bfloat16(const __m512& upper, const __m512& lower) {
 #define _mm512_cvtneps_pbh(a) emulated::to_bfloat16(a)
 #define _mm512_cvtne2ps_pbh(a, b) emulated::to_bfloat16(a, b)
 #define _mm256_dpwssd_avx_epi32(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#define _mm256_dpbusd_avx_epi32(sum, a, b) simde_mm256_dpbusd_epi32(sum, a, b)
