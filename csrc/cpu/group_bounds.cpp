@@ -36,13 +36,6 @@ inline float below(double value) {
     return -above(-value);
 }
 
-// what lies anywhere in memory, all of it at once
-template <class Value>
-inline void prefetch(const Value* first, std::int64_t count) {
-    constexpr std::int64_t line = 64 / sizeof(Value);
-    for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(first + i);
-}
-
 // The codes where they are now, packed group by group.
 struct Moved {
     const CodeFrame<float> frame;

@@ -155,6 +155,8 @@ class Evaluator {
 
     void add(int r, std::int64_t code) {
         if (filled_ == batch * quad) flush();
+        if (filled_ == 0 || row_[filled_ - 1] != r) prefetch(rows_.given[r], std::min(frame_.dim, ahead));
+        prefetch(frame_.values + code * frame_.dim, std::min(frame_.dim, ahead));
         row_[filled_] = r;
         index_[filled_++] = code;
     }
@@ -186,7 +188,8 @@ class Evaluator {
     }
 
   private:
-    static constexpr int batch = 8;
+    static constexpr int batch = 8;             // quads
+    static constexpr std::int64_t ahead = 128;  // numbers of a row; what follows the processor fetches by itself
     const Rows<Value>& rows_;
     const CodeFrame<Value>& frame_;
     const ScanKernel& kernel_;
@@ -248,17 +251,18 @@ double score_base(const Rows<Value>& rows, int r, const CodeFrame<Value>& frame)
 // those of all rows [rows]
 template <class Value>
 std::vector<double> score_bases(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel) {
-    std::vector<double> base(std::size_t(rows.count) + quad, 0.0);
+    constexpr int two = 2 * quad;
+    std::vector<double> base(std::size_t(rows.count) + two, 0.0);
     if constexpr (std::is_same_v<Value, float>) {
         const std::vector<float> middle(frame.shift.begin(), frame.shift.end());
         if (frame.metric == Metric::l2 && std::equal(middle.begin(), middle.end(), frame.shift.begin())) {
             // m is a float, too: canonical sums are at hand
-            for (int r = 0; r < rows.count; r += quad) {
-                const float *x[quad], *m[quad];
-                std::fill_n(m, quad, middle.data());
-                for (int i = 0; i < quad; ++i) x[i] = rows.given[std::min(r + i, rows.count - 1)];
-                kernel.sums(m, x, 1, frame.dim, true, base.data() + r);
-                for (int i = 0; i < quad; ++i) base[r + i] *= frame.scale * frame.scale;
+            for (int r = 0; r < rows.count; r += two) {
+                const float *x[two], *m[two];
+                std::fill_n(m, two, middle.data());
+                for (int i = 0; i < two; ++i) x[i] = rows.given[std::min(r + i, rows.count - 1)];
+                kernel.sums(m, x, 2, frame.dim, true, base.data() + r);
+                for (int i = 0; i < two; ++i) base[r + i] *= frame.scale * frame.scale;
             }
             return base;
         }
