@@ -8,7 +8,7 @@ from bench.nearest_code import studies
 from vqkernels.testing import lookup_problem
 
 
-def brute_force(x: torch.Tensor, codebook: torch.Tensor, rounded: studies.Rounding) -> list[tuple[int, bool]]:
+def brute_force(x: torch.Tensor, codebook: torch.Tensor, rounded: studies.Rounding) -> list[tuple[int, bool, int]]:
     """Sections listed by their codes, bounds one at a time."""
     block = studies.LANES * studies.CODES
     sections = [
@@ -19,10 +19,10 @@ def brute_force(x: torch.Tensor, codebook: torch.Tensor, rounded: studies.Roundi
     sections = [section for section in sections if section]
     found = []
     for row in x:
-        close = rounded(row[None])[0]
+        close = rounded(row[None], False)[0]
 
         def bound(k: int, row: torch.Tensor = row, close: torch.Tensor = close) -> float:
-            code, near = codebook[k], rounded(codebook[k : k + 1])[0]
+            code, near = codebook[k], rounded(codebook[k : k + 1], True)[0]
             error = (row - close).norm() * code.norm() + close.norm() * (code - near).norm()
             return float(code.square().sum() / 2 - close @ near - error)
 
@@ -30,16 +30,18 @@ def brute_force(x: torch.Tensor, codebook: torch.Tensor, rounded: studies.Roundi
         first = sections[lowest.index(min(lowest))]
         reached = min(float(codebook[k].square().sum() / 2 - row @ codebook[k]) for k in first)
         lanes = [section[0] % studies.LANES for section, low in zip(sections, lowest, strict=True) if low <= reached]
-        found.append((len(lanes), len(lanes) > len(set(lanes))))
+        nearest = min(float(code.square().sum() / 2 - row @ code) for code in codebook)
+        within = sum(bound(k) <= nearest for k in range(len(codebook)))
+        found.append((len(lanes), len(lanes) > len(set(lanes)), within))
     return found
 
 
 def test_what_is_left_is_what_pairs_say() -> None:
     x, codebook = (t.double() for t in lookup_problem("gaussian", 12, 150, 33))
     shares = []
-    for rounding in (*studies.ROUNDINGS.values(), torch.round):
-        sections, open_ = studies.left(x, codebook, rounding)
-        assert list(zip(sections.tolist(), open_.tolist(), strict=True)) == brute_force(x, codebook, rounding)
-        shares.append(open_.double().mean().item())
-    assert shares[2] == 0  # 16 bits tell these apart
-    assert shares[3] == 1  # whole numbers do not
+    for rounding in (*studies.ROUNDINGS.values(), lambda rows, codes: rows.round()):
+        left = studies.left(x, codebook, rounding)
+        assert list(zip(*(each.tolist() for each in left), strict=True)) == brute_force(x, codebook, rounding)
+        shares.append(left.open.double().mean().item())
+    assert shares[-2] == 0  # 16 bits tell these apart
+    assert shares[-1] == 1  # whole numbers do not
