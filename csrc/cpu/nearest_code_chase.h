@@ -16,6 +16,7 @@
 #include "cpu/nearest_code_pack.h"
 #include "cpu/nearest_code_rows.h"
 #include "cpu/nearest_code_scan.h"
+#include "cpu/parallel.h"
 
 namespace vqk {
 
@@ -43,13 +44,65 @@ struct Chased {
     }
 };
 
+// Packs blocks of codes in 8 bits; one packer per thread.
+template <class Value>
+class BytePacker {
+  public:
+    BytePacker(const CodeFrame<Value>& frame, const ScanKernel& kernel)
+        : bytes_(*kernel.bytes), packer_(frame, kernel, nullptr, frame.count), block_(1, frame.dim, kernel) {}
+
+    void pack(std::int64_t b, const IntegerCodes& out) {
+        packer_.pack(b, block_.codes(0), block_.bias(0));
+        bytes_.pack_codes(block_.codes(0), block_.bias(0), out);
+    }
+    // no code packed so far is longer
+    double radius() const { return packer_.radius(); }
+
+  private:
+    const IntegerScan& bytes_;
+    BlockPacker<Value> packer_;
+    BlockBuffer block_;
+};
+
+// All codes of a group in 8 bits, packed once for everybody.
+struct AllBytes {
+    IntegerBuffer packed;
+    double radius = 0.0;
+
+    // few enough for the L2 cache
+    static bool few(std::int64_t k, std::int64_t dim, const ScanKernel& kernel) {
+        constexpr std::int64_t most = 384 << 10;
+        return k * kernel.bytes->format.lanes(int(dim)) * 4 <= most;
+    }
+
+    template <class Value>
+    AllBytes(const CodeFrame<Value>& frame, const ScanKernel& kernel, int threads)
+        : packed(*kernel.bytes, (frame.count + kernel.block_codes - 1) / kernel.block_codes, frame.dim,
+                 kernel.block_codes) {
+        constexpr std::int64_t chunk = 16;  // blocks of a task
+        const std::int64_t blocks = (frame.count + kernel.block_codes - 1) / kernel.block_codes;
+        std::vector<double> longest((blocks + chunk - 1) / chunk);
+        const int useful = useful_threads(threads, double(frame.count) * double(frame.dim));
+        parallel_for(std::int64_t(longest.size()), useful, [&](std::int64_t c) {
+            BytePacker<Value> packer(frame, kernel);
+            for (std::int64_t b = c * chunk; b < std::min(blocks, (c + 1) * chunk); ++b) {
+                packer.pack(b, packed.view(b, 1));
+            }
+            longest[c] = packer.radius();
+        });
+        radius = *std::max_element(longest.begin(), longest.end());
+    }
+};
+
 template <class Value>
 class Chase {
   public:
-    Chase(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel)
+    // `all`: the codes, if somebody has packed them
+    Chase(const Rows<Value>& rows, const CodeFrame<Value>& frame, const ScanKernel& kernel, const AllBytes* all)
         : rows_(rows),
           frame_(frame),
           kernel_(kernel),
+          all_(all),
           bytes_(*kernel.bytes),
           panel_(bytes_, rows.negated.get(), rows.padded, int(rows.dim), true),
           evaluator_(rows, frame, kernel, Take{&chased_}),
@@ -67,26 +120,23 @@ class Chase {
         if (frame_.empty() || begin >= end) return std::move(chased_);
         const std::int64_t block = kernel_.block_codes, dim = rows_.dim;
         const std::int64_t block_bytes = block * bytes_.format.lanes(int(dim)) * 4;
-        const std::int64_t step = std::clamp<std::int64_t>(chunk_bytes / block_bytes, 1, end - begin);
+        const std::int64_t step =
+            all_ ? end - begin : std::clamp<std::int64_t>(chunk_bytes / block_bytes, 1, end - begin);
         stretch_ = std::clamp<std::int64_t>(stretch_bytes / block_bytes, 1, stretch_codes / block);
         most_ = most_evaluated + (end - begin) * block / 16;
-        IntegerBuffer packed(bytes_, step, dim, block);
-        BlockBuffer floats(1, dim, kernel_);
-        BlockPacker<Value> packer(frame_, kernel_, nullptr, frame_.count);
-        const auto pack = [&](std::int64_t b, std::int64_t to) {
-            packer.pack(b, floats.codes(0), floats.bias(0));
-            bytes_.pack_codes(floats.codes(0), floats.bias(0), packed.view(to, 1));
-            chased_.radius = packer.radius();
-        };
         // a first code for each vector, of blocks from everywhere
         const std::int64_t samples = std::max<std::int64_t>(1, step / sample_share);
         const auto sample = [&](std::int64_t i) { return begin + (end - begin) * i / samples; };
-        for (std::int64_t i = 0; i < samples; ++i) pack(sample(i), i);
+        const IntegerBuffer packed(bytes_, all_ ? samples : step, dim, block);
+        BytePacker<Value> packer(frame_, kernel_);
+        for (std::int64_t i = 0; i < samples; ++i) packer.pack(sample(i), packed.view(i, 1));
         start(packed.view(0, samples), sample);
         for (std::int64_t first = begin; first < end; first += step) {
             const std::int64_t blocks = std::min(step, end - first);
-            for (std::int64_t b = 0; b < blocks; ++b) pack(first + b, b);
-            for (int r = 0; r < rows_.padded; r += together) meet(r, packed.view(0, blocks), first);
+            for (std::int64_t b = 0; b < blocks && !all_; ++b) packer.pack(first + b, packed.view(b, 1));
+            chased_.radius = all_ ? all_->radius : packer.radius();
+            const IntegerCodes codes = all_ ? all_->packed.view(first, blocks) : packed.view(0, blocks);
+            for (int r = 0; r < rows_.padded; r += together) meet(r, codes, first);
         }
         return std::move(chased_);
     }
@@ -197,6 +247,7 @@ class Chase {
     const Rows<Value>& rows_;
     const CodeFrame<Value>& frame_;
     const ScanKernel& kernel_;
+    const AllBytes* const all_;
     const IntegerScan& bytes_;
     IntegerPanel panel_;
     Chased chased_;

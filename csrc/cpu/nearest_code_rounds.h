@@ -42,6 +42,7 @@ struct Group {
     std::shared_ptr<const OrderedCodes<Value>> ordered;  // if boxes are worth their while, then
     std::vector<std::int64_t> rows;                      // [N] the vectors in the order of their homes
     std::vector<std::int32_t> home;                      // [N] home blocks, in that order
+    std::unique_ptr<const AllBytes> bytes;               // if a chase has been through, and they are few
     std::atomic<bool> sound{true};                       // not if a scan found codes that it cannot take as they are
 
     Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, std::shared_ptr<const CodeFrame<Value>> codes,
@@ -68,13 +69,17 @@ struct Division {
     std::int64_t rows;        // of a part
     std::int64_t code_parts;  // of a part
 
-    // up to `n` vectors in each of `g` groups
-    Division(const Lookup& call, std::int64_t n, std::int64_t g, int threads, std::int64_t sections, bool tiles) {
-        // Packing for tiles costs a task as much as scanning up to 1400 vectors, packing for floats 50. The copies of
-        // fewer vectors stay in the cache.
-        const std::int64_t most_floats = tiles ? 1 << 22 : 1 << 20, most_rows = tiles ? 16384 : 4096;
+    // Packing for tiles costs a task as much as scanning up to 1400 vectors, packing for floats 50. The copies of
+    // fewer vectors stay in the cache.
+    static std::int64_t most_rows(const Lookup& call, bool tiles) {
+        const std::int64_t floats = tiles ? 1 << 22 : 1 << 20, rows = tiles ? 16384 : 4096;
+        return std::clamp(floats / call.d, std::int64_t(512), rows);
+    }
+
+    // up to `n` vectors in each of `g` groups, in parts of at most `most`
+    Division(const Lookup& call, std::int64_t n, std::int64_t g, int threads, std::int64_t sections,
+             std::int64_t most) {
         constexpr std::int64_t fewest_rows = 1024, fewest_sections = 8;
-        const std::int64_t most = std::clamp(most_floats / call.d, std::int64_t(512), most_rows);
         // the same number of equal parts for every thread
         const std::int64_t share = (n * g + threads - 1) / threads;
         const std::int64_t per_thread = (share + most - 1) / most;
@@ -95,11 +100,12 @@ struct Part {
     std::vector<Open> open;  // those still open after the round
 };
 
-// One round over the open vectors of all groups. task(part, first block, last) does a share of the codes for a part
-// and returns what it found; finish(part, found) gets that of all shares, in order, and sets part.open.
+// One round over the open vectors of all groups, `most` at a time. task(part, first block, last) does a share of the
+// codes for a part and returns what it found; finish(part, found) gets that of all shares, in order, and sets
+// part.open.
 template <class Group, class Task, class Finish>
-void run_round(const std::vector<std::unique_ptr<Group>>& groups, int threads, int section_blocks, bool tiles,
-               const Task& task, const Finish& finish) {
+void run_round(const std::vector<std::unique_ptr<Group>>& groups, int threads, int section_blocks,
+               std::int64_t most_rows, const Task& task, const Finish& finish) {
     std::int64_t most = 0, active = 0;
     for (const auto& group : groups) {
         most = std::max(most, std::int64_t(group->open.size()));
@@ -109,7 +115,7 @@ void run_round(const std::vector<std::unique_ptr<Group>>& groups, int threads, i
     const Lookup& call = groups.front()->call;
     const std::int64_t block = groups.front()->kernel.block_codes, blocks = (call.k + block - 1) / block;
     const std::int64_t sections = (blocks + section_blocks - 1) / section_blocks;
-    const Division division(call, most, active, threads, sections, tiles);
+    const Division division(call, most, active, threads, sections, most_rows);
 
     std::vector<Part<Group>> parts;
     // parts of different groups take turns: neighbours in memory belong to different tasks of the same time
@@ -185,7 +191,7 @@ void scan_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups,
         part.group->write(rows, decision.winners);
         for (const int r : decision.open) part.open.push_back({rows.ids[r], decision.threshold[r]});
     };
-    run_round(groups, threads, section_blocks, way.unit == Unit::tiles, scan, finish);
+    run_round(groups, threads, section_blocks, Division::most_rows(call, way.unit == Unit::tiles), scan, finish);
 }
 
 // Lists the codes within reach of each vector, decides among them, and leaves open what has too many.
@@ -196,9 +202,17 @@ void chase_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups
         Chased chased;
     };
     using Part = Part<Group<Value, Input>>;
+    constexpr std::int64_t panels = 480;  // vectors: copies of them and few codes stay in the cache
+    const Lookup& call = groups.front()->call;
+    const bool few = AllBytes::few(call.k, call.d, groups.front()->kernel);
+    for (const auto& group : groups) {
+        if (!few || group->bytes || group->frame.empty()) continue;
+        group->bytes = std::make_unique<AllBytes>(group->frame, group->kernel, threads);
+    }
     const auto chase = [&](const Part& part, std::int64_t begin, std::int64_t end) {
         Found found{std::make_unique<Rows<Value>>(part.group->load(part.ids)), {}};
-        found.chased = Chase<Value>(*found.rows, part.group->frame, part.group->kernel).run(begin, end);
+        const Group<Value, Input>& group = *part.group;
+        found.chased = Chase<Value>(*found.rows, group.frame, group.kernel, group.bytes.get()).run(begin, end);
         return found;
     };
     const auto finish = [&](Part& part, std::vector<Found>& found) {
@@ -214,7 +228,7 @@ void chase_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups
         }
         part.group->write(rows, chased.winners);
     };
-    run_round(groups, threads, 1, false, chase, finish);
+    run_round(groups, threads, 1, few ? panels : Division::most_rows(call, false), chase, finish);
 }
 
 // Evaluates every code that is within the threshold of an open vector.
@@ -241,7 +255,7 @@ void last_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups,
         }
         part.group->write(*found.front().rows, found.front().winners);
     };
-    run_round(groups, threads, 1, false, collect, finish);
+    run_round(groups, threads, 1, Division::most_rows(groups.front()->call, false), collect, finish);
 }
 
 }  // namespace vqk

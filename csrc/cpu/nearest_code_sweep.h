@@ -46,9 +46,9 @@ inline double pair_cost(std::int64_t dim, Precision precision, const ScanKernel&
     }
 }
 
-// in ns, of a vector against K codes; decisions between the codes that 8 bits leave take about 4 ns a dimension
+// in ns, of a vector against K codes; decisions between the codes that 8 bits leave take about 2 ns a dimension more
 inline double vector_cost(std::int64_t k, std::int64_t dim, Precision precision, const ScanKernel& kernel) {
-    return double(k) * pair_cost(dim, precision, kernel) + (precision.unit == Unit::bytes ? 4.0 * double(dim) : 0.0);
+    return double(k) * pair_cost(dim, precision, kernel) + (precision.unit == Unit::bytes ? 2.0 * double(dim) : 0.0);
 }
 
 constexpr std::int64_t most_integers = 1 << 16;  // dimensions for which 32 bits hold any sum
