@@ -2,9 +2,13 @@
 // the interpreter lock is released while a kernel runs.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#if defined(__unix__)
+#include <pthread.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -147,6 +151,16 @@ void integer_scores(address negated, std::int64_t n, address codes, address bias
 
 }  // namespace
 
+// Tasks run on the threads of an OpenMP runtime from now on: `address` is that of its GOMP_parallel. A forked process
+// has none of them.
+void use_team(std::uintptr_t address) {
+    vqk::team = reinterpret_cast<vqk::Team>(address);
+#if defined(__unix__)
+    static const int watched = pthread_atfork(nullptr, nullptr, [] { vqk::team = nullptr; });
+    if (watched != 0) vqk::team = nullptr;
+#endif
+}
+
 PYBIND11_MODULE(_C, m) {
     using release = py::call_guard<py::gil_scoped_release>;
 
@@ -155,8 +169,10 @@ PYBIND11_MODULE(_C, m) {
         info["compiler"] = __VERSION__;
         info["cuda"] = bool(VQK_WITH_CUDA);
         info["isa"] = vqk::isa_name(vqk::scan_kernel(vqk::Isa::automatic).isa);
+        info["threads"] = vqk::team.load() ? "of torch" : "of each call";
         return info;
     });
+    m.def("use_team", &use_team);
     m.def("tile_peak", &tile_peak, py::arg("threads"), py::arg("seconds") = 0.3, release());
     m.def("tile_scores", &tile_scores, release());
     m.def("tile_error", &vqk::tile_error);

@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         cuda = "with CUDA" if extension["cuda"] else "CPU only"
         print(f"compiled kernels: {cuda}, {extension['isa']}, compiler {extension['compiler']}")
-    print(f"threads: {info['threads']}   triton: {'importable' if info['triton'] else 'not installed'}")
+    whose = f" {info['extension']['threads']}" if "threads" in info["extension"] else ""
+    print(f"threads: {info['threads']}{whose}   triton: {'importable' if info['triton'] else 'not installed'}")
     print("devices: " + ", ".join(info["devices"]))
     print()
     for op, backends in info["ops"].items():

@@ -12,9 +12,14 @@
 
 namespace vqk {
 
-// Runs task(i) for i in [0, tasks) on up to `threads` threads. Threads live for one call: there is no pool to
-// survive a fork or to spin beside the caller's own (starting one costs about 20 us; small work stays inline).
-// Which thread runs a task is arbitrary, so results must not depend on it.
+// Threads of the caller's: run(work, data) calls work(data) on all of them and waits.
+using Team = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);  // as GOMP_parallel
+inline std::atomic<Team> team{nullptr};
+
+// Runs task(i) for i in [0, tasks) on up to `threads` threads: those of the team, which after an operation of their
+// own spin for milliseconds and leave little of a processor to others, or, without a team, threads that live for one
+// call (starting one costs about 20 us; small work stays inline). Which thread runs a task is arbitrary, so results
+// must not depend on it; and all may run on one.
 template <class Task>
 void parallel_for(std::int64_t tasks, int threads, Task&& task) {
     const int workers = int(std::min<std::int64_t>(std::max(threads, 1), tasks));
@@ -23,9 +28,11 @@ void parallel_for(std::int64_t tasks, int threads, Task&& task) {
         return;
     }
     std::atomic<std::int64_t> next{0};
+    std::atomic<int> entered{0};
     std::exception_ptr failure;
     std::mutex failure_lock;
     auto work = [&] {
+        if (entered.fetch_add(1, std::memory_order_relaxed) >= workers) return;
         try {
             for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i);
         } catch (...) {  // out of memory in a worker must reach the caller, not std::terminate
@@ -34,15 +41,21 @@ void parallel_for(std::int64_t tasks, int threads, Task&& task) {
             next.store(tasks, std::memory_order_relaxed);
         }
     };
-    std::vector<std::thread> helpers;
-    helpers.reserve(workers - 1);
-    try {
-        for (int i = 1; i < workers; ++i) helpers.emplace_back(work);
-    } catch (const std::system_error&) {
-        // no more threads to be had: those there are do all the tasks
+    if (const Team run = team.load(std::memory_order_relaxed)) {
+        // all of them: a team that changes its size starts threads anew
+        constexpr unsigned all = 0;
+        run([](void* data) { (*static_cast<decltype(work)*>(data))(); }, &work, all, 0);
+    } else {
+        std::vector<std::thread> helpers;
+        helpers.reserve(workers - 1);
+        try {
+            for (int i = 1; i < workers; ++i) helpers.emplace_back(work);
+        } catch (const std::system_error&) {
+            // no more threads to be had: those there are do all the tasks
+        }
+        work();
+        for (auto& helper : helpers) helper.join();
     }
-    work();
-    for (auto& helper : helpers) helper.join();
     if (failure) std::rethrow_exception(failure);
 }
 

@@ -92,7 +92,11 @@ def requested_backend(backend: str | None) -> str | None:
 
 def _module(op: str, backend: str) -> BackendModule:
     path = _MODULES[op][backend]
-    return cast(BackendModule, sys.modules.get(path) or importlib.import_module(path))
+    module = sys.modules.get(path)
+    # one that another thread is importing is among them already, in part; an import waits for it
+    if module is None or getattr(module.__spec__, "_initializing", False):
+        module = importlib.import_module(path)
+    return cast(BackendModule, module)
 
 
 def _by_name_only(module: BackendModule, args: tuple[Any, ...]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,20 @@ except ImportError as error:  # a pure Python install; the text is shown by info
     _module = None
     _with_cuda = False
     load_error = str(error)
+
+
+def _join_torch(module: ModuleType) -> None:
+    """Let the kernels run on the OpenMP threads of torch, if it has them: two pools would contend for the cores."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if not library.exists():
+        return
+    run = getattr(ctypes.CDLL(str(library)), "GOMP_parallel", None)  # of the runtime that it is linked to
+    if run is not None:
+        module.use_team(ctypes.cast(run, ctypes.c_void_p).value)
+
+
+if _module is not None:
+    _join_torch(_module)
 
 # codes shared with csrc/types.h
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
