@@ -187,10 +187,11 @@ def _log(p: torch.Tensor, smoothing: str, eps: float) -> torch.Tensor:
 def _weights(x: torch.Tensor, weight: torch.Tensor | None, grouped: bool) -> torch.Tensor:  # [N, G] float64
     given = torch.ones_like(x[..., 0], dtype=torch.float64) if weight is None else weight.detach().double()
     check_shape("weight", given, tuple(x.shape[:-1]), "x.shape[:-1]")
-    # the sum of magnitudes needs no mask of the size of x (the largest would do, but a NaN is not the largest number
-    # of an ONNX file)
-    magnitude = x.detach().abs().sum(-1, dtype=torch.float64)
-    counts = (magnitude <= _LARGEST) & (given > 0) & (given <= _LARGEST)
+    # A sum needs no mask of the size of x (the largest would do, but a NaN is not the largest number of an ONNX
+    # file). That of float64 is one of magnitudes; of narrower numbers a small share is taken, for it to stay finite.
+    numbers = x.detach()
+    sums = (numbers.abs() if x.dtype == torch.float64 else numbers * 2.0**-64).sum(-1)
+    counts = (sums.double().abs() <= _LARGEST) & (given > 0) & (given <= _LARGEST)
     weights = torch.where(counts, given, 0.0)
     return weights.reshape(-1, x.shape[-2] if grouped else 1)
 
