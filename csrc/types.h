@@ -30,6 +30,7 @@ enum class Isa : int {  // x86 but for portable and those of NEON
     avx512vnni_int8 = 11,
     neon_int8 = 12
 };
+constexpr int isas = 13;
 // as VQKERNELS_ISA spells them
 inline const char* isa_name(Isa isa) {
     constexpr const char* names[] = {"auto",         "portable",        "avx2",       "avx512", "amx",

@@ -21,7 +21,7 @@ class CodeTree {
         std::int32_t first = 0;
         for (std::size_t at = 0; nodes_[at].middle;) {
             const bool upper = point[nodes_[at].axis] >= nodes_[at].plane;
-            if (upper) first = nodes_[at].middle;
+            first = upper ? nodes_[at].middle : first;
             at = 2 * at + 1 + upper;
         }
         return first / block_;

@@ -23,8 +23,7 @@ namespace vqk {
 namespace {
 
 const ScanKernel& group_kernel(Isa isa) {
-    const ScanKernel& kernel = scan_kernel(isa);
-    return kernel.narrow ? *kernel.narrow : kernel;
+    return narrow(scan_kernel(isa));
 }
 
 // floats that are not below, or not above, a number

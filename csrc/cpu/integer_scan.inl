@@ -3,7 +3,7 @@
 //   format                   an IntegerFormat
 //   multiply_add(sum, a, b)  lanes of 32 bits: to each sum of a lane, the products of its numbers of a, of a vector,
 //                            and b, of a code
-//   widened(sum)             the sums of a lane, added in 32 bits
+//   widened(sum)             the sums of a lane, added in 32 bits, where they come in segments
 //   from_integers(a)         lanes of 32 bits to float
 #pragma once
 
@@ -14,6 +14,7 @@
 
 #include "cpu/integer_scan.h"
 #include "cpu/nearest_code_scan.inl"
+#include "cpu/unrolled.h"
 
 namespace vqk {
 namespace {
@@ -176,31 +177,57 @@ void pack_integer_row(const float* negated, int dim, std::uint8_t* out, float* s
 
 // The sums of Q vectors, `stride` bytes apart, and a block of codes over `groups` lanes.
 template <class Simd, int Q, int V>
-inline void integer_sums(const std::uint8_t* x, std::int64_t stride, const std::int32_t* c, int groups,
-                         typename Simd::I (&sum)[Q][V]) {
+inline __attribute__((always_inline)) void integer_sums(const std::uint8_t* x, std::int64_t stride,
+                                                        const std::int32_t* c, int groups,
+                                                        typename Simd::I (&sum)[Q][V]) {
     constexpr int W = Simd::W;
-    for (int v = 0; v < V; ++v) {
+    unrolled<V>([&](auto v) {
         const auto start = Simd::format.offset == 0 ? Simd::broadcast(std::int32_t(0)) : Simd::load(c + v * W);
-        for (int q = 0; q < Q; ++q) sum[q][v] = start;
-    }
+        unrolled<Q>([&](auto q) { sum[q][v] = start; });
+    });
     if (Simd::format.offset != 0) c += V * W;
-#pragma GCC unroll 2
-    for (int p = 0; p < groups; ++p) {
+    // at least one: sums that might not be formed would be kept in memory
+    int p = 0;
+    do {
         typename Simd::I code[V];
-        for (int v = 0; v < V; ++v) code[v] = Simd::load(c + (std::int64_t(p) * V + v) * W);
-        for (int q = 0; q < Q; ++q) {
+        unrolled<V>([&](auto v) { code[v] = Simd::load(c + (std::int64_t(p) * V + v) * W); });
+        unrolled<Q>([&](auto q) {
             std::int32_t numbers;
             std::memcpy(&numbers, x + q * stride + std::int64_t(p) * 4, sizeof numbers);
             const auto entry = Simd::broadcast(numbers);
-            for (int v = 0; v < V; ++v) sum[q][v] = Simd::in_turn(Simd::multiply_add(sum[q][v], entry, code[v]));
-        }
+            unrolled<V>([&](auto v) { sum[q][v] = Simd::in_turn(Simd::multiply_add(sum[q][v], entry, code[v])); });
+        });
+    } while (++p < groups);
+}
+
+// The sums of all segments, in 32 bits; a function of its own, so that short rows need no memory for their sums.
+template <class Simd, int Q, int V>
+__attribute__((noinline)) void segment_sums(const std::uint8_t* x, std::int64_t stride, const std::int32_t* c,
+                                            int groups, typename Simd::I (&total)[Q][V]) {
+    constexpr IntegerFormat format = Simd::format;
+    for (int first = 0; first < groups; first += format.segment) {
+        typename Simd::I sum[Q][V];
+        integer_sums<Simd, Q, V>(x + first * 4, stride, c, std::min(format.segment, groups - first), sum);
+        unrolled<Q>([&](auto q) {
+            unrolled<V>([&](auto v) {
+                const auto wide = Simd::widened(sum[q][v]);
+                total[q][v] = first == 0 ? wide : Simd::add(total[q][v], wide);
+            });
+        });
+        c += (format.segment + (format.offset != 0)) * V * Simd::W;
     }
+}
+
+// the same place, of which the compiler does not know that it has been read
+inline const float* again(const float* place) {
+    asm volatile("" : "+r"(place));
+    return place;
 }
 
 // Scores of Q vectors, from `row` on, against one block.
 template <class Simd, int Q, int V>
-inline void integer_scores(const IntegerRows& rows, int row, const IntegerCodes& codes, std::int64_t block,
-                           typename Simd::F (&score)[Q][V]) {
+inline __attribute__((always_inline)) void integer_scores(const IntegerRows& rows, int row, const IntegerCodes& codes,
+                                                          std::int64_t block, typename Simd::F (&score)[Q][V]) {
     constexpr int W = Simd::W;
     constexpr IntegerFormat format = Simd::format;
     const int groups = format.groups(codes.dim);
@@ -210,39 +237,28 @@ inline void integer_scores(const IntegerRows& rows, int row, const IntegerCodes&
     typename Simd::I sum[Q][V];
     if constexpr (format.segment == 0) {
         integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
+    } else if (groups <= format.segment) {
+        integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
+        unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = Simd::widened(sum[q][v]); }); });
     } else {
-        // sums of all segments but the last; few rows have more than one
-        typename Simd::I before[Q][V];
-        int first = 0;
-        for (; groups - first > format.segment; first += format.segment) {
-            integer_sums<Simd, Q, V>(x + first * 4, stride, c, format.segment, sum);
-            c += (format.segment + (format.offset != 0)) * V * W;
-            for (int q = 0; q < Q; ++q) {
-                for (int v = 0; v < V; ++v) {
-                    const auto wide = Simd::widened(sum[q][v]);
-                    before[q][v] = first == 0 ? wide : Simd::add(before[q][v], wide);
-                }
-            }
-        }
-        integer_sums<Simd, Q, V>(x + first * 4, stride, c, groups - first, sum);
-        for (int q = 0; q < Q; ++q) {
-            for (int v = 0; v < V; ++v) {
-                sum[q][v] = Simd::widened(sum[q][v]);
-                if (first != 0) sum[q][v] = Simd::add(sum[q][v], before[q][v]);
-            }
-        }
+        typename Simd::I total[Q][V];
+        segment_sums<Simd, Q, V>(x, stride, c, groups, total);
+        unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = total[q][v]; }); });
     }
-    for (int v = 0; v < V; ++v) {
+    unrolled<V>([&](auto v) {
         const std::int64_t at = (block * V + v) * W;
         const auto step = Simd::load(codes.step + at), length = Simd::load(codes.length + at),
                    rest = Simd::load(codes.rest + at), bias = Simd::load(codes.bias + at);
-        for (int q = 0; q < Q; ++q) {
-            const auto product = Simd::mul(Simd::from_integers(sum[q][v]), Simd::broadcast(rows.step[row + q]));
+        // the numbers of vectors are read again for every v, since sums need the registers
+        const float *row_step = again(rows.step + row), *less = again(rows.less + row),
+                    *less_rest = again(rows.less_rest + row);
+        unrolled<Q>([&](auto q) {
+            const auto product = Simd::mul(Simd::from_integers(sum[q][v]), Simd::broadcast(row_step[q]));
             const auto known = Simd::fma(product, step, bias);
-            score[q][v] = Simd::fma(Simd::broadcast(rows.less_rest[row + q]), rest,
-                                    Simd::fma(Simd::broadcast(rows.less[row + q]), length, known));
-        }
-    }
+            score[q][v] =
+                Simd::fma(Simd::broadcast(less_rest[q]), rest, Simd::fma(Simd::broadcast(less[q]), length, known));
+        });
+    });
 }
 
 template <class Simd, int Q, int V>
@@ -286,9 +302,10 @@ double spin_integers(std::int64_t rounds) {
 }
 
 template <class Simd, int Q, int V>
-constexpr IntegerScan make_integer_scan(double cost) {
+constexpr IntegerScan make_integer_scan(double cost, double end) {
     return {Simd::format,
             cost,
+            end,
             pack_integer_codes<Simd, V>,
             pack_integer_row<Simd>,
             scan_integers<Simd, Q, V>,

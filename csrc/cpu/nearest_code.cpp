@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "cpu/kept_codes.h"
+#include "cpu/nearest_code_cost.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_near.h"
 #include "cpu/nearest_code_pack.h"
@@ -59,7 +60,7 @@ double spent(const Lookup& call, const ScanKernel& kernel) {
 
 // Is it worth building, at about 6.5 ns per code and level? `scanned`: what scans of these codes have cost before.
 bool worth_ordering(const Lookup& call, const ScanKernel& kernel, double scanned) {
-    const double leaves = double(call.k) / kernel.block_codes;
+    const double leaves = double(call.k) / narrow(kernel).block_codes;
     const double build = double(call.k) * std::log2(std::max(leaves, 2.0)) * 6.5;
     return build < 0.4 * (double(call.n) * scan_cost(call, kernel) + scanned);
 }
@@ -70,14 +71,13 @@ template <class Value, class Input>
 void try_ordering(Group<Value, Input>& group, const Lookup& call, const ScanKernel& kernel) {
     constexpr std::int64_t sample = 64;
     // the share of float32 scores that is as costly as the scan of everything: measured
-    const double break_even =
-        0.3 * scan_cost(call, kernel) / (double(call.k) * pair_cost(call.d, {Unit::floats}, kernel));
-    auto ordered = std::make_shared<const OrderedCodes<Value>>(group.frame, kernel, call.threads);
+    const double break_even = 0.3 * scan_cost(call, kernel) / vector_cost(call.k, call.d, {Unit::floats}, kernel);
+    auto ordered = std::make_shared<const OrderedCodes<Value>>(group.frame, narrow(kernel), call.threads);
     std::vector<std::int64_t> ids(std::min(call.n, sample));
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int64_t(i) * call.n / std::int64_t(ids.size());
     Rows<Value> rows = group.load(std::move(ids));
     const double left = 1 - detour / scan_cost(call, kernel);
-    if (scan_near(rows, find_homes(rows, *ordered).data(), *ordered, kernel) < break_even * left) {
+    if (scan_near(rows, find_homes(rows, *ordered).data(), *ordered, narrow(kernel)) < break_even * left) {
         group.ordered = std::move(ordered);
     }
 }
@@ -162,8 +162,8 @@ double scan_near_homes(Group<Value, Input>& group, const Lookup& call, const Sca
                                              : iota(first, last));
         const std::vector<std::int32_t> home =
             sorted ? std::vector(group.home.begin() + first, group.home.begin() + last) : find_homes(rows, codes);
-        scored[task] = rows.count * scan_near(rows, home.data(), codes, kernel);
-        const Decision decision = decide(rows, group.frame, kernel, {codes.radius}, 1, codes.order.data(),
+        scored[task] = rows.count * scan_near(rows, home.data(), codes, narrow(kernel));
+        const Decision decision = decide(rows, group.frame, narrow(kernel), {codes.radius}, 1, codes.order.data(),
                                          std::int64_t(codes.order.size()));
         group.write(rows, decision.winners);
         for (const int r : decision.open) open[task].push_back({rows.ids[r], decision.threshold[r]});
@@ -235,19 +235,13 @@ bool lookup_plain(const Lookup& call, const ScanKernel& kernel, const Value* cod
     return true;
 }
 
-// How many times more work a second thread has to find. Few vectors come between the layers of a model, whose own
-// threads go on spinning for milliseconds: one started beside them gets little of a processor. Measured on two cores.
-inline double patience(const Lookup& call) {
-    return call.isa == Isa::automatic && !enough_for_integers(call) ? 10 : 1;
-}
-
 template <class Value, class Input>
 double lookup(const Lookup& call, const Value* codebook, const Input* x) {
     constexpr std::int64_t cached_floats = 128 * 1024;  // of codes that stay in the L2 cache
     constexpr std::size_t fewest = 32;                  // vectors for which a closer scan is worth packing the codes
     const ScanKernel& kernel = scan_kernel(call.isa);
     const double work = double(call.n) * double(call.g) * double(call.k) * double(call.d) / 16;
-    const int threads = useful_threads(call.threads, work / patience(call));
+    const int threads = useful_threads(call.threads, work);
     if (few_for_packing(call, kernel) && !may_order(call, kernel) &&
         lookup_plain(call, kernel, codebook, x, threads)) {
         return 1.0;

@@ -9,7 +9,6 @@ namespace {
 struct Avx512VnniWords : Avx512 {
     static constexpr IntegerFormat format = {2, 1, 0, 0, 32767, 32767, 32767, 32767};
     static I multiply_add(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
-    static I widened(I sum) { return sum; }
     static F from_integers(I a) { return _mm512_cvtepi32_ps(a); }
 };
 struct Avx512VnniBytes : Avx512VnniWords {
@@ -17,8 +16,8 @@ struct Avx512VnniBytes : Avx512VnniWords {
     static I multiply_add(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
 };
 
-constexpr IntegerScan words = make_integer_scan<Avx512VnniWords, 6, 4>(0.5);
-constexpr IntegerScan bytes = make_integer_scan<Avx512VnniBytes, 6, 4>(0.25);
+constexpr IntegerScan words = make_integer_scan<Avx512VnniWords, 6, 4>(0.53, 4.5);
+constexpr IntegerScan bytes = make_integer_scan<Avx512VnniBytes, 6, 4>(0.28, 5);
 
 }  // namespace
 

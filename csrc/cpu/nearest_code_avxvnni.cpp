@@ -9,7 +9,6 @@ namespace {
 struct AvxVnniWords : Avx2 {
     static constexpr IntegerFormat format = {2, 1, 0, 0, 32767, 32767, 32767, 32767};
     static I multiply_add(I sum, I a, I b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
-    static I widened(I sum) { return sum; }
     static F from_integers(I a) { return _mm256_cvtepi32_ps(a); }
 };
 struct AvxVnniBytes : AvxVnniWords {
@@ -17,8 +16,8 @@ struct AvxVnniBytes : AvxVnniWords {
     static I multiply_add(I sum, I a, I b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
 };
 
-constexpr IntegerScan words = make_integer_scan<AvxVnniWords, 6, 2>(0.5);
-constexpr IntegerScan bytes = make_integer_scan<AvxVnniBytes, 6, 2>(0.25);
+constexpr IntegerScan words = make_integer_scan<AvxVnniWords, 6, 2>(0.53, 5);
+constexpr IntegerScan bytes = make_integer_scan<AvxVnniBytes, 6, 2>(0.28, 6);
 
 }  // namespace
 

@@ -14,7 +14,6 @@ struct Avx2Words : Avx2 {
         asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(product));
         return sum;
     }
-    static I widened(I sum) { return sum; }
     static F from_integers(I a) { return _mm256_cvtepi32_ps(a); }
 };
 
@@ -30,8 +29,8 @@ struct Avx2Bytes : Avx2Words {
     static I widened(I sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 };
 
-constexpr IntegerScan words = make_integer_scan<Avx2Words, 6, 2>(0.65);
-constexpr IntegerScan bytes = make_integer_scan<Avx2Bytes, 6, 2>(0.46);
+constexpr IntegerScan words = make_integer_scan<Avx2Words, 6, 2>(0.65, 8);
+constexpr IntegerScan bytes = make_integer_scan<Avx2Bytes, 6, 2>(0.42, 9);
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/nearest_code_tile.inl"
+#include "cpu/unrolled.h"
 
 namespace vqk {
 namespace {
@@ -98,13 +99,13 @@ inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const 
         for (std::int64_t block = begin; block < end; ++block) {
             typename Simd::F score[Q][V];
             scores(row, block, score);
-            for (int q = 0; q < Q; ++q) {
+            unrolled<Q>([&](auto q) {
                 const float threshold = lists.threshold[row + q];
                 // most blocks have no candidate
-                if (!Simd::at_most(fold<Simd, V>(score[q]), threshold)) continue;
+                if (!Simd::at_most(fold<Simd, V>(score[q]), threshold)) return;
                 append_block<Simd, V>(score[q], threshold, std::int32_t(block * V * Simd::W),
                                       lists.list + (row + q) * lists.capacity, lists.count[row + q]);
-            }
+            });
         }
     }
 }

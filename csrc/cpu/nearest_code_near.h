@@ -53,6 +53,10 @@ class OrderedCodes {
     void pack(int threads);
     void box_leaf(std::int64_t b);
     void box_groups();
+    // a bound of no box: lower ones are even, upper ones odd
+    static float nowhere(std::int64_t side) {
+        return (side % 2 == 0 ? 1 : -1) * std::numeric_limits<float>::infinity();
+    }
 };
 
 // orders the codes by a tree over c'
@@ -82,8 +86,10 @@ void OrderedCodes<Value>::pack(int threads) {
     packed_.emplace_back(blocks_, dim, kernel_);
     leaves_ = make_aligned<float>(std::size_t(leaf_groups * 2 * dim * lanes_));
     groups_ = make_aligned<float>(std::size_t((leaf_groups + lanes_ - 1) / lanes_ * 2 * dim * lanes_));
-    // boxes behind the last block are empty: infinitely far from everything
-    std::fill_n(leaves_.get(), leaf_groups * 2 * dim * lanes_, std::numeric_limits<float>::infinity());
+    // places behind the last block are infinitely far from everything
+    for (std::int64_t side = 0; side < leaf_groups * 2 * dim; ++side) {
+        std::fill_n(leaves_.get() + side * lanes_, lanes_, nowhere(side));
+    }
     radius = pack_all(packed_.front(), frame, kernel_, order.data(), std::int64_t(order.size()), threads,
                       [&](std::int64_t b) { box_leaf(b); });
     box_groups();
@@ -102,8 +108,8 @@ void OrderedCodes<Value>::box_leaf(std::int64_t b) {
             for (int i = 0; i < width; ++i) low[i] = codes[j + i] < low[i] ? codes[j + i] : low[i];
             for (int i = 0; i < width; ++i) high[i] = codes[j + i] > high[i] ? codes[j + i] : high[i];
         }
-        box[(2 * d) * lanes_] = *std::min_element(low, low + width);
-        box[(2 * d + 1) * lanes_] = -*std::max_element(high, high + width);
+        box[(2 * d) * lanes_] = -*std::max_element(high, high + width);
+        box[(2 * d + 1) * lanes_] = -*std::min_element(low, low + width);
     }
 }
 
@@ -114,11 +120,12 @@ void OrderedCodes<Value>::box_groups() {
     for (std::int64_t g = 0; g < padded; ++g) {
         float* box = groups_.get() + g / lanes_ * stride + g % lanes_;
         for (std::int64_t side = 0; side < 2 * frame.dim; ++side) {
-            float low = std::numeric_limits<float>::infinity();
+            float bound = nowhere(side);
             for (int l = 0; g < leaf_groups && l < lanes_; ++l) {
-                low = std::min(low, leaves_[g * stride + side * lanes_ + l]);
+                const float leaf = leaves_[g * stride + side * lanes_ + l];
+                bound = side % 2 == 0 ? std::min(bound, leaf) : std::max(bound, leaf);
             }
-            box[side * lanes_] = low;
+            box[side * lanes_] = bound;
         }
     }
 }
@@ -149,9 +156,12 @@ double scan_near(Rows<Value>& rows, const std::int32_t* home, const OrderedCodes
         if (!rows.scannable(r)) continue;
         reach[r] = 4 * tolerance(rows.length[r], rows.x_norm(r)) + rows.length[r] * rows.length[r] + lacking;
     }
-    std::vector<std::int32_t> list(std::size_t(codes.view().blocks + rows.lanes));
-    const std::int64_t scored = kernel.scan_near(rows.negated.get(), rows.count, codes.view(), codes.boxes(), home,
-                                                 reach.data(), list.data(), rows.state(0));
+    const auto room = std::size_t(codes.view().blocks + rows.lanes);
+    std::vector<std::int32_t> blocks(room), groups(room);
+    std::vector<float> distances(room);
+    const std::int64_t scored =
+        kernel.scan_near(rows.negated.get(), rows.count, codes.view(), codes.boxes(), home, reach.data(),
+                         {blocks.data(), groups.data(), distances.data()}, rows.state(0));
     return double(scored) / (double(rows.count) * double(codes.view().blocks));
 }
 

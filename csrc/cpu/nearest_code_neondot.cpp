@@ -11,11 +11,10 @@ struct NeonBytes : Neon {
     static I multiply_add(I sum, I a, I b) {
         return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
     }
-    static I widened(I sum) { return sum; }
     static F from_integers(I a) { return vcvtq_f32_s32(a); }
 };
 
-constexpr IntegerScan bytes = make_integer_scan<NeonBytes, 4, 4>(0.25);
+constexpr IntegerScan bytes = make_integer_scan<NeonBytes, 4, 4>(0.28, 6);
 
 }  // namespace
 

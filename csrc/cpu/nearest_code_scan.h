@@ -33,8 +33,9 @@ struct PlainCodes {
     int dim;
 };
 
-// Bounding boxes of blocks, when a tree has ordered the codes. Boxes are stored W to a group, [group][D][2][W]: the
-// lower bounds of W boxes along a dimension, then their negated upper bounds.
+// Bounding boxes of blocks, when a tree has ordered the codes, of negated coordinates like those of the vectors.
+// Boxes are stored W to a group, [group][D][2][W]: the lower bounds of W boxes along a dimension, then their upper
+// bounds. A place without a box holds +inf and -inf.
 struct BoxTree {
     const float* leaves;  // a box per block
     const float* groups;  // a box per group of W leaves
@@ -82,6 +83,12 @@ struct CandidateLists {
     std::int64_t capacity;
 };
 
+// Room for what scan_near finds out about the boxes of one query, for each block and W more.
+struct NearRoom {
+    std::int32_t *blocks, *groups;
+    float* distances;
+};
+
 // The functions that are worth compiling once per instruction set. Codes and queries given
 // as float64 use their plain templates instead (cpu/canonical.h, cpu/affine.h).
 struct ScanKernel {
@@ -126,10 +133,9 @@ struct ScanKernel {
 
     // Like scan, but each query only against the blocks that can hold its nearest code; sections are single blocks.
     // Query r starts at block home[r] and needs every code with |x' - c'|^2 <= 2 best + reach[r], where best is the
-    // lowest score it has met; a negative reach: nothing. `list` has room for all blocks and W more. Returns how many
-    // blocks were scored, over all queries.
+    // lowest score it has met; a negative reach: nothing. Returns how many blocks were scored, over all queries.
     std::int64_t (*scan_near)(const float* negated, int rows, const PackedCodes& codes, const BoxTree& boxes,
-                              const std::int32_t* home, const double* reach, std::int32_t* list, LaneState state);
+                              const std::int32_t* home, const double* reach, const NearRoom& room, LaneState state);
 
     // `band` [rows]: how far above the lowest score the nearest code's may be; negative: the row is passed over.
     // Returns the number of hits.
@@ -172,6 +178,11 @@ struct ScanKernel {
     // fused multiply-adds at full rate for about `rounds` iterations: the ceiling the scan is measured against
     double (*spin_fma)(std::int64_t rounds);
 };
+
+// the kernel with the smallest blocks, where blocks are scanned one by one
+inline const ScanKernel& narrow(const ScanKernel& kernel) {
+    return kernel.narrow ? *kernel.narrow : kernel;
+}
 
 // Not to be called where the processor lacks the instruction set: it is what they are compiled with themselves.
 const ScanKernel& scan_portable();

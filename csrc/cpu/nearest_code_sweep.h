@@ -15,6 +15,7 @@
 #include "cpu/integer_pack.h"
 #include "cpu/integer_scan.h"
 #include "cpu/nearest_code.h"
+#include "cpu/nearest_code_cost.h"
 #include "cpu/nearest_code_frame.h"
 #include "cpu/nearest_code_pack.h"
 #include "cpu/nearest_code_rows.h"
@@ -22,41 +23,6 @@
 #include "cpu/tile_scan.h"
 
 namespace vqk {
-
-enum class Unit { floats, plain, words, bytes, tiles };
-
-// How scores are computed. products: of bfloat16 parts on tiles (cpu/tile_scan.h).
-struct Precision {
-    Unit unit;
-    int products = 0;
-};
-
-// measured on 16 lanes, in ns a pair of vector and code; fewer take as much longer
-inline double pair_cost(std::int64_t dim, Precision precision, const ScanKernel& kernel) {
-    const double multiply_add = 0.0095 * 16 / kernel.lanes;
-    switch (precision.unit) {
-        case Unit::tiles:
-            return 0.036 + 0.025 * TileScan::steps(dim, precision.products);
-        case Unit::words:
-            return multiply_add * (kernel.words->cost * double(dim + 1) + 7);
-        case Unit::bytes:
-            return multiply_add * (kernel.bytes->cost * double(dim + 1) + 14);
-        default:
-            return multiply_add * double(dim + 1);
-    }
-}
-
-// in ns, of a vector against K codes; decisions between the codes that 8 bits leave take about 2 ns a dimension more
-inline double vector_cost(std::int64_t k, std::int64_t dim, Precision precision, const ScanKernel& kernel) {
-    return double(k) * pair_cost(dim, precision, kernel) + (precision.unit == Unit::bytes ? 2.0 * double(dim) : 0.0);
-}
-
-constexpr std::int64_t most_integers = 1 << 16;  // dimensions for which 32 bits hold any sum
-
-// Is what packing codes as integers costs worth its while? Asked for by name, they serve any number of vectors.
-inline bool enough_for_integers(const Lookup& call) {
-    return call.n >= 256 || call.isa != Isa::automatic;
-}
 
 // Can codes be scanned as they are? Only if no product leaves the range of floats, and no offset of the codes, which
 // stays in them, would widen the error bound.
@@ -69,45 +35,6 @@ bool scannable_plain(const CodeFrame<Value>& frame) {
     }
     const bool fits = frame.scale > 0x1p-40 && frame.scale < 0x1p40;
     return fits && frame.shift_norm < 0.1 * std::sqrt(double(frame.dim));
-}
-
-inline bool words_pay(std::int64_t k, std::int64_t dim, const ScanKernel& kernel) {
-    return kernel.words && dim <= most_integers &&
-           vector_cost(k, dim, {Unit::words}, kernel) <= vector_cost(k, dim, {Unit::floats}, kernel);
-}
-
-// The ways worth their time for many vectors, coarse to fine. `named`: a kernel asked for by name shows what it has,
-// however few the codes are.
-inline std::vector<Precision> precisions(std::int64_t k, std::int64_t dim, const ScanKernel& kernel, bool named) {
-    constexpr Precision floats{Unit::floats}, words{Unit::words}, bytes{Unit::bytes}, one{Unit::tiles, 1},
-        three{Unit::tiles, 3};
-    const double cost = pair_cost(dim, floats, kernel);
-    if (kernel.tiles && pair_cost(dim, three, kernel) <= cost) {
-        if (TileScan::steps(dim, 1) == TileScan::steps(dim, 3)) return {three, floats};
-        return {one, three, floats};
-    }
-    std::vector<Precision> ways = {floats};
-    if (words_pay(k, dim, kernel)) ways.insert(ways.begin(), words);
-    if (!kernel.bytes || dim > most_integers) return ways;
-    const bool shown = named && pair_cost(dim, bytes, kernel) <= cost;
-    if (shown || vector_cost(k, dim, bytes, kernel) <= vector_cost(k, dim, ways.front(), kernel)) {
-        ways.insert(ways.begin(), bytes);
-    }
-    return ways;
-}
-
-inline std::vector<Precision> precisions(const Lookup& call, const ScanKernel& kernel) {
-    return precisions(call.k, call.d, kernel, call.isa != Isa::automatic);
-}
-
-// Are vectors so few, and codes so long, that packing would take longer than a scan of codes as they are saves?
-// Packing costs a code 0.13 D ns, the sums over lanes at the end of each product a pair 0.6 ns: measured on AVX2.
-inline bool few_for_packing(const Lookup& call, const ScanKernel& kernel) {
-    constexpr std::int64_t dims = 5;
-    if (call.isa != Isa::automatic && precisions(call, kernel).front().unit != Unit::floats) {
-        return false;
-    }
-    return call.n * dims <= call.d;
 }
 
 // Scans the blocks [begin, end) for all of some rows. Codes are packed as they are needed; of the rows, as many pass
