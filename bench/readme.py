@@ -19,19 +19,20 @@ CHARTS = ROOT / "assets"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 GPU_BLOCK = "bench:gpu"
 SUMMARY_BLOCK = "bench:summary"
+_UNITS = ("amx_bf16", "avx512f", "avx2", "asimd")
 
 
 def newest(folder: Path = RESULTS) -> dict[tuple[str, str], Path]:
     """The latest complete result of every op on every processor shown: ``(op, processor) -> path``.
 
-    Shown are all GPUs, and of each maker's processors the one measured last.
+    Shown are all GPUs, and of each maker's processors with vectors of one kind the one measured last.
     """
     runs = {path: load(path) for path in folder.glob("*/*.json")}
     by_date = [path for path in sorted(runs, key=lambda path: runs[path].environment["date"]) if runs[path].complete]
-    last = {_maker(runs[path]): _identity(runs[path]) for path in by_date}
+    last = {_kind(runs[path]): _identity(runs[path]) for path in by_date}
     # a processor that learned a new instruction set is the same one
     latest = {(runs[path].op, _identity(runs[path])): path for path in by_date}
-    shown = [path for path in latest.values() if last[_maker(runs[path])] == _identity(runs[path])]
+    shown = [path for path in latest.values() if last[_kind(runs[path])] == _identity(runs[path])]
     found = {(runs[path].op, processor(runs[path])): path for path in shown}
     kinds = {name: DEVICES.index(runs[path].device) for (_, name), path in found.items()}
     order = ((op, name) for op in OPS for name in sorted(kinds, key=lambda name: (kinds[name], name)))
@@ -43,9 +44,12 @@ def _identity(run: Run) -> str:
     return slug(stamp) if run.device != "cpu" else f"{slug(stamp)} {stamp['cpu']['family']}"
 
 
-def _maker(run: Run) -> str:
-    """Whose processor it is; every GPU is one of its own."""
-    return _identity(run) if run.device != "cpu" else str(run.environment["cpu"]["family"].split()[0])
+def _kind(run: Run) -> str:
+    """Whose processor it is and the most it has to multiply with; every GPU is one of its own."""
+    if run.device != "cpu":
+        return _identity(run)
+    cpu = run.environment["cpu"]
+    return f"{cpu['family'].split()[0]} {next((flag for flag in _UNITS if flag in cpu['flags']), '')}"
 
 
 def processor(run: Run) -> str:

@@ -215,17 +215,18 @@ def test_every_processor_has_its_table_and_its_newest_result(tmp_path: Path, mon
     assert "2 threads, amx: measured at def (2020-02-01); Other" in text
 
 
-def test_of_a_makers_processors_the_last_measured_is_shown(tmp_path: Path) -> None:
-    def stamp(maker: str, model: str, day: int, isa: str) -> dict[str, Any]:
+def test_of_a_makers_processors_of_a_kind_the_last_measured_is_shown(tmp_path: Path) -> None:
+    def stamp(maker: str, model: str, day: int, isa: str, *wider: str) -> dict[str, Any]:
         base = made_run().environment
-        cpu = {**base["cpu"], "model": maker, "family": f"{maker} {model}"}
+        cpu = {**base["cpu"], "model": maker, "family": f"{maker} {model}", "flags": ["avx2", "fma", *wider]}
         return {**base, "cpu": cpu, "build": {"isa": isa}, "date": f"2020-02-{day:02}T00:00:00+00:00"}
 
     stamps = {
-        ("nearest_code", "intel"): stamp("Intel", "6 1 1", 1, "amx"),
-        ("nearest_code", "older"): stamp("AMD", "25 17 1", 2, "avx512"),
+        ("nearest_code", "intel"): stamp("Intel", "6 1 1", 1, "amx", "avx512f", "amx_bf16"),
+        ("nearest_code", "wide"): stamp("AMD", "25 17 1", 1, "avx512", "avx512f"),
+        ("nearest_code", "older"): stamp("AMD", "23 1 1", 2, "avx2"),
         # measured before, and the other ops not again
-        ("top_codes", "older"): stamp("AMD", "25 17 1", 2, "avx512"),
+        ("top_codes", "older"): stamp("AMD", "23 1 1", 2, "avx2"),
         ("nearest_code", "newer"): stamp("AMD", "25 1 1", 3, "avx2_int16"),
     }
     for (op, name), environment in stamps.items():
@@ -233,16 +234,18 @@ def test_of_a_makers_processors_the_last_measured_is_shown(tmp_path: Path) -> No
     found = readme.newest(tmp_path)
     assert {key: path.name for key, path in found.items()} == {
         ("nearest_code", "amd-2c-avx2_int16"): "newer.json",
+        ("nearest_code", "amd-2c-avx512"): "wide.json",
         ("nearest_code", "intel-2c-amx"): "intel.json",
     }
     lines = readme.summary(found).splitlines()
     assert lines[0].startswith("| op | AMD, 2 threads, avx2_int16 | vs")
+    assert "| AMD, 2 threads, avx512 |" in lines[0]
     assert "| Intel, 2 threads, amx |" in lines[0]
     record.save(
         made_run(op="kmeans", environment=stamps["nearest_code", "intel"]), tmp_path / "kmeans" / "intel.json"
     )
     told = readme.summary(readme.newest(tmp_path)).splitlines()[3]
-    assert told.startswith("| `kmeans` | not measured |  | 2.00x, **3.00x**")
+    assert told.startswith("| `kmeans` | not measured |  | not measured |  | 2.00x, **3.00x**")
 
 
 @pytest.mark.parametrize("document", readme.DOCUMENTS, ids=lambda path: path.name)
