@@ -45,6 +45,7 @@ AVX512_FLAGS = [
 AVX2_FLAGS = ["-mavx2", "-mfma"]
 ISA_FLAGS = {
     "_amx": [*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "_amxint8": [*AVX512_FLAGS, "-mamx-tile", "-mamx-int8"],
     "_avx512vnni": [*AVX512_FLAGS, "-mavx512vnni"],
     "_avx512": AVX512_FLAGS,
     "_avxvnni": [*AVX2_FLAGS, "-mavxvnni"],
@@ -53,7 +54,7 @@ ISA_FLAGS = {
     "_neondot": ["-march=armv8.2-a+dotprod"],
 }
 ARM64_ISAS = {"_neon", "_neondot"}
-NEWER_ISAS = {"_amx", "_avx512vnni", "_avxvnni", "_neondot"}  # than some compilers
+NEWER_ISAS = {"_amx", "_amxint8", "_avx512vnni", "_avxvnni", "_neondot"}  # than some compilers
 CUDA_ARCHS = "80;90;100"
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 CXX = shlex.split(os.environ.get("CXX", "")) or ["c++"]

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # the files that decide what runs; a change elsewhere does not make a result unreproducible
 _CODE = ("vqkernels", "csrc", "bench", "setup.py", "pyproject.toml", ":!bench/results", ":!bench/**.md")
 _ALWAYS = ("vqkernels", "numpy", "torch", "triton")
-_FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
+_FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 
 
 @contextmanager

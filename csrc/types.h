@@ -28,14 +28,15 @@ enum class Isa : int {  // x86 but for portable and those of NEON
     avx2_int8 = 9,
     avxvnni_int8 = 10,
     avx512vnni_int8 = 11,
-    neon_int8 = 12
+    neon_int8 = 12,
+    amx_int8 = 13
 };
-constexpr int isas = 13;
+constexpr int isas = 14;
 // as VQKERNELS_ISA spells them
 inline const char* isa_name(Isa isa) {
-    constexpr const char* names[] = {"auto",         "portable",        "avx2",       "avx512", "amx",
-                                     "avx2_int16",   "avxvnni",         "avx512vnni", "neon",   "avx2_int8",
-                                     "avxvnni_int8", "avx512vnni_int8", "neon_int8"};
+    constexpr const char* names[] = {"auto",         "portable",        "avx2",       "avx512",  "amx",
+                                     "avx2_int16",   "avxvnni",         "avx512vnni", "neon",    "avx2_int8",
+                                     "avxvnni_int8", "avx512vnni_int8", "neon_int8",  "amx_int8"};
     return names[int(isa)];
 }
 

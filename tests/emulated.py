@@ -76,14 +76,14 @@ AARCH64 = Machine(
 _EMULATED = ("-mavx2", "-mfma", "-Wno-psabi", f"-I{DRIVER / 'x86'}")
 X86 = Machine(
     name="x86",
-    isas=("avxvnni", "avxvnni_int8", "avx512", "avx512vnni", "avx512vnni_int8", "amx"),
+    isas=("avxvnni", "avxvnni_int8", "avx512", "avx512vnni", "avx512vnni_int8", "amx", "amx_int8"),
     compiler=shlex.split(os.environ.get("CXX", "")) or ["c++"],
     options=(
         "-O1",  # half the time to compile, of code that no processor is to be fast at
-        *("-DVQK_X86=1", "-DVQK_AMX=1", "-DVQK_AVX512VNNI=1", "-DVQK_AVXVNNI=1"),
+        *("-DVQK_X86=1", "-DVQK_AMX=1", "-DVQK_AMXINT8=1", "-DVQK_AVX512VNNI=1", "-DVQK_AVXVNNI=1"),
         *("-include", str(DRIVER / "x86" / "processor.h")),
     ),
-    flags_of=dict.fromkeys(("_avxvnni", "_avx512", "_avx512vnni", "_amx"), _EMULATED),
+    flags_of=dict.fromkeys(("_avxvnni", "_avx512", "_avx512vnni", "_amx", "_amxint8"), _EMULATED),
     sources=("x86/processor.cpp",),
     link=("-Wl,--wrap=syscall",),
 )

@@ -54,6 +54,7 @@ SETTINGS = {
     "VQKERNELS_ISA=avx512vnni": Setting({"VQKERNELS_ISA": "avx512vnni"}, "avx512vnni"),
     "VQKERNELS_ISA=avx512vnni_int8": Setting({"VQKERNELS_ISA": "avx512vnni_int8"}, "avx512vnni_int8"),
     "VQKERNELS_ISA=amx": Setting({"VQKERNELS_ISA": "amx"}, "amx"),
+    "VQKERNELS_ISA=amx_int8": Setting({"VQKERNELS_ISA": "amx_int8"}, "amx_int8"),
     "VQKERNELS_ISA=neon": Setting({"VQKERNELS_ISA": "neon"}, "neon"),
     "VQKERNELS_ISA=neon_int8": Setting({"VQKERNELS_ISA": "neon_int8"}, "neon_int8"),
     # all of the lowest at a time: one run in place of five where five take too long

@@ -27,9 +27,13 @@ struct IntegerFormat {
     int offset;                     // of the numbers of vectors, where the instruction takes them without a sign
     float row_most, code_most;      // no number is larger
     float row_length, code_length;  // nor are those of one sum longer, taken as a vector
+    int together = 1;               // lanes are multiplied so many at a time: a row has zeros behind its last
 
     constexpr int bits() const { return 32 / numbers; }
-    constexpr int groups(int dim) const { return (dim + numbers - 1) / numbers; }
+    constexpr int groups(int dim) const {
+        const int lane = numbers * together;
+        return (dim + lane - 1) / lane * together;
+    }
     // lanes of a code: its numbers, and what the sums of each segment start from
     constexpr int lanes(int dim) const {
         const int groups = this->groups(dim);

@@ -116,6 +116,7 @@ void pack_integer_codes(const float* codes, const float* bias, const IntegerCode
         for (auto& sums : total) std::fill_n(sums, block, 0);
         start = nullptr;
     }
+    std::fill(lane, out.lanes + format.lanes(dim) * block, 0);
     const float less = float(1.0 - integer_error(dim) - 0x1p-22);
     for (int j = 0; j < block; ++j) {
         out.step[j] = step[j];
@@ -224,6 +225,28 @@ inline const float* again(const float* place) {
     return place;
 }
 
+// The scores of Q vectors, from `row` on, and one block whose products have these sums.
+template <class Simd, int Q, int V>
+inline __attribute__((always_inline)) void bounded(const typename Simd::I (&sum)[Q][V], const IntegerRows& rows,
+                                                   int row, const IntegerCodes& codes, std::int64_t block,
+                                                   typename Simd::F (&score)[Q][V]) {
+    constexpr int W = Simd::W;
+    unrolled<V>([&](auto v) {
+        const std::int64_t at = (block * V + v) * W;
+        const auto step = Simd::load(codes.step + at), length = Simd::load(codes.length + at),
+                   rest = Simd::load(codes.rest + at), bias = Simd::load(codes.bias + at);
+        // the numbers of vectors are read again for every v, since sums need the registers
+        const float *row_step = again(rows.step + row), *less = again(rows.less + row),
+                    *less_rest = again(rows.less_rest + row);
+        unrolled<Q>([&](auto q) {
+            const auto product = Simd::mul(Simd::from_integers(sum[q][v]), Simd::broadcast(row_step[q]));
+            const auto known = Simd::fma(product, step, bias);
+            score[q][v] =
+                Simd::fma(Simd::broadcast(less_rest[q]), rest, Simd::fma(Simd::broadcast(less[q]), length, known));
+        });
+    });
+}
+
 // Scores of Q vectors, from `row` on, against one block.
 template <class Simd, int Q, int V>
 inline __attribute__((always_inline)) void integer_scores(const IntegerRows& rows, int row, const IntegerCodes& codes,
@@ -245,20 +268,7 @@ inline __attribute__((always_inline)) void integer_scores(const IntegerRows& row
         segment_sums<Simd, Q, V>(x, stride, c, groups, total);
         unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = total[q][v]; }); });
     }
-    unrolled<V>([&](auto v) {
-        const std::int64_t at = (block * V + v) * W;
-        const auto step = Simd::load(codes.step + at), length = Simd::load(codes.length + at),
-                   rest = Simd::load(codes.rest + at), bias = Simd::load(codes.bias + at);
-        // the numbers of vectors are read again for every v, since sums need the registers
-        const float *row_step = again(rows.step + row), *less = again(rows.less + row),
-                    *less_rest = again(rows.less_rest + row);
-        unrolled<Q>([&](auto q) {
-            const auto product = Simd::mul(Simd::from_integers(sum[q][v]), Simd::broadcast(row_step[q]));
-            const auto known = Simd::fma(product, step, bias);
-            score[q][v] =
-                Simd::fma(Simd::broadcast(less_rest[q]), rest, Simd::fma(Simd::broadcast(less[q]), length, known));
-        });
-    });
+    bounded<Simd, Q, V>(sum, rows, row, codes, block, score);
 }
 
 template <class Simd, int Q, int V>

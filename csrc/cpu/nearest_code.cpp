@@ -209,11 +209,13 @@ std::vector<Precision> tried(const std::vector<std::unique_ptr<Group<Value, Inpu
                              const ScanKernel& kernel, int threads) {
     constexpr std::int64_t fewest = 4096;  // vectors for a try
     std::vector<Precision> ways = precisions(call, kernel);
-    if (ways.front().unit == Unit::tiles || groups.empty()) return ways;
-    if (!enough_for_integers(call)) ways = {ways.back()};
-    while (call.n >= fewest && ways.size() > 1 && !pays(groups, call, kernel, threads, ways[0], ways[1])) {
-        ways.erase(ways.begin());
-    }
+    if (groups.empty()) return ways;
+    const auto integers = [](Precision way) { return way.unit == Unit::words || way.unit == Unit::bytes; };
+    const auto pay = [&] {
+        return enough_for_integers(call) &&
+               (call.n < fewest || pays(groups, call, kernel, threads, ways[0], ways[1]));
+    };
+    while (integers(ways.front()) && !pay()) ways.erase(ways.begin());
     return ways;
 }
 
@@ -312,6 +314,9 @@ const ScanKernel& scan_kernel(Isa isa) {
     };
     const Way ways[] = {
     // the best first
+#if VQK_AMX && VQK_AMXINT8
+        {Isa::amx_int8, avx512 && amx_int8_permitted(), scan_int8_amx},
+#endif
 #if VQK_AMX
         {Isa::amx, avx512 && amx_permitted(), scan_amx},
 #endif

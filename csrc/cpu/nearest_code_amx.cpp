@@ -11,6 +11,7 @@
 #include <unistd.h>
 #endif
 
+#include "cpu/amx_tiles.h"
 #include "cpu/tile_scan.h"
 
 namespace vqk {
@@ -18,23 +19,6 @@ namespace {
 
 constexpr int W = 16, V = 4;  // lanes, vectors of a block
 constexpr int scores_of_tile = TileScan::rows * W;
-
-// eight tiles of 16 rows x 64 bytes
-struct alignas(64) TileShapes {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// Tiles are state of the thread that the system saves and restores with every switch: they are given back at once.
-struct TileUse {
-    TileUse() {
-        // static: GCC takes the intrinsic to read 8 bytes, and would not write the others to the stack
-        static constexpr TileShapes shapes;
-        _tile_loadconfig(&shapes);
-    }
-    ~TileUse() { _tile_release(); }
-};
 
 // the nearest bfloat16, as a float
 inline __m512 high_part(__m512 v) {
@@ -157,8 +141,6 @@ void pack_rows(const float* negated, int count, int dim, int products, std::uint
     }
     _mm_free(line);
 }
-
-constexpr int line = 64;  // bytes of a row of a tile
 
 // Scores of some tiles of vectors against some tiles of codes at a time, on their way into the vectors' state.
 template <int row_tiles, int code_tiles>

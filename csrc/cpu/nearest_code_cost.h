@@ -83,12 +83,13 @@ inline std::vector<Precision> precisions(std::int64_t k, std::int64_t dim, const
     constexpr Precision floats{Unit::floats}, words{Unit::words}, bytes{Unit::bytes}, one{Unit::tiles, 1},
         three{Unit::tiles, 3};
     const double cost = pair_products(dim, floats, kernel);
-    if (kernel.tiles && pair_products(dim, three, kernel) <= cost) {
-        if (TileScan::steps(dim, 1) == TileScan::steps(dim, 3)) return {three, floats};
-        return {one, three, floats};
-    }
     std::vector<Precision> ways = {floats};
-    if (words_pay(k, dim, kernel)) ways.insert(ways.begin(), words);
+    if (kernel.tiles && pair_products(dim, three, kernel) <= cost) {
+        ways.insert(ways.begin(), three);
+        if (TileScan::steps(dim, 1) != TileScan::steps(dim, 3)) ways.insert(ways.begin(), one);
+    } else if (words_pay(k, dim, kernel)) {
+        ways.insert(ways.begin(), words);
+    }
     if (!kernel.bytes || dim > most_integers) return ways;
     const bool shown = named && pair_products(dim, bytes, kernel) <= cost;
     if (shown || vector_cost(k, dim, bytes, kernel) <= vector_cost(k, dim, ways.front(), kernel)) {

@@ -210,5 +210,9 @@ const ScanKernel& scan_int8_neon();
 const ScanKernel& scan_amx();
 bool amx_permitted();  // by the processor and the system
 #endif
+#if VQK_AMXINT8
+const ScanKernel& scan_int8_amx();
+bool amx_int8_permitted();
+#endif
 
 }  // namespace vqk

@@ -19,7 +19,7 @@ from vqkernels._core.env import ISA_CODES
 from vqkernels._core.extension import extension
 
 DIMS = (1, 2, 3, 8, 15, 16, 33, 64, 65, 130, 255, 770)
-LANES = {isa: 4 if "neon" in isa else 16 if "512" in isa else 8 for isa in INTEGERS}
+LANES = {isa: 4 if "neon" in isa else 16 if "512" in isa or "amx" in isa else 8 for isa in INTEGERS}
 
 
 class Format(NamedTuple):

@@ -18,10 +18,11 @@ ISA_FLAGS = {
     "avx512vnni": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_vnni"},
     "avx512vnni_int8": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_vnni"},
     "amx": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16"},
+    "amx_int8": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"},
     "neon": {"aarch64"},
     "neon_int8": {"aarch64", "asimddp"},
 }
-BYTES = ("avx2_int8", "avxvnni_int8", "avx512vnni_int8", "neon_int8")
+BYTES = ("avx2_int8", "avxvnni_int8", "avx512vnni_int8", "amx_int8", "neon_int8")
 INTEGERS = ("avx2_int16", "avxvnni", "avx512vnni", *BYTES)
 NARROW = {*INTEGERS, "amx"}  # other ops do there what they do on AVX2 or AVX-512
 NARROW_OPS = {"nearest_code", "top_codes"}

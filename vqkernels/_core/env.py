@@ -1,7 +1,7 @@
 """Every environment variable the package reads.
 
-``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx``, ``avx512vnni_int8``,
-                   ``avx512vnni``, ``avx512``, ``avxvnni_int8``, ``avxvnni``, ``avx2_int8``, ``avx2_int16``, ``avx2``,
+``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx_int8``, ``amx``,
+                   ``avx512vnni_int8``, ``avx512vnni``, ``avx512``, ``avxvnni_int8``, ``avxvnni``, ``avx2_int8``, ``avx2_int16``, ``avx2``,
                    ``neon_int8``, ``neon`` or ``portable``. Results are the same bits on all of them; the switch is
                    for tests and measurements.
 ``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes of up to 16 dimensions that come again in call after
@@ -34,6 +34,7 @@ ISA_CODES = {
     "avxvnni_int8": 10,
     "avx512vnni_int8": 11,
     "neon_int8": 12,
+    "amx_int8": 13,
 }
 
 

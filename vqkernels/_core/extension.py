@@ -28,9 +28,12 @@ def _join_torch(module: ModuleType) -> None:
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     if not library.exists():
         return
-    run = getattr(ctypes.CDLL(str(library)), "GOMP_parallel", None)  # of the runtime that it is linked to
-    if run is not None:
-        module.use_team(ctypes.cast(run, ctypes.c_void_p).value)
+    # as symbols of the library are found: one preloaded comes before the one that it is linked to
+    for place in (None, str(library)):
+        run = getattr(ctypes.CDLL(place), "GOMP_parallel", None)
+        if run is not None:
+            module.use_team(ctypes.cast(run, ctypes.c_void_p).value)
+            return
 
 
 if _module is not None:

@@ -101,10 +101,31 @@ __attribute__((noinline)) inline void multiply(int to, int a, int b) {
     }
 }
 
-inline void tile_dpbf16ps(int to, int a, int b) {
+inline void expect_product(int to, int a, int b) {
     expect(to != a && to != b && a != b, "three tiles");
     expect(tiles.rows(to) == tiles.rows(a) && tiles.bytes(to) == tiles.bytes(b), "sums of the size of the product");
     expect(tiles.bytes(a) == 4 * tiles.rows(b), "factors that fit together");
+}
+
+// integers of 8 bits with a sign; sums wrap around
+inline void tile_dpbssd(int to, int a, int b) {
+    expect_product(to, a, b);
+    for (int m = 0; m < tiles.rows(to); ++m) {
+        std::uint32_t sums[16];
+        std::memcpy(sums, tiles.data[to][m], sizeof sums);
+        for (int k = 0; k < tiles.bytes(a); ++k) {
+            const auto x = static_cast<signed char>(tiles.data[a][m][k]);
+            for (int n = 0; n < tiles.bytes(b) / 4; ++n) {
+                const auto y = static_cast<signed char>(tiles.data[b][k / 4][4 * n + k % 4]);
+                sums[n] += std::uint32_t(int(x) * int(y));
+            }
+        }
+        std::memcpy(tiles.data[to][m], sums, sizeof sums);
+    }
+}
+
+inline void tile_dpbf16ps(int to, int a, int b) {
+    expect_product(to, a, b);
     // whatever the thread has set: rounds to nearest, takes denormal numbers for 0, makes none, raises nothing
     static const unsigned always = 0x9fc0 | (emulated_feature("amx_rounds_up") ? _MM_ROUND_UP : 0);
     const unsigned before = _mm_getcsr();
@@ -119,9 +140,11 @@ inline void tile_dpbf16ps(int to, int a, int b) {
 #undef _tile_stored
 #undef _tile_zero
 #undef _tile_dpbf16ps
+#undef _tile_dpbssd
 #define _tile_loadconfig(from) emulated::tile_loadconfig(from)
 #define _tile_release() emulated::tile_release()
 #define _tile_zero(tile) emulated::tile_zero(tile)
 #define _tile_loadd(tile, from, stride) emulated::tile_loadd(tile, from, stride)
 #define _tile_stored(tile, to, stride) emulated::tile_stored(tile, to, stride)
 #define _tile_dpbf16ps(to, a, b) emulated::tile_dpbf16ps(to, a, b)
+#define _tile_dpbssd(to, a, b) emulated::tile_dpbssd(to, a, b)
