@@ -1,9 +1,9 @@
 """Every environment variable the package reads.
 
 ``VQKERNELS_ISA``  instruction set of the C++ kernels: ``auto`` (default), ``amx_int8``, ``amx``,
-                   ``avx512vnni_int8``, ``avx512vnni``, ``avx512``, ``avxvnni_int8``, ``avxvnni``, ``avx2_int8``, ``avx2_int16``, ``avx2``,
-                   ``neon_int8``, ``neon`` or ``portable``. Results are the same bits on all of them; the switch is
-                   for tests and measurements.
+                   ``avx512vnni_int8``, ``avx512vnni``, ``avx512``, ``avxvnni_int8``, ``avxvnni``, ``avx2_int8``,
+                   ``avx2_int16``, ``avx2``, ``neon_int8``, ``neon`` or ``portable``. Results are the same bits on all
+                   of them; the switch is for tests and measurements.
 ``VQKERNELS_KEPT_MIB``  memory in MiB (64 if not set) for codes of up to 16 dimensions that come again in call after
                    call, as those of a tokenizer at inference do, and the trees over them; 0 keeps and uses none.
                    The codes are compared on every call: results are the same bits at any setting.
