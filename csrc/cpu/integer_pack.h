@@ -16,13 +16,13 @@ class IntegerPanel {
     // `lower`: scores are to be lower bounds
     IntegerPanel(const IntegerScan& scan, const float* negated, int rows, int dim, bool lower)
         : stride_(std::int64_t(scan.format.groups(dim)) * 4),
-          numbers_(make_aligned<std::uint8_t>(std::size_t(rows + behind(scan)) * stride_)),
+          numbers_(make_aligned<std::uint8_t>(std::size_t(rows + (scan.format.rows - 1)) * stride_)),
           step_(rows),
           less_(rows, 0.0f),
           less_rest_(rows, 0.0f),
           charge_(rows),
           charge_rest_(rows) {
-        std::fill_n(numbers_.get() + rows * stride_, behind(scan) * stride_, std::uint8_t(0));
+        std::fill_n(numbers_.get() + rows * stride_, (scan.format.rows - 1) * stride_, std::uint8_t(0));
         for (int r = 0; r < rows; ++r) {
             float length, rest;
             scan.pack_row(negated + std::int64_t(r) * dim, dim, numbers_.get() + r * stride_, &step_[r], &length,
@@ -45,9 +45,6 @@ class IntegerPanel {
     }
 
   private:
-    // rows that a tile may have behind the last of the vectors
-    static int behind(const IntegerScan& scan) { return scan.format.together == 1 ? 0 : 32; }
-
     const std::int64_t stride_;
     AlignedArray<std::uint8_t> numbers_;  // [rows and those behind][stride]
     std::vector<float> step_, less_, less_rest_, charge_, charge_rest_;

@@ -28,6 +28,7 @@ struct IntegerFormat {
     float row_most, code_most;      // no number is larger
     float row_length, code_length;  // nor are those of one sum longer, taken as a vector
     int together = 1;               // lanes are multiplied so many at a time: a row has zeros behind its last
+    int rows = 1;                   // and vectors: there is room to read that many from any of a panel
 
     constexpr int bits() const { return 32 / numbers; }
     constexpr int groups(int dim) const {

@@ -15,13 +15,13 @@ namespace vqk {
 namespace {
 
 struct AmxBytes : Avx512 {
-    static constexpr IntegerFormat format = {4, 1, 0, 0, 127, 127, unbounded, unbounded, 16};
+    static constexpr IntegerFormat format = {4, 1, 0, 0, 127, 127, unbounded, unbounded, 16, 32};
     static F from_integers(I a) { return _mm512_cvtepi32_ps(a); }
 };
 
-constexpr int W = AmxBytes::W, V = 4;                // lanes, vectors of a block
-constexpr int tile_rows = 16, pair = 2 * tile_rows;  // vectors of a tile, and of two
-constexpr int block_line = V * W * 4;                // bytes of a lane of a block, and of its sums
+constexpr int W = AmxBytes::W, V = 4;                        // lanes, vectors of a block
+constexpr int tile_rows = 16, pair = AmxBytes::format.rows;  // vectors of a tile, and of two
+constexpr int block_line = V * W * 4;                        // bytes of a lane of a block, and of its sums
 
 // The sums of two tiles of vectors and a block of codes, [vector][V*W], two tiles of codes at a time.
 void block_sums(const std::uint8_t* x, std::int64_t stride, const std::int32_t* c, int groups, std::int32_t* sums) {

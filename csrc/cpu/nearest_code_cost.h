@@ -28,7 +28,7 @@ struct Precision {
 // memory and branches, which is given in ns below.
 inline double multiply_add(const ScanKernel& kernel) {
     constexpr int tries = 20;
-    constexpr std::int64_t rounds = 250;  // of a try, about a microsecond
+    constexpr std::int64_t rounds = 250;  // of a try, a microsecond or two
     static std::atomic<double> known[isas];
     std::atomic<double>& found = known[int(kernel.base)];
     if (const double time = found.load(); time > 0) return time;

@@ -14,7 +14,8 @@ from vqkernels._core.extension import build_info
 
 pytestmark = needs_extension
 openmp = pytest.mark.skipif(
-    not (sys.platform == "linux" and "OpenMP" in torch.__config__.parallel_info()), reason="torch runs without OpenMP"
+    not (sys.platform == "linux" and "OpenMP" in torch.__config__.parallel_info()),
+    reason="the machine's torch has no OpenMP",
 )
 
 # after an operation of torch and a lookup the process has the threads that it had after the operation
