@@ -122,20 +122,20 @@ double integer_peak(int threads, double seconds, int isa, int bits) {
     return integers ? peak(integers->spin, threads, seconds) : 0.0;
 }
 
-// Lower bounds [N, W] of the scores of n negated vectors [N, D] against W codes of bias [W] as products of integers
-// give them.
-void integer_scores(address negated, std::int64_t n, address codes, address bias, std::int64_t d, int isa, int bits,
-                    address scores) {
+// Bounds of the scores of n negated vectors [N, D] against up to V W codes [count, D] of bias [count], a block, as
+// products of integers give them: low [N, W], no score of a lane is lower; high [N], nor are all higher.
+void integer_bounds(address negated, std::int64_t n, address codes, address bias, std::int64_t count, std::int64_t d,
+                    int isa, int bits, address low, address high) {
     const vqk::ScanKernel& kernel = vqk::scan_kernel(vqk::Isa(isa));
     const vqk::IntegerScan& integers = *integers_of(kernel, bits);
     const std::int64_t block = kernel.block_codes, lanes = kernel.lanes;
     const std::int64_t padded = (n + kernel.queries - 1) / kernel.queries * kernel.queries;
     // the other codes of the block stay out of the lanes' minima
     std::vector<float> block_codes(d * block, 0.0f), block_bias(block, std::numeric_limits<float>::infinity());
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        block_bias[lane] = pointer<const float>(bias)[lane];
+    for (std::int64_t code = 0; code < count; ++code) {
+        block_bias[code] = pointer<const float>(bias)[code];
         for (std::int64_t i = 0; i < d; ++i) {
-            block_codes[i * block + lane] = pointer<const float>(codes)[lane * d + i];
+            block_codes[i * block + code] = pointer<const float>(codes)[code * d + i];
         }
     }
     std::vector<float> rows(padded * d, 0.0f);
@@ -146,7 +146,13 @@ void integer_scores(address negated, std::int64_t n, address codes, address bias
     std::vector<float> best(padded * lanes, std::numeric_limits<float>::infinity()), second(best);
     std::vector<std::int32_t> section(padded * lanes);
     integers.scan(panel.from(0), int(padded), packed.view(0, 1), 1, 0, {best.data(), second.data(), section.data()});
-    std::copy_n(best.data(), n * lanes, pointer<float>(scores));
+    std::copy_n(best.data(), n * lanes, pointer<float>(low));
+    std::vector<float> threshold(padded, std::numeric_limits<float>::max()), slack(padded, 0.0f);
+    std::vector<vqk::Candidate> list(padded * block);
+    std::vector<std::int32_t> listed(padded);
+    integers.append(panel.from(0), int(padded), packed.view(0, 1), 0, 1,
+                    {threshold.data(), list.data(), listed.data(), block, slack.data()});
+    std::copy_n(threshold.data(), n, pointer<float>(high));
 }
 
 }  // namespace
@@ -178,7 +184,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("tile_error", &vqk::tile_error);
     m.def("integer_peak", &integer_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0,
           py::arg("bits") = 16, release());
-    m.def("integer_scores", &integer_scores, release());
+    m.def("integer_bounds", &integer_bounds, release());
     m.def("integer_error", &vqk::integer_error);
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());
     m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0, release());

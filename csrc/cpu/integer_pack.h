@@ -56,12 +56,15 @@ class IntegerBuffer {
     IntegerBuffer(const IntegerScan& scan, std::int64_t blocks, std::int64_t dim, std::int64_t block_codes)
         : dim_(int(dim)),
           block_codes_(block_codes),
+          width_(scan.width),
           lanes_of_code_(scan.format.lanes(int(dim))),
           lanes_(make_aligned<std::int32_t>(std::size_t(blocks * block_codes * lanes_of_code_))),
           step_(of_codes(blocks)),
           length_(of_codes(blocks)),
           rest_(of_codes(blocks)),
-          bias_(of_codes(blocks)) {}
+          bias_(of_codes(blocks)),
+          longest_(make_aligned<float>(std::size_t(blocks * width_))),
+          longest_rest_(make_aligned<float>(std::size_t(blocks * width_))) {}
 
     // the blocks from `begin` on
     IntegerCodes view(std::int64_t begin, std::int64_t blocks) const {
@@ -71,6 +74,8 @@ class IntegerBuffer {
                 length_.get() + at,
                 rest_.get() + at,
                 bias_.get() + at,
+                longest_.get() + begin * width_,
+                longest_rest_.get() + begin * width_,
                 blocks,
                 dim_};
     }
@@ -81,9 +86,9 @@ class IntegerBuffer {
     }
 
     int dim_;
-    std::int64_t block_codes_, lanes_of_code_;
+    std::int64_t block_codes_, width_, lanes_of_code_;
     AlignedArray<std::int32_t> lanes_;
-    AlignedArray<float> step_, length_, rest_, bias_;
+    AlignedArray<float> step_, length_, rest_, bias_, longest_, longest_rest_;
 };
 
 }  // namespace vqk

@@ -65,12 +65,15 @@ struct IntegerCodes {
     float* length;        // [block][V*W] |c|, or a little more
     float* rest;          // [block][V*W] |c_r|, or a little more
     float* bias;          // [block][V*W] |c|^2/2, less what it may be wrong by; +inf where there is no code
+    float* longest;       // [block][W] the largest |c| of a lane
+    float* longest_rest;  // [block][W] and |c_r|
     std::int64_t blocks;
     int dim;
 };
 
 struct IntegerScan {
     IntegerFormat format;
+    int width;  // lanes of a vector: W
     // Of a multiply-add, in those of float32, and of the end of a pair: measured or, where no such processor was at
     // hand, by rate.
     double cost, end;

@@ -124,6 +124,15 @@ void pack_integer_codes(const float* codes, const float* bias, const IntegerCode
         out.rest[j] = out.length[j] * rest_over(rest[j], out.length[j], step[j], dim) * (1.0f + 0x1p-22f);
         out.bias[j] = bias[j] * less;
     }
+    for (int lane = 0; lane < Simd::W; ++lane) {
+        float length_of = 0, rest_of = 0;
+        for (int j = lane; j < block; j += Simd::W) {
+            length_of = std::max(length_of, out.length[j]);
+            rest_of = std::max(rest_of, out.rest[j]);
+        }
+        out.longest[lane] = length_of;
+        out.longest_rest[lane] = rest_of;
+    }
 }
 
 template <class Simd>
@@ -225,68 +234,88 @@ inline const float* again(const float* place) {
     return place;
 }
 
-// The scores of Q vectors, from `row` on, and one block whose products have these sums.
+// What is known of the scores of Q vectors, from `row` on, and one block whose products have these sums.
 template <class Simd, int Q, int V>
-inline __attribute__((always_inline)) void bounded(const typename Simd::I (&sum)[Q][V], const IntegerRows& rows,
-                                                   int row, const IntegerCodes& codes, std::int64_t block,
-                                                   typename Simd::F (&score)[Q][V]) {
+inline __attribute__((always_inline)) void known(const typename Simd::I (&sum)[Q][V], const IntegerRows& rows, int row,
+                                                 const IntegerCodes& codes, std::int64_t block,
+                                                 typename Simd::F (&score)[Q][V]) {
     constexpr int W = Simd::W;
     unrolled<V>([&](auto v) {
         const std::int64_t at = (block * V + v) * W;
-        const auto step = Simd::load(codes.step + at), length = Simd::load(codes.length + at),
-                   rest = Simd::load(codes.rest + at), bias = Simd::load(codes.bias + at);
+        const auto step = Simd::load(codes.step + at), bias = Simd::load(codes.bias + at);
         // the numbers of vectors are read again for every v, since sums need the registers
-        const float *row_step = again(rows.step + row), *less = again(rows.less + row),
-                    *less_rest = again(rows.less_rest + row);
+        const float* row_step = again(rows.step + row);
         unrolled<Q>([&](auto q) {
             const auto product = Simd::mul(Simd::from_integers(sum[q][v]), Simd::broadcast(row_step[q]));
-            const auto known = Simd::fma(product, step, bias);
-            score[q][v] =
-                Simd::fma(Simd::broadcast(less_rest[q]), rest, Simd::fma(Simd::broadcast(less[q]), length, known));
+            score[q][v] = Simd::fma(product, step, bias);
         });
     });
 }
 
-// Scores of Q vectors, from `row` on, against one block.
+// The scores of Q vectors and one block. To find out that a block has none within reach takes a charge a lane, that
+// of the longest of its codes; each code's own is for those that may have.
 template <class Simd, int Q, int V>
-inline __attribute__((always_inline)) void integer_scores(const IntegerRows& rows, int row, const IntegerCodes& codes,
-                                                          std::int64_t block, typename Simd::F (&score)[Q][V]) {
-    constexpr int W = Simd::W;
-    constexpr IntegerFormat format = Simd::format;
-    const int groups = format.groups(codes.dim);
-    const std::int64_t stride = std::int64_t(groups) * 4;
-    const std::uint8_t* x = rows.numbers + row * stride;
-    const std::int32_t* c = codes.lanes + block * format.lanes(codes.dim) * V * W;
-    typename Simd::I sum[Q][V];
-    if constexpr (format.segment == 0) {
-        integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
-    } else if (groups <= format.segment) {
-        integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
-        unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = Simd::widened(sum[q][v]); }); });
-    } else {
-        typename Simd::I total[Q][V];
-        segment_sums<Simd, Q, V>(x, stride, c, groups, total);
-        unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = total[q][v]; }); });
+struct ChargedScores {
+    static constexpr int W = Simd::W;
+    const IntegerRows& rows;
+    const IntegerCodes& codes;
+
+    // yet to be charged
+    inline __attribute__((always_inline)) void operator()(int row, std::int64_t block,
+                                                          typename Simd::F (&score)[Q][V]) const {
+        constexpr IntegerFormat format = Simd::format;
+        const int groups = format.groups(codes.dim);
+        const std::int64_t stride = std::int64_t(groups) * 4;
+        const std::uint8_t* x = rows.numbers + row * stride;
+        const std::int32_t* c = codes.lanes + block * format.lanes(codes.dim) * V * W;
+        typename Simd::I sum[Q][V];
+        if constexpr (format.segment == 0) {
+            integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
+        } else if (groups <= format.segment) {
+            integer_sums<Simd, Q, V>(x, stride, c, groups, sum);
+            unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = Simd::widened(sum[q][v]); }); });
+        } else {
+            typename Simd::I total[Q][V];
+            segment_sums<Simd, Q, V>(x, stride, c, groups, total);
+            unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = total[q][v]; }); });
+        }
+        known<Simd, Q, V>(sum, rows, row, codes, block, score);
     }
-    bounded<Simd, Q, V>(sum, rows, row, codes, block, score);
-}
+    typename Simd::F low(int row, std::int64_t block, const typename Simd::F (&score)[V]) const {
+        return Simd::add(fold<Simd, V>(score), less(row, codes.longest + block * W, codes.longest_rest + block * W));
+    }
+    float high(int row, std::int64_t block, const typename Simd::F (&score)[V]) const {
+        typename Simd::F high[V];
+        unrolled<V>([&](auto v) { high[v] = Simd::sub(score[v], own(row, block, v)); });
+        return Simd::lowest_lane(fold<Simd, V>(high));
+    }
+    void complete(int row, std::int64_t block, typename Simd::F (&score)[V]) const {
+        unrolled<V>([&](auto v) { score[v] = Simd::add(score[v], own(row, block, v)); });
+    }
+
+  private:
+    // a charge
+    typename Simd::F less(int row, const float* length, const float* rest) const {
+        const auto some = Simd::mul(Simd::broadcast(rows.less_rest[row]), Simd::load(rest));
+        return Simd::fma(Simd::broadcast(rows.less[row]), Simd::load(length), some);
+    }
+    typename Simd::F own(int row, std::int64_t block, int v) const {
+        const std::int64_t at = (block * V + v) * W;
+        return less(row, codes.length + at, codes.rest + at);
+    }
+};
 
 template <class Simd, int Q, int V>
 void scan_integers(const IntegerRows& rows, int count, const IntegerCodes& codes, int section_blocks,
                    std::int32_t section, LaneState state) {
     scan_sections<Simd, Q, V>(count, codes.blocks, section_blocks, section, state,
-                              [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
-                                  integer_scores<Simd, Q, V>(rows, row, codes, block, score);
-                              });
+                              ChargedScores<Simd, Q, V>{rows, codes});
 }
 
 template <class Simd, int Q, int V>
 void append_integers(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin,
                      std::int64_t end, const CandidateLists& lists) {
-    append_scores<Simd, Q, V>(count, begin, end, lists,
-                              [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
-                                  integer_scores<Simd, Q, V>(rows, row, codes, block, score);
-                              });
+    append_scores<Simd, Q, V>(count, begin, end, lists, ChargedScores<Simd, Q, V>{rows, codes});
 }
 
 template <class Simd>
@@ -314,6 +343,7 @@ double spin_integers(std::int64_t rounds) {
 template <class Simd, int Q, int V>
 constexpr IntegerScan make_integer_scan(double cost, double end) {
     return {Simd::format,
+            Simd::W,
             cost,
             end,
             pack_integer_codes<Simd, V>,

@@ -49,8 +49,10 @@ void block_sums(const std::uint8_t* x, std::int64_t stride, const std::int32_t* 
     }
 }
 
-// Calls visit(row, block, score) for the scores of every row and every block of [begin, end), two tiles of rows after
-// the other, block by block. The matrix unit is at the next sums meanwhile.
+using Scores = ChargedScores<AmxBytes, 1, V>;
+
+// Calls visit(row, block, score) for the scores, yet to be charged, of every row and every block of [begin, end), two
+// tiles of rows after the other, block by block. The matrix unit is at the next sums meanwhile.
 template <class Visit>
 void over_scores(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin, std::int64_t end,
                  const Visit& visit) {
@@ -72,7 +74,7 @@ void over_scores(const IntegerRows& rows, int count, const IntegerCodes& codes, 
             AmxBytes::I sum[1][V];
             unrolled<V>([&](auto v) { sum[0][v] = AmxBytes::load(sums[part & 1][i] + v * W); });
             AmxBytes::F score[1][V];
-            bounded<AmxBytes, 1, V>(sum, rows, first + i, codes, begin + part % blocks, score);
+            known<AmxBytes, 1, V>(sum, rows, first + i, codes, begin + part % blocks, score);
             visit(first + i, begin + part % blocks, score[0]);
         }
     }
@@ -81,9 +83,10 @@ void over_scores(const IntegerRows& rows, int count, const IntegerCodes& codes, 
 void scan(const IntegerRows& rows, int count, const IntegerCodes& codes, int section_blocks, std::int32_t section,
           LaneState state) {
     alignas(64) float lowest[pair][W];  // of the section so far
+    const Scores scores{rows, codes};
     over_scores(rows, count, codes, 0, codes.blocks, [&](int row, std::int64_t block, const AmxBytes::F(&score)[V]) {
         float* low = lowest[row % pair];
-        auto now = fold<AmxBytes, V>(score);
+        auto now = scores.low(row, block, score);
         if (block % section_blocks != 0) now = AmxBytes::min(now, AmxBytes::load(low));
         AmxBytes::store(low, now);
         if ((block + 1) % section_blocks != 0 && block + 1 != codes.blocks) return;
@@ -96,11 +99,10 @@ void scan(const IntegerRows& rows, int count, const IntegerCodes& codes, int sec
 
 void append(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin, std::int64_t end,
             const CandidateLists& lists) {
-    over_scores(rows, count, codes, begin, end, [&](int row, std::int64_t block, const AmxBytes::F(&score)[V]) {
-        const float threshold = lists.threshold[row];
-        if (!AmxBytes::at_most(fold<AmxBytes, V>(score), threshold)) return;
-        append_block<AmxBytes, V>(score, threshold, std::int32_t(block * V * W), lists.list + row * lists.capacity,
-                                  lists.count[row]);
+    const Scores scores{rows, codes};
+    over_scores(rows, count, codes, begin, end, [&](int row, std::int64_t block, AmxBytes::F(&score)[V]) {
+        if (!AmxBytes::at_most(scores.low(row, block, score), lists.threshold[row])) return;
+        append_block<AmxBytes, V>(scores, row, block, score, lists);
     });
 }
 
@@ -116,8 +118,8 @@ double spin(std::int64_t rounds) {
 }
 
 // by rate: no such processor was at hand
-constexpr IntegerScan bytes = {AmxBytes::format,           0.035, 10,     pack_integer_codes<AmxBytes, V>,
-                               pack_integer_row<AmxBytes>, scan,  append, spin};
+constexpr IntegerScan bytes = {
+    AmxBytes::format, W, 0.035, 10, pack_integer_codes<AmxBytes, V>, pack_integer_row<AmxBytes>, scan, append, spin};
 
 }  // namespace
 

@@ -108,6 +108,8 @@ class Chase {
           evaluator_(rows, frame, kernel, Take{&chased_}),
           base_(score_bases(rows, frame, kernel)),
           evaluated_(rows.count, 0),
+          high_(rows.count, std::numeric_limits<float>::infinity()),
+          slack_(rows.padded, 0.0f),
           threshold_(rows.padded, nothing),
           list_(make_aligned<Candidate>(std::size_t(together) * capacity)),
           count_(together) {
@@ -124,13 +126,13 @@ class Chase {
             all_ ? end - begin : std::clamp<std::int64_t>(chunk_bytes / block_bytes, 1, end - begin);
         stretch_ = std::clamp<std::int64_t>(stretch_bytes / block_bytes, 1, stretch_codes / block);
         most_ = most_evaluated + (end - begin) * block / 16;
-        // a first code for each vector, of blocks from everywhere
+        // a first bound for each vector, by blocks from everywhere
         const std::int64_t samples = std::max<std::int64_t>(1, step / sample_share);
         const auto sample = [&](std::int64_t i) { return begin + (end - begin) * i / samples; };
         const IntegerBuffer packed(bytes_, all_ ? samples : step, dim, block);
         BytePacker<Value> packer(frame_, kernel_);
         for (std::int64_t i = 0; i < samples; ++i) packer.pack(sample(i), packed.view(i, 1));
-        start(packed.view(0, samples), sample);
+        start(packed.view(0, samples));
         for (std::int64_t first = begin; first < end; first += step) {
             const std::int64_t blocks = std::min(step, end - first);
             for (std::int64_t b = 0; b < blocks && !all_; ++b) packer.pack(first + b, packed.view(b, 1));
@@ -147,10 +149,17 @@ class Chase {
     static constexpr std::int64_t stretch_bytes = 16 << 10;  // and the L1 cache
     static constexpr std::int64_t stretch_codes = 256;       // between two looks at the lists
     static constexpr std::int64_t capacity = 2 * stretch_codes;
-    static constexpr std::int64_t sample_share = 16;    // of a chunk: one block in so many
+    static constexpr std::int64_t sample_share = 64;    // of a chunk: one block in so many
     static constexpr std::int64_t most_evaluated = 64;  // codes of a vector, and a sixteenth of all
     static constexpr float nothing = -std::numeric_limits<float>::infinity();
 
+    // What an upper bound of a score lacks of one below which no lower bound of the nearest code is: the rounding of
+    // both, and the errors of two canonical evaluations.
+    float slack(int r) const {
+        const double radius = chased_.radius, length = rows_.length[r];
+        const double rounding = (integer_error(frame_.dim) + 0x1p-20) * radius * (radius + 2 * length);
+        return float_above(rounding + 2 * Tolerance(frame_, radius).canonical(length, rows_.x_norm(r)));
+    }
     // no code with a higher bound can be the nearest
     float reached(int r) const {
         if (!rows_.scannable(r) || chased_.open[r]) return nothing;
@@ -158,25 +167,20 @@ class Chase {
                            2 * Tolerance(frame_, chased_.radius).canonical(rows_.length[r], rows_.x_norm(r)));
     }
 
-    template <class Sample>
-    void start(const IntegerCodes& codes, const Sample& sample) {
+    // what the lowest score of a few codes may be at most
+    void start(const IntegerCodes& codes) {
         Lookahead lanes(rows_.lanes);
         for (int r = 0; r < rows_.padded; r += together) {
             const int count = std::min(together, rows_.padded - r);
             lanes.clear();
             bytes_.scan(panel_.from(r), count, codes, 1, 0, lanes.state());
             for (int i = 0; i < std::min(count, rows_.count - r); ++i) {
-                if (!rows_.scannable(r + i)) continue;
                 const float* best = lanes.best.data() + i * rows_.lanes;
                 const std::int64_t lane = std::min_element(best, best + rows_.lanes) - best;
-                const std::int64_t at = sample(lanes.section[i * rows_.lanes + lane]) * kernel_.block_codes + lane;
-                const std::int64_t last = std::min(frame_.count, at - lane + kernel_.block_codes);
-                for (std::int64_t code = at; code < last; code += rows_.lanes) {
-                    if (frame_.usable(code)) evaluator_.add(r + i, code);
-                }
+                const std::int64_t at = lanes.section[i * rows_.lanes + lane] * rows_.lanes + lane;
+                high_[r + i] = best[lane] + 2 * float(panel_.charge(r + i, codes.longest[at], codes.longest_rest[at]));
             }
         }
-        evaluator_.flush();
     }
 
     // the lanes of some rows
@@ -196,9 +200,13 @@ class Chase {
     // some rows and the codes of a chunk
     void meet(int row, const IntegerCodes& codes, std::int64_t first) {
         const int count = std::min(together, rows_.padded - row), real = std::min(count, rows_.count - row);
-        for (int i = 0; i < real; ++i) threshold_[row + i] = reached(row + i);
+        for (int r = row; r < row + real; ++r) {
+            slack_[r] = slack(r);
+            threshold_[r] = std::min(reached(r), high_[r] + slack_[r]);
+        }
         std::fill_n(count_.begin(), count, 0);
-        const CandidateLists lists = {threshold_.data() + row, list_.get(), count_.data(), capacity};
+        const CandidateLists lists = {threshold_.data() + row, list_.get(), count_.data(), capacity,
+                                      slack_.data() + row};
         for (std::int64_t b = 0; b < codes.blocks; b += stretch_) {
             const std::int64_t end = std::min(codes.blocks, b + stretch_);
             bytes_.append(panel_.from(row), count, codes, b, end, lists);
@@ -217,7 +225,7 @@ class Chase {
         const auto settle = [&] {
             evaluator_.flush();
             for (int i = 0; i < count; ++i) {
-                if (count_[i] > 0) threshold_[row + i] = reached(row + i);
+                if (count_[i] > 0) threshold_[row + i] = std::min(threshold_[row + i], reached(row + i));
             }
         };
         for (int i = 0; i < count; ++i) {
@@ -254,6 +262,8 @@ class Chase {
     Evaluator<Value, Take> evaluator_;
     std::vector<double> base_;             // [rows] score_bases
     std::vector<std::int64_t> evaluated_;  // [rows] codes
+    std::vector<float> high_;              // [rows] a score of the sample is at most this, as computed
+    std::vector<float> slack_;             // [padded] and so much more
     std::vector<float> threshold_;         // [padded]
     AlignedArray<Candidate> list_;         // [together][capacity]
     std::vector<std::int32_t> count_;      // [together]

@@ -73,25 +73,45 @@ std::int64_t collect_levels(const ScanLevel* levels, int count, bool squared, in
                                    });
 }
 
-// adds the codes of one block to one query's list
-template <class Simd, int V>
-inline void append_block(const typename Simd::F (&score)[V], float threshold, std::int32_t first, Candidate* list,
-                         std::int32_t& count) {
+// Adds the codes of one block that are within reach of one query to its list; `scores`: FullScores, or others of that
+// form.
+template <class Simd, int V, class Scores>
+inline void append_block(const Scores& scores, int row, std::int64_t block, typename Simd::F (&score)[V],
+                         const CandidateLists& lists) {
     constexpr int W = Simd::W;
     static_assert(V * W <= 64, "a block is one mask");
-    float scores[V * W];
+    float threshold = lists.threshold[row];
+    if (lists.slack) {
+        const float high = scores.high(row, block, score) + lists.slack[row];
+        lists.threshold[row] = threshold = high < threshold ? high : threshold;
+    }
+    scores.complete(row, block, score);
+    float each[V * W];
     std::uint64_t mask = 0;
     for (int v = 0; v < V; ++v) {
-        Simd::store(scores + v * W, score[v]);
+        Simd::store(each + v * W, score[v]);
         mask |= std::uint64_t(Simd::at_most(score[v], threshold)) << (v * W);
     }
+    Candidate* const list = lists.list + row * lists.capacity;
+    std::int32_t& count = lists.count[row];
     for (; mask; mask &= mask - 1) {
         const int j = __builtin_ctzll(mask);
-        list[count++] = {scores[j], first + j};
+        list[count++] = {each[j], std::int32_t(block * V * W) + j};
     }
 }
 
-// scores(row, block, out) are those of Q queries and one block
+// The same for those of Q queries, from `row` on, whose bits are set. Not inline: registers are for those who compute
+// scores.
+template <class Simd, int Q, int V, class Scores>
+__attribute__((noinline)) void append_tile(const Scores& scores, std::uint32_t some, int row, std::int64_t block,
+                                           typename Simd::F (&score)[Q][V], const CandidateLists& lists) {
+    for (; some; some &= some - 1) {
+        const int q = __builtin_ctz(some);
+        append_block<Simd, V>(scores, row + q, block, score[q], lists);
+    }
+}
+
+// scores(row, block, out) makes those of Q queries and one block
 template <class Simd, int Q, int V, class Scores>
 inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const CandidateLists& lists,
                           const Scores& scores) {
@@ -99,13 +119,15 @@ inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const 
         for (std::int64_t block = begin; block < end; ++block) {
             typename Simd::F score[Q][V];
             scores(row, block, score);
+            std::uint32_t some = 0;
             unrolled<Q>([&](auto q) {
-                const float threshold = lists.threshold[row + q];
-                // most blocks have no candidate
-                if (!Simd::at_most(fold<Simd, V>(score[q]), threshold)) return;
-                append_block<Simd, V>(score[q], threshold, std::int32_t(block * V * Simd::W),
-                                      lists.list + (row + q) * lists.capacity, lists.count[row + q]);
+                const auto low = scores.low(row + q, block, score[q]);
+                some |= std::uint32_t(Simd::at_most(low, lists.threshold[row + q]) != 0) << q;
             });
+            if (!some) continue;  // most blocks have no candidate
+            typename Simd::F copy[Q][V];  // or all scores would be in memory
+            unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { copy[q][v] = score[q][v]; }); });
+            append_tile<Simd, Q, V>(scores, some, row, block, copy, lists);
         }
     }
 }
@@ -115,11 +137,11 @@ void append(const float* negated, int rows, const PackedCodes& codes, std::int64
             const CandidateLists& lists) {
     constexpr int W = Simd::W;
     const int dim = codes.dim;
-    append_scores<Simd, Q, V>(
-        rows, begin, end, lists, [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
-            block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim, codes.codes + block * dim * V * W,
-                                     codes.bias + block * V * W, score);
-        });
+    const auto scores = [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
+        block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim, codes.codes + block * dim * V * W,
+                                 codes.bias + block * V * W, score);
+    };
+    append_scores<Simd, Q, V>(rows, begin, end, lists, full_scores<Simd, Q, V>(scores));
 }
 
 }  // namespace

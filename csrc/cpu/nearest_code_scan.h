@@ -77,10 +77,12 @@ struct Candidate {
 
 // For each query, the codes so far whose scores are not above a threshold of its own, by ascending position.
 struct CandidateLists {
-    const float* threshold;  // [rows] finite or -inf
-    Candidate* list;         // [rows][capacity]
-    std::int32_t* count;     // [rows]
+    float* threshold;     // [rows] finite or -inf
+    Candidate* list;      // [rows][capacity]
+    std::int32_t* count;  // [rows]
     std::int64_t capacity;
+    // [rows] If given, one code is sought: what a score may be at most, and this, lowers the threshold.
+    const float* slack = nullptr;
 };
 
 // Room for what scan_near finds out about the boxes of one query, for each block and W more.

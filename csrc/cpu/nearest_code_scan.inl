@@ -14,11 +14,12 @@
 #include "cpu/nearest_code_scan.h"
 #include "cpu/nearest_code_tile.inl"
 #include "cpu/plain_scan.inl"
+#include "cpu/unrolled.h"
 
 namespace vqk {
 namespace {
 
-// Folds all scores of some rows into `state`; scores(row, block, out) are those of Q queries and one block.
+// Folds all scores of some rows into `state`: FullScores, or others of that form.
 template <class Simd, int Q, int V, class Scores>
 inline void scan_sections(int rows, std::int64_t blocks, int section_blocks, std::int32_t section, LaneState state,
                           const Scores& scores) {
@@ -32,7 +33,7 @@ inline void scan_sections(int rows, std::int64_t blocks, int section_blocks, std
             for (std::int64_t block = begin; block < end; ++block) {
                 typename Simd::F score[Q][V];
                 scores(row, block, score);
-                for (int q = 0; q < Q; ++q) low[q] = Simd::min(low[q], fold<Simd, V>(score[q]));
+                unrolled<Q>([&](auto q) { low[q] = Simd::min(low[q], scores.low(row + q, block, score[q])); });
             }
             for (int q = 0; q < Q; ++q) {
                 Lanes<Simd> lanes;
@@ -50,12 +51,11 @@ void scan(const float* negated, int rows, const PackedCodes& codes, int section_
     constexpr int W = Simd::W;
     const int dim = codes.dim;
     const std::int64_t block_floats = std::int64_t(dim) * V * W;
-    scan_sections<Simd, Q, V>(rows, codes.blocks, section_blocks, section, state,
-                              [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
-                                  block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim,
-                                                           codes.codes + block * block_floats,
-                                                           codes.bias + block * V * W, score);
-                              });
+    const auto scores = [&](int row, std::int64_t block, typename Simd::F(&score)[Q][V]) {
+        block_scores<Simd, Q, V>(negated + std::int64_t(row) * dim, dim, codes.codes + block * block_floats,
+                                 codes.bias + block * V * W, score);
+    };
+    scan_sections<Simd, Q, V>(rows, codes.blocks, section_blocks, section, state, full_scores<Simd, Q, V>(scores));
 }
 
 template <class Simd, int Q, int V>
@@ -68,8 +68,11 @@ void scan_levels(const ScanLevel* levels, int count, bool squared, int rows, int
         level_scores<Simd, Q, V, true>(levels, count, row, block, score);
     };
     const std::int64_t blocks = levels->codes.blocks;
-    if (squared) return scan_sections<Simd, Q, V>(rows, blocks, section_blocks, 0, state, squared_scores);
-    scan_sections<Simd, Q, V>(rows, blocks, section_blocks, 0, state, unsquared_scores);
+    const auto scan = [&](const auto& scores) {
+        scan_sections<Simd, Q, V>(rows, blocks, section_blocks, 0, state, full_scores<Simd, Q, V>(scores));
+    };
+    if (squared) return scan(squared_scores);
+    scan(unsquared_scores);
 }
 
 template <class Simd>

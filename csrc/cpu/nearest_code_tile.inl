@@ -77,6 +77,27 @@ inline typename Simd::F fold(const typename Simd::F (&score)[V]) {
     return low;
 }
 
+// What `compute(row, block, score)` makes, the scores of Q queries and one block, as they are.
+template <class Simd, int Q, int V, class Compute>
+struct FullScores {
+    const Compute& compute;
+
+    void operator()(int row, std::int64_t block, typename Simd::F (&score)[Q][V]) const { compute(row, block, score); }
+    // no score of a lane is lower, given those of one query
+    typename Simd::F low(int, std::int64_t, const typename Simd::F (&score)[V]) const { return fold<Simd, V>(score); }
+    // nor are all higher
+    float high(int, std::int64_t, const typename Simd::F (&score)[V]) const {
+        return Simd::lowest_lane(fold<Simd, V>(score));
+    }
+    // what is to be done before a score is one
+    void complete(int, std::int64_t, typename Simd::F (&)[V]) const {}
+};
+
+template <class Simd, int Q, int V, class Compute>
+inline FullScores<Simd, Q, V, Compute> full_scores(const Compute& compute) {
+    return {compute};
+}
+
 // Scores of Q queries, from `row` on, against one block, summed over the levels.
 template <class Simd, int Q, int V, bool squared>
 inline void level_scores(const ScanLevel* levels, int count, int row, std::int64_t block,

@@ -73,13 +73,18 @@ def isa(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def integer_scores(negated: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, isa: str) -> torch.Tensor:
-    """Lower bounds of scores ``[N, lanes]``."""
+class Bounds(NamedTuple):
+    low: torch.Tensor  # [N, lanes]: no score of a lane is lower
+    high: torch.Tensor  # [N]: nor are all higher, but for rounding
+
+
+def integer_bounds(negated: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor, isa: str) -> Bounds:
+    """Bounds of the scores of up to two codes in each lane."""
     n, d = negated.shape
-    scores = torch.empty(n, LANES[isa])
-    x, c, b, out = (t.data_ptr() for t in (negated, codes, bias, scores))
-    extension().integer_scores(x, n, c, b, d, ISA_CODES[isa], FORMATS[isa].bits, out)
-    return scores
+    bounds = Bounds(torch.empty(n, LANES[isa]), torch.empty(n))
+    x, c, b, low, high = (t.data_ptr() for t in (negated, codes, bias, *bounds))
+    extension().integer_bounds(x, n, c, b, len(codes), d, ISA_CODES[isa], FORMATS[isa].bits, low, high)
+    return bounds
 
 
 def almost_half(rows: int, d: int, isa: str, side: int) -> torch.Tensor:
@@ -143,7 +148,7 @@ def test_scores_are_bounded_from_below(kind: str, isa: str) -> None:
         x, c = problem(kind, 23, d, isa)
         # squares of tiny entries underflow; a dot product is a score without any
         bias = torch.zeros(len(c)) if "tiny" in kind else (c.double().square().sum(1) / 2).float()
-        scores, error = integer_scores(-x, c, bias, isa), allowed(x, c, bias, isa)
+        scores, error = integer_bounds(-x, c, bias, isa).low, allowed(x, c, bias, isa)
         terms = -x.double()[:, None] * c.double()  # exact: 24 bits times 24 bits
         for row, code in product(range(len(x)), range(len(c))):
             exact = math.fsum([bias[code].item(), *terms[row, code].tolist()])
@@ -161,12 +166,35 @@ def test_a_score_is_the_score_of_its_own_code(isa: str) -> None:
     lanes = LANES[isa]
     for d in DIMS:
         x, codes, bias = torch.randn(5, d), torch.zeros(lanes, d), torch.arange(lanes, dtype=torch.float32)
-        assert (integer_scores(x, codes, bias, isa).round() == bias).all()
+        assert (integer_bounds(x, codes, bias, isa).low.round() == bias).all()
         x, ones, zeros = torch.arange(20.0)[:, None].repeat(1, d), torch.ones(lanes, d), torch.zeros(lanes)
-        lower = integer_scores(-x, ones, zeros, isa).double()
+        lower = integer_bounds(-x, ones, zeros, isa).low.double()
         exact = -x.double().sum(1, keepdim=True)
         assert (lower <= exact).all()
         assert (lower >= exact - 2.1 * allowed(x, ones, zeros, isa)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_that_share_a_lane_share_its_bounds(kind: str, isa: str) -> None:
+    """Whose codes may be as unlike as can be: below the lowest score, and above it."""
+    lanes = LANES[isa]
+    for d in DIMS:
+        x, c = problem(kind, 23, d, isa)
+        codes = torch.cat([c, c.flip(0)])  # a short one with a long one
+        bias = torch.zeros(len(codes)) if "tiny" in kind else (codes.double().square().sum(1) / 2).float()
+        low, high = integer_bounds(-x, codes, bias, isa)
+        products = -x.double()[:, None] * codes.double()  # exact, as above
+        exact = torch.tensor(
+            [[math.fsum([b.item(), *row]) for b, row in zip(bias, rows, strict=True)] for rows in products.tolist()]
+        ).double()
+        assert (low.double() <= exact.view(23, 2, lanes).amin(1)).all(), d
+        longest, length = (t.double().norm(dim=-1).clamp_min(2.0**-80) for t in (codes, x))
+        radius = longest.max()
+        rounding = (extension().integer_error(d) + 2.0**-20) * radius * (radius + 2 * length)
+        assert (high.double() + rounding >= exact.amin(1)).all(), d
+        # a bound of another code may be lower still, but none of its own is as high as this
+        own = (exact + 2.1 * allowed(x, codes, bias, isa)).amin(1)
+        assert "tiny" in kind or (high.double() <= own + rounding).all(), d
 
 
 def crowded(n: int, k: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
