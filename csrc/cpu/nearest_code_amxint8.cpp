@@ -119,7 +119,7 @@ double spin(std::int64_t rounds) {
 
 // by rate: no such processor was at hand
 constexpr IntegerScan bytes = {
-    AmxBytes::format, W, 0.035, 10, pack_integer_codes<AmxBytes, V>, pack_integer_row<AmxBytes>, scan, append, spin};
+    AmxBytes::format, W, 0.035, 8.5, pack_integer_codes<AmxBytes, V>, pack_integer_row<AmxBytes>, scan, append, spin};
 
 }  // namespace
 

@@ -61,7 +61,7 @@ inline double pair_products(std::int64_t dim, Precision precision, const ScanKer
 
 // in ns, of a vector against K codes, with what deciding about it takes longer than after a scan in floats: measured
 inline double vector_cost(std::int64_t k, std::int64_t dim, Precision precision, const ScanKernel& kernel) {
-    const double decision = precision.unit == Unit::bytes ? 400 : precision.unit == Unit::words ? 60 : 0;
+    const double decision = precision.unit == Unit::bytes ? 210 : precision.unit == Unit::words ? 90 : 0;
     return double(k) * multiply_add(kernel) * pair_products(dim, precision, kernel) + decision;
 }
 
