@@ -250,7 +250,7 @@ void pull_x(const SoftPass<typename L::Real>& pass, const SoftBatch<typename L::
     using F = typename L::F;
     constexpr int W = L::W;
     constexpr std::int64_t codes = V * W, block_bytes = codes * V * W * sizeof(Real);
-    constexpr std::int64_t stretch = std::max<std::int64_t>((16 << 10) / block_bytes, 2);
+    constexpr std::int64_t stretch = std::max<std::int64_t>((16 << 10) / block_bytes, 4);
     constexpr std::int64_t most = (256 << 10) / (stretch * codes * std::int64_t(sizeof(Real)));
     const std::int64_t dim = pass.dim, slabs = (dim + most - 1) / most,
                        slab = (dim + slabs * Q - 1) / (slabs * Q) * Q;
