@@ -26,6 +26,7 @@
 #include "cpu/kept_codes.h"
 #include "cpu/multilevel.h"
 #include "cpu/nearest_code.h"
+#include "cpu/nearest_code_cost.h"
 #include "cpu/nearest_code_scan.h"
 #include "cpu/parallel.h"
 #include "cpu/soft_entropy.h"
@@ -155,6 +156,16 @@ void integer_bounds(address negated, std::int64_t n, address codes, address bias
     std::copy_n(threshold.data(), n, pointer<float>(high));
 }
 
+// ns that lookups count a pair of vector and code, or 0 if the kernel has no such unit
+double scan_cost(int isa, const std::string& unit, std::int64_t dim) {
+    const vqk::ScanKernel& kernel = vqk::scan_kernel(vqk::Isa(isa));
+    const auto cost = [&](bool there, vqk::Precision way) { return there ? vqk::pair_cost(dim, way, kernel) : 0.0; };
+    if (unit == "words") return cost(kernel.words, {vqk::Unit::words});
+    if (unit == "bytes") return cost(kernel.bytes, {vqk::Unit::bytes});
+    if (unit == "tiles") return cost(kernel.tiles, {vqk::Unit::tiles, 1});
+    return cost(true, {vqk::Unit::floats});
+}
+
 }  // namespace
 
 // Tasks run on the threads of an OpenMP runtime from now on: `address` is that of its GOMP_parallel. A forked process
@@ -181,6 +192,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("use_team", &use_team);
     m.def("tile_peak", &tile_peak, py::arg("threads"), py::arg("seconds") = 0.3, release());
     m.def("tile_scores", &tile_scores, release());
+    m.def("scan_cost", &scan_cost, release());
     m.def("tile_error", &vqk::tile_error);
     m.def("integer_peak", &integer_peak, py::arg("threads"), py::arg("seconds") = 0.3, py::arg("isa") = 0,
           py::arg("bits") = 16, release());

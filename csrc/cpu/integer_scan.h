@@ -74,9 +74,6 @@ struct IntegerCodes {
 struct IntegerScan {
     IntegerFormat format;
     int width;  // lanes of a vector: W
-    // Of a multiply-add, in those of float32, and of the end of a pair: measured or, where no such processor was at
-    // hand, by rate.
-    double cost, end;
 
     // Packs a block of codes as ScanKernel packs it, [D][V*W] and [V*W], to the first of `out`.
     void (*pack_codes)(const float* codes, const float* bias, const IntegerCodes& out);

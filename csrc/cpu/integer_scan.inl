@@ -236,8 +236,8 @@ inline const float* again(const float* place) {
 
 // What is known of the scores of Q vectors, from `row` on, and one block whose products have these sums.
 template <class Simd, int Q, int V>
-inline __attribute__((always_inline)) void known(const typename Simd::I (&sum)[Q][V], const IntegerRows& rows, int row,
-                                                 const IntegerCodes& codes, std::int64_t block,
+inline __attribute__((always_inline)) void known(const typename Simd::I (&sum)[Q][V], const IntegerRows& rows,
+                                                 int row, const IntegerCodes& codes, std::int64_t block,
                                                  typename Simd::F (&score)[Q][V]) {
     constexpr int W = Simd::W;
     unrolled<V>([&](auto v) {
@@ -341,11 +341,9 @@ double spin_integers(std::int64_t rounds) {
 }
 
 template <class Simd, int Q, int V>
-constexpr IntegerScan make_integer_scan(double cost, double end) {
+constexpr IntegerScan make_integer_scan() {
     return {Simd::format,
             Simd::W,
-            cost,
-            end,
             pack_integer_codes<Simd, V>,
             pack_integer_row<Simd>,
             scan_integers<Simd, Q, V>,

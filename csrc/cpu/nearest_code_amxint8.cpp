@@ -117,9 +117,8 @@ double spin(std::int64_t rounds) {
     return 2.0 * 4 * double(rounds) * tile_rows * W * line;
 }
 
-// by rate: no such processor was at hand
 constexpr IntegerScan bytes = {
-    AmxBytes::format, W, 0.035, 8.5, pack_integer_codes<AmxBytes, V>, pack_integer_row<AmxBytes>, scan, append, spin};
+    AmxBytes::format, W, pack_integer_codes<AmxBytes, V>, pack_integer_row<AmxBytes>, scan, append, spin};
 
 }  // namespace
 

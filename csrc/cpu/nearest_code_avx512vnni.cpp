@@ -16,8 +16,8 @@ struct Avx512VnniBytes : Avx512VnniWords {
     static I multiply_add(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
 };
 
-constexpr IntegerScan words = make_integer_scan<Avx512VnniWords, 6, 4>(0.55, 2.7);
-constexpr IntegerScan bytes = make_integer_scan<Avx512VnniBytes, 6, 4>(0.28, 3.5);
+constexpr IntegerScan words = make_integer_scan<Avx512VnniWords, 6, 4>();
+constexpr IntegerScan bytes = make_integer_scan<Avx512VnniBytes, 6, 4>();
 
 }  // namespace
 

@@ -16,8 +16,8 @@ struct AvxVnniBytes : AvxVnniWords {
     static I multiply_add(I sum, I a, I b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
 };
 
-constexpr IntegerScan words = make_integer_scan<AvxVnniWords, 6, 2>(0.55, 4.5);
-constexpr IntegerScan bytes = make_integer_scan<AvxVnniBytes, 6, 2>(0.28, 5);
+constexpr IntegerScan words = make_integer_scan<AvxVnniWords, 6, 2>();
+constexpr IntegerScan bytes = make_integer_scan<AvxVnniBytes, 6, 2>();
 
 }  // namespace
 

@@ -178,7 +178,8 @@ class Chase {
                 const float* best = lanes.best.data() + i * rows_.lanes;
                 const std::int64_t lane = std::min_element(best, best + rows_.lanes) - best;
                 const std::int64_t at = lanes.section[i * rows_.lanes + lane] * rows_.lanes + lane;
-                high_[r + i] = best[lane] + 2 * float(panel_.charge(r + i, codes.longest[at], codes.longest_rest[at]));
+                high_[r + i] =
+                    best[lane] + 2 * float(panel_.charge(r + i, codes.longest[at], codes.longest_rest[at]));
             }
         }
     }

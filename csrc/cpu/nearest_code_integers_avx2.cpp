@@ -29,8 +29,8 @@ struct Avx2Bytes : Avx2Words {
     static I widened(I sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 };
 
-constexpr IntegerScan words = make_integer_scan<Avx2Words, 6, 2>(0.68, 4.5);
-constexpr IntegerScan bytes = make_integer_scan<Avx2Bytes, 6, 2>(0.42, 8);
+constexpr IntegerScan words = make_integer_scan<Avx2Words, 6, 2>();
+constexpr IntegerScan bytes = make_integer_scan<Avx2Bytes, 6, 2>();
 
 }  // namespace
 

@@ -124,7 +124,7 @@ inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const 
                 const auto low = scores.low(row + q, block, score[q]);
                 some |= std::uint32_t(Simd::at_most(low, lists.threshold[row + q]) != 0) << q;
             });
-            if (!some) continue;  // most blocks have no candidate
+            if (!some) continue;          // most blocks have no candidate
             typename Simd::F copy[Q][V];  // or all scores would be in memory
             unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { copy[q][v] = score[q][v]; }); });
             append_tile<Simd, Q, V>(scores, some, row, block, copy, lists);

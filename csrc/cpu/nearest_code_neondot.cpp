@@ -14,7 +14,7 @@ struct NeonBytes : Neon {
     static F from_integers(I a) { return vcvtq_f32_s32(a); }
 };
 
-constexpr IntegerScan bytes = make_integer_scan<NeonBytes, 4, 4>(0.28, 4.5);
+constexpr IntegerScan bytes = make_integer_scan<NeonBytes, 4, 4>();
 
 }  // namespace
 

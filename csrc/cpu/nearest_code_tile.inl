@@ -82,7 +82,9 @@ template <class Simd, int Q, int V, class Compute>
 struct FullScores {
     const Compute& compute;
 
-    void operator()(int row, std::int64_t block, typename Simd::F (&score)[Q][V]) const { compute(row, block, score); }
+    void operator()(int row, std::int64_t block, typename Simd::F (&score)[Q][V]) const {
+        compute(row, block, score);
+    }
     // no score of a lane is lower, given those of one query
     typename Simd::F low(int, std::int64_t, const typename Simd::F (&score)[V]) const { return fold<Simd, V>(score); }
     // nor are all higher

@@ -86,8 +86,12 @@ def test_the_best_is_picked_and_what_a_processor_lacks_refused(
     machine: Machine, isa: str, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ISA_FLAGS[isa] | (ISA_FLAGS["avx2"] if machine is X86 else set())
+    problem = lookup_problem("gaussian", 300, 200, 33)
+    expected = nearest_code(problem.x, problem.codebook, backend="reference")
     with closing(Processor(machine, programs.path(machine), flags)) as processor, kernels_on(processor):
         assert processor.build_info()["isa"] == isa
+        # its ways to scan are timed, and one is chosen
+        assert same_bits(tuple(nearest_code(problem.x, problem.codebook, backend="cpu")), tuple(expected))
         for name, needed in ISA_FLAGS.items():
             monkeypatch.setenv("VQKERNELS_ISA", name)
             if needed <= flags:
