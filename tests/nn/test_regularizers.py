@@ -130,6 +130,14 @@ def test_sign_entropy_gradient_is_that_of_all_sign_codes() -> None:
     torch.testing.assert_close(factorised[1], full[1])
 
 
+def test_sign_entropy_of_weights_whose_sum_overflows() -> None:
+    x, weight = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, dtype=torch.float64) + 0.5
+    expected = sign_entropy(x, weight=weight)
+    for scale in (2.0**1022, 2.0**-1022):
+        for got, one in zip(sign_entropy(x, weight=scale * weight), expected, strict=True):
+            torch.testing.assert_close(got, one)
+
+
 def test_sign_entropy_of_extremes_and_outcasts() -> None:
     x = torch.full((4, 3), 1e4)
     x[1], x[2, 0] = -1e4, torch.nan

@@ -12,13 +12,15 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
 import torch
+from rich.console import Console
+from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -164,7 +166,7 @@ def on_isa(isa: str, run: Callable[[], Results]) -> Results:
         return run()
 
 
-def differences(seeds: range, isas: list[str], emulated: Sequence[Processor], work: int) -> Iterator[str]:
+def differences(seeds: Iterable[int], isas: list[str], emulated: Sequence[Processor], work: int) -> Iterator[str]:
     """A line for every problem and instruction set with other bits than the first instruction set."""
     for seed in seeds:
         problem = isa_problem(seed, work)
@@ -201,8 +203,10 @@ def main() -> int:
         machines = [MACHINES[name] for name in options.emulated]
         emulated = [stack.enter_context(emulated_processor(machine)) for machine in machines]
         seeds = range(options.first, options.first + options.problems)
-        for line in differences(seeds, isas, emulated, options.work):
+        shown = track(seeds, "problems", console=Console(stderr=True))
+        for line in differences(shown, isas, emulated, options.work):
             sys.stdout.write(line + "\n")
+            sys.stdout.flush()
             found += 1
     names = [*isas, *(f"{isa} of {machine.name}" for machine in machines for isa in machine.isas)]
     sys.stdout.write(

@@ -148,6 +148,7 @@ def sign_entropy(
     given = (torch.ones_like(rows[:, 0]) if weight is None else weight.detach().reshape(-1)).to(widest(x.device))
     counts = rows.detach().isfinite().all(1) & (given > 0) & given.isfinite()
     share = torch.where(counts, given, 0.0)
+    share = torch.where(share.sum().isinf(), share * 2.0**-64, share)  # of float64
     share = (share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)).to(x.dtype)
     logits = (torch.where(counts[:, None], rows, 0.0) * slope).clamp(-_CERTAIN, _CERTAIN)
     mean_bits = share @ logits.sigmoid()
