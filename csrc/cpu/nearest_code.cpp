@@ -178,27 +178,30 @@ void run(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, int th
     scan_round(groups, threads, way);
 }
 
-// Does a way to scan leave so few vectors open that it pays, before the next? It is tried on some of them, whose
-// outcome stands.
+// Does a way to scan leave so few vectors open, and list so few codes, that it pays, before the next? It is tried on
+// some vectors, whose outcome stands.
 template <class Value, class Input>
 bool pays(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
           const ScanKernel& kernel, int threads, Precision way, Precision next) {
     constexpr std::int64_t apart = 16;  // every sixteenth
     std::vector<std::vector<Open>> others;
-    std::int64_t sampled = 0, open = 0;
+    std::int64_t sampled = 0, open = 0, evaluated = 0;
     for (const auto& group : groups) {
         std::vector<Open> sample, rest;
         for (std::size_t i = 0; i < group->open.size(); ++i) (i % apart ? rest : sample).push_back(group->open[i]);
         sampled += std::int64_t(sample.size());
         group->open = std::move(sample);
+        group->evaluated = 0;
         others.push_back(std::move(rest));
     }
     run(groups, threads, way);
     for (std::size_t g = 0; g < groups.size(); ++g) {
         open += std::int64_t(groups[g]->open.size());
+        evaluated += groups[g]->evaluated;
         groups[g]->open.insert(groups[g]->open.end(), others[g].begin(), others[g].end());
     }
-    const double saved = 1 - vector_cost(call.k, call.d, way, kernel) / vector_cost(call.k, call.d, next, kernel);
+    const double cost = vector_cost(call.k, call.d, way, kernel) + listing_cost(call.d, evaluated, sampled);
+    const double saved = 1 - cost / vector_cost(call.k, call.d, next, kernel);
     return double(open) <= saved * double(sampled);
 }
 

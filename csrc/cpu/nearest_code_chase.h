@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "cpu/aligned.h"
@@ -25,10 +26,12 @@ struct Chased {
     std::vector<Winner> winners;     // [rows] the nearest code of the share
     std::vector<std::uint8_t> open;  // [rows] but for these: too many codes were within reach
     double radius = 0.0;             // no code of the share is longer
+    std::int64_t evaluated = 0;      // codes, of all rows together
 
     // takes over what was found among other codes
     void merge(const Chased& other) {
         radius = std::max(radius, other.radius);
+        evaluated += other.evaluated;
         for (std::size_t r = 0; r < winners.size(); ++r) {
             winners[r].offer(other.winners[r].key, other.winners[r].index);
             open[r] |= other.open[r];
@@ -140,6 +143,7 @@ class Chase {
             const IntegerCodes codes = all_ ? all_->packed.view(first, blocks) : packed.view(0, blocks);
             for (int r = 0; r < rows_.padded; r += together) meet(r, codes, first);
         }
+        chased_.evaluated = std::accumulate(evaluated_.begin(), evaluated_.end(), std::int64_t(0));
         return std::move(chased_);
     }
 

@@ -32,6 +32,14 @@ inline double vector_cost(std::int64_t k, std::int64_t dim, Precision precision,
     return double(k) * pair_cost(dim, precision, kernel) + decision;
 }
 
+// in ns, of a vector, for codes that a chase of some vectors has listed and evaluated beyond what a decision includes:
+// measured
+inline double listing_cost(std::int64_t dim, std::int64_t evaluated, std::int64_t vectors) {
+    constexpr double included = 1.5;
+    const double more = double(evaluated) / double(std::max<std::int64_t>(vectors, 1)) - included;
+    return std::max(more, 0.0) * (50 + 0.5 * double(dim));
+}
+
 constexpr std::int64_t most_integers = 1 << 16;  // dimensions for which 32 bits hold any sum
 
 // Is what packing codes as integers costs worth its while? Asked for by name, they serve any number of vectors.

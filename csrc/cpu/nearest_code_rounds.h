@@ -43,6 +43,7 @@ struct Group {
     std::vector<std::int64_t> rows;                      // [N] the vectors in the order of their homes
     std::vector<std::int32_t> home;                      // [N] home blocks, in that order
     std::unique_ptr<const AllBytes> bytes;               // if a chase has been through, and they are few
+    std::atomic<std::int64_t> evaluated{0};              // by chases: codes that they had to look at closely
     std::atomic<bool> sound{true};                       // not if a scan found codes that it cannot take as they are
 
     Group(const Lookup& call, const ScanKernel& kernel, std::int64_t g, std::shared_ptr<const CodeFrame<Value>> codes,
@@ -220,6 +221,7 @@ void chase_round(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups
         const Rows<Value>& rows = *found.front().rows;
         Chased chased = std::move(found.front().chased);
         for (std::size_t c = 1; c < found.size(); ++c) chased.merge(found[c].chased);
+        part.group->evaluated += chased.evaluated;
         const Tolerance tolerance(frame, chased.radius);
         for (int r = 0; r < rows.count; ++r) {
             if (rows.without_direction(r)) chased.winners[r] = {0.0, frame.first_usable};
