@@ -139,7 +139,7 @@ class Chase {
         for (std::int64_t first = begin; first < end; first += step) {
             const std::int64_t blocks = std::min(step, end - first);
             for (std::int64_t b = 0; b < blocks && !all_; ++b) packer.pack(first + b, packed.view(b, 1));
-            chased_.radius = all_ ? all_->radius : packer.radius();
+            reach(all_ ? all_->radius : packer.radius());
             const IntegerCodes codes = all_ ? all_->packed.view(first, blocks) : packed.view(0, blocks);
             for (int r = 0; r < rows_.padded; r += together) meet(r, codes, first);
         }
@@ -202,13 +202,20 @@ class Chase {
         LaneState state() { return {best.data(), second.data(), section.data()}; }
     };
 
-    // some rows and the codes of a chunk
-    void meet(int row, const IntegerCodes& codes, std::int64_t first) {
-        const int count = std::min(together, rows_.padded - row), real = std::min(count, rows_.count - row);
-        for (int r = row; r < row + real; ++r) {
+    // Thresholds for codes of up to this length, if there were none as long.
+    void reach(double radius) {
+        if (met_ && radius == chased_.radius) return;
+        met_ = true;
+        chased_.radius = radius;
+        for (int r = 0; r < rows_.count; ++r) {
             slack_[r] = slack(r);
             threshold_[r] = std::min(reached(r), high_[r] + slack_[r]);
         }
+    }
+
+    // some rows and the codes of a chunk
+    void meet(int row, const IntegerCodes& codes, std::int64_t first) {
+        const int count = std::min(together, rows_.padded - row), real = std::min(count, rows_.count - row);
         std::fill_n(count_.begin(), count, 0);
         const CandidateLists lists = {threshold_.data() + row, list_.get(), count_.data(), capacity,
                                       slack_.data() + row};
@@ -273,6 +280,7 @@ class Chase {
     AlignedArray<Candidate> list_;         // [together][capacity]
     std::vector<std::int32_t> count_;      // [together]
     std::int64_t stretch_ = 1, most_ = 0;  // blocks, codes
+    bool met_ = false;                     // any code
 };
 
 }  // namespace vqk

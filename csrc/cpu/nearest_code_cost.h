@@ -32,8 +32,8 @@ inline double vector_cost(std::int64_t k, std::int64_t dim, Precision precision,
     return double(k) * pair_cost(dim, precision, kernel) + decision;
 }
 
-// in ns, of a vector, for codes that a chase of some vectors has listed and evaluated beyond what a decision includes:
-// measured
+// in ns, of a vector, for codes that a chase of some vectors has listed and evaluated beyond what a decision
+// includes: measured
 inline double listing_cost(std::int64_t dim, std::int64_t evaluated, std::int64_t vectors) {
     constexpr double included = 1.5;
     const double more = double(evaluated) / double(std::max<std::int64_t>(vectors, 1)) - included;

@@ -221,6 +221,12 @@ def test_codes_that_integers_cannot_tell_apart_are_told_apart(
     check(*crowded(n, k, 32), isa, monkeypatch)
 
 
+@pytest.mark.parametrize("k", [1, 5, 200])
+def test_codes_that_are_all_the_same(k: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that none has any length, once their mean is subtracted."""
+    check(torch.randn(300, 16), torch.full((k, 16), 3.0), isa, monkeypatch)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_codes_that_come_nearer_and_nearer(threads: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is the nearest so far, some vectors have more within reach than their list may hold, others few."""
