@@ -47,10 +47,13 @@ inline bool enough_for_integers(const Lookup& call) {
     return call.n >= 256 || call.isa != Isa::automatic;
 }
 
-// `named`: a kernel asked for by name shows what it has, whatever it costs.
-inline bool words_pay(std::int64_t k, std::int64_t dim, const ScanKernel& kernel, bool named) {
+// `named`: a kernel asked for by name shows what it has, whatever it costs. `listed`: codes of a vector to be listed.
+inline bool words_pay(std::int64_t k, std::int64_t dim, const ScanKernel& kernel, bool named,
+                      std::int64_t listed = 0) {
+    constexpr double listing = 4;  // ns that words take longer to list a code
     if (!kernel.words || dim > most_integers) return false;
-    return named || vector_cost(k, dim, {Unit::words}, kernel) <= vector_cost(k, dim, {Unit::floats}, kernel);
+    return named || vector_cost(k, dim, {Unit::words}, kernel) + listing * double(listed) <=
+                        vector_cost(k, dim, {Unit::floats}, kernel);
 }
 
 // The ways worth their time for many vectors, coarse to fine.

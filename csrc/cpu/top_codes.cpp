@@ -113,7 +113,7 @@ struct Search {
           capacity(4 * m + 2 * section_codes),
           blocks((call.k + kernel.block_codes - 1) / kernel.block_codes),
           packed(blocks, call.d, kernel) {
-        if (enough_for_integers(call) && words_pay(call.k, call.d, kernel, call.isa != Isa::automatic)) {
+        if (enough_for_integers(call) && words_pay(call.k, call.d, kernel, call.isa != Isa::automatic, m)) {
             integers.emplace(*kernel.words, blocks, call.d, kernel.block_codes);
         }
         radius = pack_all(packed, frame, kernel, nullptr, call.k, call.threads, [&](std::int64_t b) {
