@@ -1,7 +1,7 @@
 // The scan by products of 8-bit integers on AMX tiles; everything else is that of AMX.
 #include <algorithm>
 #include <cstdint>
-#include <limits>
+#include <type_traits>
 
 #if defined(__linux__)
 #include <cpuid.h>
@@ -49,10 +49,13 @@ void block_sums(const std::uint8_t* x, std::int64_t stride, const std::int32_t* 
     }
 }
 
-using Scores = ChargedScores<AmxBytes, 1, V>;
+// of so many vectors: they share what is loaded of codes
+template <int Q>
+using Scores = ChargedScores<AmxBytes, Q, V>;
 
-// Calls visit(row, block, score) for the scores, yet to be charged, of every row and every block of [begin, end), two
-// tiles of rows after the other, block by block. The matrix unit is at the next sums meanwhile.
+// Calls visit(row, block, score) for the scores [Q][V], yet to be charged, of Q rows from `row` on and every block of
+// [begin, end), two tiles of rows after the other, block by block. Q is 4, or 1 for the last few rows. The matrix
+// unit is at the next sums meanwhile.
 template <class Visit>
 void over_scores(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin, std::int64_t end,
                  const Visit& visit) {
@@ -66,43 +69,53 @@ void over_scores(const IntegerRows& rows, int count, const IntegerCodes& codes, 
         block_sums(rows.numbers + part / blocks * pair * stride, stride,
                    codes.lanes + (begin + part % blocks) * groups * V * W, groups, sums[part & 1][0]);
     };
+    const auto meet = [&](auto together, int row, std::int64_t block, const std::int32_t (*from)[V* W]) {
+        constexpr int Q = decltype(together)::value;
+        AmxBytes::I sum[Q][V];
+        unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { sum[q][v] = AmxBytes::load(from[q] + v * W); }); });
+        AmxBytes::F score[Q][V];
+        known<AmxBytes, Q, V>(sum, rows, row, codes, block, score);
+        visit(row, block, score);
+    };
     multiply(0);
     for (std::int64_t part = 0; part < parts; ++part) {
         if (part + 1 < parts) multiply(part + 1);
-        const int first = int(part / blocks) * pair, some = std::min(pair, count - first);
-        for (int i = 0; i < some; ++i) {
-            AmxBytes::I sum[1][V];
-            unrolled<V>([&](auto v) { sum[0][v] = AmxBytes::load(sums[part & 1][i] + v * W); });
-            AmxBytes::F score[1][V];
-            known<AmxBytes, 1, V>(sum, rows, first + i, codes, begin + part % blocks, score);
-            visit(first + i, begin + part % blocks, score[0]);
+        const int first = int(part / blocks) * pair, last = std::min(first + pair, count);
+        const std::int32_t (*from)[V * W] = sums[part & 1];
+        int row = first;
+        for (; row + 4 <= last; row += 4, from += 4) {
+            meet(std::integral_constant<int, 4>{}, row, begin + part % blocks, from);
         }
+        for (; row < last; ++row) meet(std::integral_constant<int, 1>{}, row, begin + part % blocks, from++);
     }
 }
 
 void scan(const IntegerRows& rows, int count, const IntegerCodes& codes, int section_blocks, std::int32_t section,
           LaneState state) {
     alignas(64) float lowest[pair][W];  // of the section so far
-    const Scores scores{rows, codes};
-    over_scores(rows, count, codes, 0, codes.blocks, [&](int row, std::int64_t block, const AmxBytes::F(&score)[V]) {
-        float* low = lowest[row % pair];
-        auto now = scores.low(row, block, score);
-        if (block % section_blocks != 0) now = AmxBytes::min(now, AmxBytes::load(low));
-        AmxBytes::store(low, now);
-        if ((block + 1) % section_blocks != 0 && block + 1 != codes.blocks) return;
-        Lanes<AmxBytes> lanes;
-        lanes.load(state, row);
-        lanes.take(now, section + std::int32_t(block / section_blocks));
-        lanes.store(state, row);
+    over_scores(rows, count, codes, 0, codes.blocks, [&](int first, std::int64_t block, const auto& score) {
+        constexpr int Q = std::extent_v<std::remove_reference_t<decltype(score)>>;
+        const Scores<Q> scores{rows, codes};
+        unrolled<Q>([&](auto q) {
+            const int row = first + q;
+            float* low = lowest[row % pair];
+            auto now = scores.low(row, block, score[q]);
+            if (block % section_blocks != 0) now = AmxBytes::min(now, AmxBytes::load(low));
+            AmxBytes::store(low, now);
+            if ((block + 1) % section_blocks != 0 && block + 1 != codes.blocks) return;
+            Lanes<AmxBytes> lanes;
+            lanes.load(state, row);
+            lanes.take(now, section + std::int32_t(block / section_blocks));
+            lanes.store(state, row);
+        });
     });
 }
 
 void append(const IntegerRows& rows, int count, const IntegerCodes& codes, std::int64_t begin, std::int64_t end,
             const CandidateLists& lists) {
-    const Scores scores{rows, codes};
-    over_scores(rows, count, codes, begin, end, [&](int row, std::int64_t block, AmxBytes::F(&score)[V]) {
-        if (!AmxBytes::at_most(scores.low(row, block, score), lists.threshold[row])) return;
-        append_block<AmxBytes, V>(scores, row, block, score, lists);
+    over_scores(rows, count, codes, begin, end, [&](int row, std::int64_t block, const auto& score) {
+        constexpr int Q = std::extent_v<std::remove_reference_t<decltype(score)>>;
+        append_within<AmxBytes, Q, V>(Scores<Q>{rows, codes}, row, block, score, lists);
     });
 }
 

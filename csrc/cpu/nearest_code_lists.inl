@@ -111,6 +111,22 @@ __attribute__((noinline)) void append_tile(const Scores& scores, std::uint32_t s
     }
 }
 
+// The same for those that have a code within reach, if any.
+template <class Simd, int Q, int V, class Scores>
+inline __attribute__((always_inline)) void append_within(const Scores& scores, int row, std::int64_t block,
+                                                         const typename Simd::F (&score)[Q][V],
+                                                         const CandidateLists& lists) {
+    std::uint32_t some = 0;
+    unrolled<Q>([&](auto q) {
+        const auto low = scores.low(row + q, block, score[q]);
+        some |= std::uint32_t(Simd::at_most(low, lists.threshold[row + q]) != 0) << q;
+    });
+    if (!some) return;            // as most blocks
+    typename Simd::F copy[Q][V];  // or all scores would be in memory
+    unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { copy[q][v] = score[q][v]; }); });
+    append_tile<Simd, Q, V>(scores, some, row, block, copy, lists);
+}
+
 // scores(row, block, out) makes those of Q queries and one block
 template <class Simd, int Q, int V, class Scores>
 inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const CandidateLists& lists,
@@ -119,15 +135,7 @@ inline void append_scores(int rows, std::int64_t begin, std::int64_t end, const 
         for (std::int64_t block = begin; block < end; ++block) {
             typename Simd::F score[Q][V];
             scores(row, block, score);
-            std::uint32_t some = 0;
-            unrolled<Q>([&](auto q) {
-                const auto low = scores.low(row + q, block, score[q]);
-                some |= std::uint32_t(Simd::at_most(low, lists.threshold[row + q]) != 0) << q;
-            });
-            if (!some) continue;          // most blocks have no candidate
-            typename Simd::F copy[Q][V];  // or all scores would be in memory
-            unrolled<Q>([&](auto q) { unrolled<V>([&](auto v) { copy[q][v] = score[q][v]; }); });
-            append_tile<Simd, Q, V>(scores, some, row, block, copy, lists);
+            append_within<Simd, Q, V>(scores, row, block, score, lists);
         }
     }
 }
