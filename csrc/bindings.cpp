@@ -163,7 +163,8 @@ double scan_cost(int isa, const std::string& unit, std::int64_t dim) {
     if (unit == "words") return cost(kernel.words, {vqk::Unit::words});
     if (unit == "bytes") return cost(kernel.bytes, {vqk::Unit::bytes});
     if (unit == "tiles") return cost(kernel.tiles, {vqk::Unit::tiles, 1});
-    return cost(true, {vqk::Unit::floats});
+    if (unit == "floats") return cost(true, {vqk::Unit::floats});
+    throw std::invalid_argument("unit: expected floats, words, bytes or tiles, got " + unit);
 }
 
 }  // namespace

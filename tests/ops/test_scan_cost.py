@@ -43,6 +43,11 @@ def test_every_way_has_a_cost_that_stays(isa: str) -> None:
         assert costs == [extension().scan_cost(ISA_CODES[isa], unit, d) for d in (1, 32, 1000)]
 
 
+def test_a_unit_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="unit: expected floats, words, bytes or tiles, got nibbles"):
+        extension().scan_cost(ISA_CODES["portable"], "nibbles", 8)
+
+
 def test_several_may_ask_at_once() -> None:
     """In a process where nobody has."""
     done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, check=False)
