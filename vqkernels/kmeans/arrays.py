@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,19 @@ def as_weight(weight: Any, source: HeldRows | MappedRows) -> torch.Tensor | None
     if len(mass) and not bool(mass.any()):
         raise ValueError("sample_weight: expected a weight above 0, got zero for every row")
     return mass.to(source.device)
+
+
+def each_chunk(source: HeldRows | MappedRows, f: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:  # [N, ...]
+    """``f`` of one chunk of rows after the other, in one tensor from the start: joined parts would need twice the
+    memory, and leave holes between them."""
+    whole, start = torch.empty(0), 0
+    for rows in source.chunks():
+        part = f(rows)
+        if not start:
+            whole = part.new_empty(len(source.rows), *part.shape[1:])
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
 
 
 def in_kind_of(like: Any, tensor: torch.Tensor) -> Any:

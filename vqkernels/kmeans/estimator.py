@@ -14,7 +14,7 @@ import torch
 from vqkernels._core.arguments import Backend, Count, Integer, NonNegative, OneOf, Size, checked
 from vqkernels._core.wide import compared
 from vqkernels.kmeans.api import METRICS, kmeans
-from vqkernels.kmeans.arrays import as_source, as_weight, in_kind_of
+from vqkernels.kmeans.arrays import as_source, as_weight, each_chunk, in_kind_of
 from vqkernels.kmeans.data import Data
 from vqkernels.kmeans.last_pass import LastPass
 from vqkernels.kmeans.minibatch import Running
@@ -138,7 +138,7 @@ class KMeans:
         """Distance of every row to every centroid, ``[N, K]``: Euclidean, or 1 - cos."""
         source = self._checked(X)
         centers = self._centers(source.device).double()
-        return in_kind_of(X, torch.cat([self._distances(rows, centers) for rows in source.chunks()]))
+        return in_kind_of(X, each_chunk(source, lambda rows: self._distances(rows, centers)))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The negative inertia of ``X``."""
@@ -201,7 +201,7 @@ class KMeans:
     def _labels(self, source: HeldRows | MappedRows) -> torch.Tensor:  # [N, D] -> [N]
         centers = self._centers(source.device)
         lookup = partial(nearest_code, metric=self.metric, backend=self.backend)
-        return torch.cat([lookup(rows, centers).indices for rows in source.chunks()])
+        return each_chunk(source, lambda rows: lookup(rows, centers).indices)
 
     def _distances(self, rows: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:  # [n, D], [K, D] -> [n, K]
         wide = rows.double()
