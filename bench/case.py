@@ -115,6 +115,7 @@ class OpCase:
     cuda_sizes: Mapping[str, int] = field(default_factory=dict)  # where a GPU cannot take the true ones either
     devices: tuple[str, ...] = DEVICES  # where it is measured
     needs: str = ""  # import name of a package that the inputs come from
+    adverse: bool = False  # there to hurt: the summary of what models do leaves it out
     note: str = ""
 
     def missing(self) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 from bench import table
 from bench.case import DEVICES
 from bench.machine import ROOT, slug
-from bench.record import Run, load
+from bench.record import CaseRecord, Run, load
 from bench.registry import OPS
 
 RESULTS = ROOT / "bench" / "results"
@@ -87,7 +87,7 @@ def gpu_status(found: Mapping[tuple[str, str], Path] | None = None) -> str:
 
 
 def summary(found: Mapping[tuple[str, str], Path]) -> str:
-    """A table with the processors side by side: by how much the best exact peer of each case is slower."""
+    """A table with the processors side by side: by how much the best peer with right answers is slower in each case."""
     runs = [run for run in map(load, found.values()) if _speedups(run)]
     # a processor whose results are of several instruction sets has a column for each
     of: dict[str, dict[str, Run]] = {}
@@ -105,7 +105,7 @@ def summary(found: Mapping[tuple[str, str], Path]) -> str:
 
 def _cells(run: Run) -> tuple[str, str]:
     ratios = _speedups(run)
-    named = ((case, m) for case in run.cases for m in case.measurements if m.implementation == table.USUAL)
+    named = ((case, m) for case in _typical(run) for m in case.measurements if m.implementation == table.USUAL)
     usual = [ratio for case, m in named if (ratio := case.ratio(m)) is not None]
     least, middle, most = (table.times(f(ratios)) for f in (min, median, max))
     return f"{least}, **{middle}**, {most} ({len(ratios)} cases)", _span(usual)
@@ -122,7 +122,13 @@ def _summary_foot(runs: Sequence[Run]) -> str:
 
 
 def _speedups(run: Run) -> list[float]:
-    return [case.speedup for case in run.cases if case.speedup is not None]
+    return [case.speedup for case in _typical(run) if case.speedup is not None]
+
+
+def _typical(run: Run) -> list[CaseRecord]:
+    """The cases but for those that are there to hurt."""
+    adverse = {case.name for case in OPS[run.op] if case.adverse}
+    return [case for case in run.cases if case.name not in adverse]
 
 
 def blocks(results: Sequence[Path], charts: Path, folder: Path) -> dict[str, str]:

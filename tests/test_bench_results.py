@@ -248,6 +248,15 @@ def test_of_a_makers_processors_of_a_kind_the_last_measured_is_shown(tmp_path: P
     assert told.startswith("| `kmeans` | not measured |  | not measured |  | 2.00x, **3.00x**")
 
 
+def test_cases_that_are_there_to_hurt_stay_out_of_the_summary(tmp_path: Path) -> None:
+    run = made_run()
+    hurting = dataclasses.replace(run.cases[1], name="offset-100-sigma")
+    run.cases.append(hurting)
+    assert hurting.speedup == 4
+    record.save(run, tmp_path / "nearest_code" / "run.json")
+    assert "2.00x, **3.00x**, 4.00x (2 cases)" in readme.summary(readme.newest(tmp_path))
+
+
 @pytest.mark.parametrize("document", readme.DOCUMENTS, ids=lambda path: path.name)
 def test_the_figures_of_the_documents_are_those_of_the_results(document: Path) -> None:
     text, held = document.read_text(), 0

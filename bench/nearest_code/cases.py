@@ -69,6 +69,7 @@ def lookup_case(
     inputs: Callable[[Mapping[str, int], int], LookupProblem | CosineProblem] = _gaussian,
     implementations: tuple[Implementation, ...] = LOOKUPS,
     note: str,
+    adverse: bool = False,
 ) -> OpCase:
     """A lookup; ``true_n`` where ``n`` was scaled down, ``cuda_n`` where a GPU gets yet another."""
     return OpCase(
@@ -83,6 +84,7 @@ def lookup_case(
         true_sizes={} if true_n is None else {"N": true_n},
         cuda_sizes={} if cuda_n is None else {"N": cuda_n},
         note=note,
+        adverse=adverse,
     )
 
 
@@ -150,6 +152,7 @@ CASES = (
         256,
         inputs=partial(_inputs, "uniform-init"),
         note="VQGAN before its first step: near-ties",
+        adverse=True,
     ),
     lookup_case(
         "offset-100-sigma",
@@ -158,5 +161,6 @@ CASES = (
         8,
         inputs=partial(_inputs, "offset-100-sigma"),
         note="data far from the origin, where |x|^2 - 2xc + |c|^2 cancels",
+        adverse=True,
     ),
 )
