@@ -87,7 +87,7 @@ def gpu_status(found: Mapping[tuple[str, str], Path] | None = None) -> str:
 
 
 def summary(found: Mapping[tuple[str, str], Path]) -> str:
-    """A table with the processors side by side: by how much the best peer with right answers is slower in each case."""
+    """A table with the processors side by side: by how much the best peer with right answers is slower."""
     runs = [run for run in map(load, found.values()) if _speedups(run)]
     # a processor whose results are of several instruction sets has a column for each
     of: dict[str, dict[str, Run]] = {}

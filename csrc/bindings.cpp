@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/arithmetic.h"
 #include "cpu/code_range.h"
 #include "cpu/code_stats.h"
 #include "cpu/draw_rows.h"
@@ -180,7 +181,7 @@ void use_team(std::uintptr_t address) {
 }
 
 PYBIND11_MODULE(_C, m) {
-    using release = py::call_guard<py::gil_scoped_release>;
+    using release = py::call_guard<py::gil_scoped_release, vqk::DefaultArithmetic>;
 
     m.def("build_info", [] {
         py::dict info;

@@ -9,6 +9,8 @@
 
 namespace vqk {
 
+namespace {
+
 constexpr int quad = 4;  // pairs of a vector and a code that are evaluated together
 
 // sqrt(sum_d v_d^2)
@@ -48,6 +50,8 @@ void canonical_norms(const Value* const* v, std::int64_t dim, double* norms) {
     for (int i = 0; i < quad; ++i) norms[i] = canonical_norm(v[i], dim);
 }
 
+}  // namespace
+
 // keeps the candidate with the lowest (key, index)
 struct Winner {
     double key = HUGE_VAL;
@@ -61,7 +65,7 @@ struct Winner {
 };
 
 // what is reported for a winning key; NaN if there was no usable code
-inline float canonical_distance(Metric metric, double key, double x_norm) {
+static inline float canonical_distance(Metric metric, double key, double x_norm) {
     if (!std::isfinite(key)) return std::nanf("");
     if (metric != Metric::cosine) return float(key);
     const double distance = x_norm > 0 ? 1.0 + key / x_norm : 1.0;

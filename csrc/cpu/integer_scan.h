@@ -94,8 +94,8 @@ struct IntegerScan {
 };
 
 // Rounding errors of a score, relative to |c'|^2/2 + |x'||c'|: with u = 2^-24, 2u for rounding x' and c', (D/4 + 7)u
-// for |c'|^2/2, 4u for either step and remainder, and 10 roundings of the sum.
-inline double integer_error(std::int64_t dim) {
+// for |c'|^2/2, 4u for either step and remainder, and 10 roundings of the sum. For cosine 4u and no |c'|^2/2.
+static inline double integer_error(std::int64_t dim) {
     return 1.001 * (0.25 * double(dim) + 28) * 0x1p-24;
 }
 

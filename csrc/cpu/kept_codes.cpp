@@ -49,8 +49,8 @@ std::int64_t KeptCodes::size(bool copied, bool tree) const {
     constexpr std::int64_t number = sizeof(float);
     std::int64_t size = sizeof(KeptCodes);
     if (copied) size += count * (dim * number + std::int64_t(sizeof(double)));
-    // packed, with boxes of an eighth of the codes at most, the order and the nodes of the tree
-    if (tree) size += count * (dim * number * 5 / 4 + 2 * number);
+    // packed, with boxes of an eighth of the codes at most; their biases, the order, and nodes of the tree
+    if (tree) size += count * (dim * number * 5 / 4 + 3 * number);
     return size;
 }
 
@@ -97,8 +97,8 @@ std::optional<KeptCodes> CodeShelf::recall(const float* codes, std::int64_t coun
 }
 
 void CodeShelf::clear() {
-    const std::lock_guard<std::mutex> hold(mutex_);
-    kept_.clear();
+    const auto hold = lock();
+    if (hold.owns_lock()) kept_.clear();
 }
 
 void CodeShelf::keep(KeptCodes kept, std::int64_t limit) {
@@ -108,7 +108,8 @@ void CodeShelf::keep(KeptCodes kept, std::int64_t limit) {
 
 std::array<std::int64_t, 4> CodeShelf::size() {
     std::array<std::int64_t, 4> sum{};
-    const std::lock_guard<std::mutex> hold(mutex_);
+    const auto hold = lock();
+    if (!hold.owns_lock()) return sum;
     for (const KeptCodes& one : kept_) {
         sum[0] += one.codes != nullptr;
         sum[1] += one.ordered != nullptr;

@@ -179,7 +179,7 @@ void run(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, int th
 }
 
 // Does a way to scan leave so few vectors open, and list so few codes, that it pays, before the next? It is tried on
-// some vectors, whose outcome stands.
+// some vectors, whose outcome stands. Asked for by name, its scan itself may cost what it will.
 template <class Value, class Input>
 bool pays(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const Lookup& call,
           const ScanKernel& kernel, int threads, Precision way, Precision next) {
@@ -200,7 +200,8 @@ bool pays(const std::vector<std::unique_ptr<Group<Value, Input>>>& groups, const
         evaluated += groups[g]->evaluated;
         groups[g]->open.insert(groups[g]->open.end(), others[g].begin(), others[g].end());
     }
-    const double cost = vector_cost(call.k, call.d, way, kernel) + listing_cost(call.d, evaluated, sampled);
+    const double scan = call.isa == Isa::automatic ? vector_cost(call.k, call.d, way, kernel) : 0;
+    const double cost = scan + listing_cost(call.d, evaluated, sampled);
     const double saved = 1 - cost / vector_cost(call.k, call.d, next, kernel);
     return double(open) <= saved * double(sampled);
 }
@@ -308,7 +309,7 @@ const ScanKernel& scan_kernel(Isa isa) {
     const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
 #endif
 #if VQK_AVXVNNI
-    const bool avxvnni = avx2 && __builtin_cpu_supports("avxvnni");
+    const bool avxvnni = avx2 && avxvnni_supported();
 #endif
     struct Way {
         Isa isa;

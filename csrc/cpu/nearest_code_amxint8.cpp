@@ -137,9 +137,12 @@ constexpr IntegerScan bytes = {
 
 bool amx_int8_permitted() {
 #if defined(__linux__)
-    constexpr unsigned amx_int8 = 1u << 25;
-    unsigned a, b, c, d;
-    return amx_permitted() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & amx_int8) != 0;
+    static const bool permitted = [] {
+        constexpr unsigned amx_int8 = 1u << 25;
+        unsigned a, b, c, d;
+        return amx_permitted() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & amx_int8) != 0;
+    }();
+    return permitted;
 #else
     return false;
 #endif

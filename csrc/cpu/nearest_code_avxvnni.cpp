@@ -1,5 +1,7 @@
 // The scans by products of integers on AVX-VNNI, 256 bits wide: one instruction multiplies and adds; everything else
 // is that of AVX2.
+#include <cpuid.h>
+
 #include "cpu/integer_scan.inl"
 #include "cpu/simd_avx2.inl"
 
@@ -20,6 +22,16 @@ constexpr IntegerScan words = make_integer_scan<AvxVnniWords, 6, 2>();
 constexpr IntegerScan bytes = make_integer_scan<AvxVnniBytes, 6, 2>();
 
 }  // namespace
+
+bool avxvnni_supported() {
+    // not by __builtin_cpu_supports, whose names of some compilers lack this one
+    static const bool supported = [] {
+        constexpr unsigned avx_vnni = 1u << 4;
+        unsigned a, b, c, d;
+        return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx_vnni) != 0;
+    }();
+    return supported;
+}
 
 const ScanKernel& scan_int16_avxvnni() {
     static const ScanKernel kernel = with_integers(scan_avx2(), Isa::avxvnni, &words, nullptr);

@@ -171,7 +171,8 @@ void CodeFrame<Value>::place(double largest) {
 
 // Rounding errors of a float32 score, relative to |c'|^2/2 + |x'||c'|. With u = 2^-24: rounding x' and c' to float
 // costs 2u |x'||c'| and 2u |c'|^2/2, computing |c'|^2/2 another (D/4 + 7)u of it, and a sum of D + 1 terms with (or
-// without) fused multiply-add at most (D + 1)u times the sum of their magnitudes.
+// without) fused multiply-add at most (D + 1)u times the sum of their magnitudes. For cosine, where 1/|v| is rounded
+// as well, x' and c' cost 4u |x'||c'|, and there is no |c'|^2/2.
 inline double float_error(std::int64_t dim) {
     return 1.001 * (1.25 * double(dim) + 16) * 0x1p-24;
 }

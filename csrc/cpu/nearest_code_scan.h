@@ -195,6 +195,7 @@ const ScanKernel& scan_int8_avx2();
 const ScanKernel& scan_avx512();
 #endif
 #if VQK_AVXVNNI
+bool avxvnni_supported();  // once the system has AVX2's registers
 const ScanKernel& scan_int16_avxvnni();
 const ScanKernel& scan_int8_avxvnni();
 #endif

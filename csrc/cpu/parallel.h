@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/arithmetic.h"
+
 namespace vqk {
 
 // Threads of the caller's: run(work, data) calls work(data) on all of them and waits.
@@ -33,6 +35,7 @@ void parallel_for(std::int64_t tasks, int threads, Task&& task) {
     std::mutex failure_lock;
     auto work = [&] {
         if (entered.fetch_add(1, std::memory_order_relaxed) >= workers) return;
+        const DefaultArithmetic arithmetic;
         try {
             for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i);
         } catch (...) {  // out of memory in a worker must reach the caller, not std::terminate

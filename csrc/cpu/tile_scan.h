@@ -42,7 +42,7 @@ struct TileScan {
 // Rounding errors of a score on tiles, relative to |c'|^2/2 + |x'||c'|. With u = 2^-24: the order of the sum of n
 // terms is the hardware's own, (n - 1)u for any, doubled in case a step does not round to nearest; the parts of a
 // bias lose u of it. The rest is as in a float32 scan: 2u for rounding x' and c', (D/4 + 7)u for |c'|^2/2.
-inline double tile_error(std::int64_t dim, int products) {
+static inline double tile_error(std::int64_t dim, int products) {
     return 1.001 * 1.04 * (2.0 * double(products * dim + 5) + 0.25 * double(dim) + 16) * 0x1p-24;
 }
 
@@ -52,7 +52,7 @@ inline double tile_error(std::int64_t dim, int products) {
 struct Margins {
     double of_code, of_rest;
 };
-inline Margins margins(std::int64_t dim, int products, double length, double rest) {
+static inline Margins margins(std::int64_t dim, int products, double length, double rest) {
     const double rounding = tile_error(dim, products) * length, part = 1.01 * 0x1p-8;
     if (products == 1) return {rest + rounding, length + rest};
     return {part * rest + rounding, rest + part * length};

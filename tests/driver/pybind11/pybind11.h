@@ -165,7 +165,7 @@ struct arg {
     }
 };
 struct gil_scoped_release {};
-template <class>
+template <class...>
 struct call_guard {};
 
 struct module_ {
