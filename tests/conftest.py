@@ -65,6 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
         if backend is not None and item.get_closest_marker("slow_interpreted") and interpreted(backend):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():  # asked for by `-m slow`
+            item.add_marker(pytest.mark.skip(reason="the machine has no GPU"))
     for grid in grids.values():
         marker = grid[0].get_closest_marker("covering")
         kept = covering({item.name: item.callspec.params for item in grid}, *(marker.args if marker else ()))

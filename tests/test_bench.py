@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -279,8 +280,10 @@ def test_benchmarks_of_pytest_run(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     options = ("--benchmark-only", "--smoke", "--threads=1", "--benchmark-max-time=0", "--benchmark-min-rounds=1")
     command = [sys.executable, "-m", "pytest", "bench", *options, f"--benchmark-json={result}", "-k", "k8192-d8"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    # a worker of pytest-xdist would not be let time anything
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     (measured,) = json.loads(result.read_text())["benchmarks"]
     assert measured["param"] == "nearest_code-k8192-d8"
     assert measured["extra_info"] == dict(find_case("nearest_code", "k8192-d8").smoke().sizes)

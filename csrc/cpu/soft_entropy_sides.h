@@ -56,7 +56,7 @@ struct Given {
             square = sum_of_squares(out, dim);
             if (!unit || !std::isfinite(square)) return;
             const double factor = square > 0 ? 1 / std::sqrt(square) : 0;
-            for (std::int64_t d = 0; d < dim; ++d) out[d] = double(widen(row[d])) * factor;
+            for (std::int64_t d = 0; d < dim; ++d) out[d] *= factor;
         });
         return std::sqrt(square);
     }
