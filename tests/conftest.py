@@ -65,7 +65,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
         if backend is not None and item.get_closest_marker("slow_interpreted") and interpreted(backend):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():  # asked for by `-m slow`
+        # `-m slow` takes them in; who asks for them gets them, and their errors
+        unasked = "gpu" not in item.config.getoption("markexpr")
+        if unasked and item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="the machine has no GPU"))
     for grid in grids.values():
         marker = grid[0].get_closest_marker("covering")

@@ -112,7 +112,7 @@ def truth_and_budget(
     dg += 8 * roundoff * p * (gain.abs() + (p * gain.abs()).sum(1, keepdim=True) + beta * share)
     dg += (SECTION_TERMS * roundoff * p + lost) * centred
     # what is left of tiny ones is a multiple of the least float32, after each of some products
-    dg += 4 * 2.0**-149
+    dg += 4 * 2.0**-149 if roundoff == U32 else 0.0
     # how a logit moves with its vectors, at most
     if metric == "l2":
         centre = codebook.mean(0)
